@@ -1,0 +1,99 @@
+# Every target says what it does: `make` prints them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT  ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo none)
+MAIN    := github.com/tracer-agent/tracer-agent
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+
+CLANG_FORMAT ?= clang-format-19
+FUZZTIME     ?= 30s
+SOAK         ?= 10m
+# Packages whose tests need root and a kernel.
+KERNEL_PKGS  := ./internal/kernel/... ./internal/discover/... ./internal/testkernel/... ./internal/event/... ./internal/probe/... ./probes/...
+
+export CGO_ENABLED ?= 0
+
+##@ Build
+.PHONY: help
+help: ## print this help
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' Makefile
+
+.PHONY: build
+build: ## bin/tracer-agent: one static binary; needs Go only, no clang
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/tracer-agent ./cmd/tracer-agent
+
+.PHONY: generate
+generate: ## compile the BPF C and write the Go bindings (clang-19, libbpf headers)
+	go generate ./...
+
+.PHONY: generate-check
+generate-check: generate ## fail when the committed bindings are not what the C gives
+	@git diff --exit-code --stat -- '*.o' '*_bpfel.go' || { echo 'generated files differ: commit what make generate wrote'; exit 1; }
+
+.PHONY: clean
+clean: ## remove what make built
+	rm -rf bin out
+
+##@ Check
+.PHONY: fmt
+fmt: ## format Go and C
+	gofmt -w $$(git ls-files '*.go')
+	$(CLANG_FORMAT) -i $$(git ls-files '*.c' '*.h')
+
+.PHONY: lint
+lint: size-check ## vet, golangci-lint, clang-format, shellcheck (where installed), size-check
+	scripts/lint.sh
+
+.PHONY: size-check
+size-check: ## fail when a hand-written file is longer than the style allows
+	scripts/size-check.sh
+
+##@ Test
+.PHONY: test
+test: build ## unit, kernel and end-to-end tests, a reduced matrix; needs root for all but the unit tests
+	scripts/test.sh usual
+
+.PHONY: test-unit
+test-unit: ## tests that need neither root nor a kernel feature
+	go test -count=1 $$(go list ./... | grep -v /test/e2e)
+
+.PHONY: test-kernel
+test-kernel: ## load, attach and hit-budget tests on the running kernel
+	TRACER_REQUIRE_KERNEL=1 go test -count=1 -v $(KERNEL_PKGS)
+
+.PHONY: test-e2e
+test-e2e: build ## end-to-end tests; RUN=regexp picks some
+	TRACER_REQUIRE_KERNEL=1 go test -count=1 -timeout 30m -v $(if $(RUN),-run '$(RUN)') ./test/e2e/
+
+.PHONY: test-matrix
+test-matrix: build ## end to end over Go 1.18 to 1.27 x plain, -w, -s -w, PIE, cgo
+	scripts/test.sh matrix
+
+.PHONY: test-large
+test-large: build ## a large third-party program, plain and stripped (builds it first: minutes)
+	scripts/test.sh large
+
+.PHONY: soak
+soak: build ## attach and detach under load for SOAK=10m, no target error allowed
+	TRACER_REQUIRE_KERNEL=1 TRACER_SOAK=$(SOAK) go test -count=1 -timeout 60m -v -run 'TestSoak' ./test/e2e/
+
+.PHONY: fuzz
+fuzz: ## every fuzz test for FUZZTIME=30s
+	scripts/fuzz.sh $(FUZZTIME)
+
+##@ Show
+.PHONY: demo
+demo: ## two services and a bot, traced: span trees in the terminal
+	scripts/demo.sh
+
+.PHONY: bench
+bench: build ## cost against no agent and against the SDK; writes bench/README.md
+	cd bench && go run . -out README.md
+
+.PHONY: bench-check
+bench-check: build ## the same, and fail when a promised limit is broken
+	cd bench && go run . -out README.md -check

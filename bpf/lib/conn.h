@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * conn.h - joining both ends of a connection on this node without a changed byte.
+ *
+ * A client says, before it sends a request, which span it belongs to, under the
+ * connection's addresses and ports as the kernel's socket has them; a server that
+ * gets a request without a traceparent looks there. That is no guess, because
+ *   - both ends must name exactly the same four values, on loopback in the same
+ *     network namespace, and for HTTP/2 the same stream;
+ *   - the TCP sequence numbers must agree: what the server has read ends after the
+ *     byte at which the client stood when it announced, by no more than JOIN_WINDOW.
+ *     A reused port, or the same addresses in an unrelated network, fails here;
+ *   - an announcement serves once.
+ * With address translation in between (a Kubernetes service address) the client's
+ * socket holds another address than the server's: no join.
+ */
+#ifndef TR_CONN_H
+#define TR_CONN_H
+
+#include <bpf/bpf_core_read.h>
+#include "ktypes.h"
+
+#define MAX_CONNS       32768
+#define JOIN_WINDOW     (1U << 24) /* bytes: the largest header net/http reads, with room */
+#define JOIN_MAX_AGE_NS (120ULL * 1000000000ULL)
+#define AF_INET         2
+#define AF_INET6        10
+#define S_IFMT          0170000
+#define S_IFSOCK        0140000
+
+struct tr_connkey {
+	__u32 client[4]; /* IPv4 as ::ffff:a.b.c.d, network byte order */
+	__u32 server[4];
+	__u16 client_port, server_port; /* host byte order */
+	__u32 netns;                    /* inode of the namespace for loopback, else 0 */
+	__u32 stream;                   /* HTTP/2 stream id, 0 for HTTP/1 */
+};
+
+struct tr_conn {
+	__u64 trace_id[2];
+	__u64 span_id;
+	__u64 said_ns;
+	__u32 trace_flags;
+	__u32 seq;  /* the client's next byte when it said so */
+	__u32 used; /* a server has taken it */
+	__u8 tls;   /* what goes over the connection is encrypted */
+	__u8 seen;  /* kernel mode: the connection is in its socket map */
+	__u16 pad;
+	__u32 tgid, fd; /* whose socket it is; the number is good only while it is open */
+};
+
+/* Inserted by the client's side of a probe, read by the server's. An HTTP/1
+ * connection has one entry that is overwritten; a stream's is deleted when taken.
+ * LRU: what no watched server takes goes in time. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_CONNS);
+	__type(key, struct tr_connkey);
+	__type(value, struct tr_conn);
+} tr_conns SEC(".maps");
+
+/* Client ports that something was announced for, as bits; they are never taken back. A
+ * server need not look at its socket when the bit of its peer's port is not set: most
+ * peers are not watched, and looking costs as much as all the rest of a request. */
+struct tr_saidports {
+	__u64 bits[65536 / 64];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tr_saidports);
+} tr_said SEC(".maps");
+
+static __always_inline void said_set(__u16 port)
+{
+	__u32 zero = 0;
+	struct tr_saidports *p = bpf_map_lookup_elem(&tr_said, &zero);
+	__u64 bit = 1ULL << (port & 63);
+
+	if (p && !(p->bits[port >> 6] & bit))
+		__sync_fetch_and_or(&p->bits[port >> 6], bit);
+}
+
+static __always_inline bool said_any(__u16 port)
+{
+	__u32 zero = 0;
+	struct tr_saidports *p = bpf_map_lookup_elem(&tr_said, &zero);
+
+	return p && (p->bits[port >> 6] & (1ULL << (port & 63)));
+}
+
+/* What is read of a socket. */
+struct conn_sock {
+	__u64 sk;
+	struct tr_connkey key; /* as seen from the end that connected */
+	__u32 pad;
+	struct tr_conn val;
+};
+
+/* The struct sock of file descriptor fd of the current task, 0 when it is no socket. */
+static __noinline __u64 sock_of_fd(__u32 fd)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct files_struct *files = BPF_CORE_READ(task, files);
+	struct fdtable *fdt = BPF_CORE_READ(files, fdt);
+	struct file *file = NULL;
+	struct file **fds;
+
+	if (!fdt || fd >= BPF_CORE_READ(fdt, max_fds))
+		return 0;
+	fds = BPF_CORE_READ(fdt, fd);
+	bpf_probe_read_kernel(&file, sizeof(file), fds + fd);
+	if (!file || (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
+		return 0;
+	struct socket *so = BPF_CORE_READ(file, private_data);
+
+	return (__u64)BPF_CORE_READ(so, sk);
+}
+
+static __always_inline void addr4(__u32 dst[4], __u32 addr)
+{
+	dst[0] = dst[1] = 0;
+	dst[2] = bpf_htonl(0xffff);
+	dst[3] = addr;
+}
+
+static __always_inline bool is_loopback(const __u32 a[4])
+{
+	if (a[0] == 0 && a[1] == 0 && a[2] == bpf_htonl(0xffff))
+		return (a[3] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
+	return a[0] == 0 && a[1] == 0 && a[2] == 0 && a[3] == bpf_htonl(1);
+}
+
+/* Fill c->key from a TCP socket; local_is_client says which end it is. */
+static __always_inline int conn_key_of(struct conn_sock *c, struct sock *sk, bool local_is_client)
+{
+	__u32 *local = local_is_client ? c->key.client : c->key.server;
+	__u32 *remote = local_is_client ? c->key.server : c->key.client;
+	__u16 family, lport, rport;
+
+	c->sk = 0;
+	if (!sk)
+		return 0;
+	family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	if (family == AF_INET) {
+		addr4(local, BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr));
+		addr4(remote, BPF_CORE_READ(sk, __sk_common.skc_daddr));
+	} else if (family == AF_INET6) {
+		bpf_core_read(local, 16, &sk->__sk_common.skc_v6_rcv_saddr);
+		bpf_core_read(remote, 16, &sk->__sk_common.skc_v6_daddr);
+	} else {
+		return 0;
+	}
+	lport = BPF_CORE_READ(sk, __sk_common.skc_num);
+	rport = bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport));
+	if (!lport || !rport)
+		return 0;
+	c->key.client_port = local_is_client ? lport : rport;
+	c->key.server_port = local_is_client ? rport : lport;
+	c->key.netns = 0;
+	if (is_loopback(remote))
+		c->key.netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+	c->key.stream = 0;
+	c->sk = (__u64)sk;
+	return 1;
+}
+
+/* The same of the socket of file descriptor fd. */
+static __noinline int conn_key(struct conn_sock *c, __u32 fd, bool local_is_client)
+{
+	return conn_key_of(c, (void *)sock_of_fd(fd), local_is_client);
+}
+
+/* Client: the connection of fd carries this span's request next. The caller has set
+ * c->val.tls. */
+static __always_inline bool conn_announce(struct conn_sock *c, __u32 fd, __u32 stream,
+					  const __u64 trace_id[2], __u64 span_id, __u32 flags)
+{
+	if (!conn_key(c, fd, true))
+		return false;
+	struct tcp_sock *tp = (void *)c->sk;
+
+	c->key.stream = stream;
+	c->val.trace_id[0] = trace_id[0];
+	c->val.trace_id[1] = trace_id[1];
+	c->val.span_id = span_id;
+	c->val.trace_flags = flags;
+	c->val.said_ns = bpf_ktime_get_ns();
+	c->val.seq = BPF_CORE_READ(tp, write_seq);
+	c->val.used = 0;
+	c->val.seen = 0;
+	c->val.pad = 0;
+	c->val.tgid = bpf_get_current_pid_tgid() >> 32;
+	c->val.fd = fd;
+	said_set(c->key.client_port);
+	return bpf_map_update_elem(&tr_conns, &c->key, &c->val, BPF_ANY) == 0;
+}
+
+/* Server: the span whose request came in over fd, in c->val; false if nobody said. */
+static __noinline int conn_take(struct conn_sock *c, __u32 fd, __u32 stream)
+{
+	struct tr_conn *v;
+	__u32 read_to;
+
+	if (!conn_key(c, fd, false))
+		return 0;
+	struct tcp_sock *tp = (void *)c->sk;
+
+	c->key.stream = stream;
+	v = bpf_map_lookup_elem(&tr_conns, &c->key);
+	if (!v || v->used || bpf_ktime_get_ns() - v->said_ns > JOIN_MAX_AGE_NS)
+		return 0;
+	read_to = BPF_CORE_READ(tp, copied_seq);
+	if (read_to == v->seq || read_to - v->seq > JOIN_WINDOW)
+		return 0;
+	v->used = 1;
+	c->val = *v;
+	if (stream)
+		bpf_map_delete_elem(&tr_conns, &c->key);
+	return 1;
+}
+
+#endif

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * event.h - the one ring buffer, the header of every record in it, and the
+ * counters of what did not get in.
+ *
+ * A wake-up of the reader costs 10-20 us in the watched program's time, so
+ * records are submitted without one; the agent polls on a short timer, and a
+ * program wakes it only when the ring is filling up.
+ */
+#ifndef TR_EVENT_H
+#define TR_EVENT_H
+
+#define MAX_PROBES 32
+
+struct event_hdr {
+	__u16 probe_id;
+	__u8 type; /* meaning belongs to the probe */
+	__u8 pad;
+	__u32 len; /* of the whole record, bytes */
+	__u32 tgid;
+	__u32 exe_id;
+	__u64 proc_start_ns; /* start_boottime of the process */
+};
+
+/* Places of loss inside the kernel; user space adds its own. */
+enum lost_place {
+	LOST_RING_FULL = 0,
+	LOST_MAP_FULL = 1, /* more operations in flight than the map holds */
+	LOST_READ = 2,     /* a read of the target's memory that had to work did not */
+	LOST_UNSANE = 3,   /* a value failed its sanity check */
+	LOST_PLACES = 4,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 8 << 20); /* bytes; user space may set another power of two */
+} tr_events SEC(".maps");
+
+/* Index: probe_id * LOST_PLACES + place. Only ever counted up. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_PROBES *LOST_PLACES);
+	__type(key, __u32);
+	__type(value, __u64);
+} tr_lost SEC(".maps");
+
+static __always_inline void count_lost(__u16 probe, enum lost_place place)
+{
+	__u32 key = probe * LOST_PLACES + place;
+	__u64 *n = bpf_map_lookup_elem(&tr_lost, &key);
+
+	if (n)
+		__sync_fetch_and_add(n, 1);
+}
+
+/* Fill level in bytes past which a record wakes the reader. */
+const volatile __u64 cfg_wake_bytes = 1 << 20;
+/* Records are below this size, so a crossing of the level is seen by few. */
+#define WAKE_WINDOW 8192
+
+static __always_inline long event_output(void *rec, __u64 len)
+{
+	__u64 fill = bpf_ringbuf_query(&tr_events, BPF_RB_AVAIL_DATA);
+	__u64 flags = BPF_RB_NO_WAKEUP;
+
+	if (fill >= cfg_wake_bytes && (fill & (cfg_wake_bytes - 1)) < WAKE_WINDOW)
+		flags = BPF_RB_FORCE_WAKEUP;
+	return bpf_ringbuf_output(&tr_events, rec, len, flags);
+}
+
+#endif

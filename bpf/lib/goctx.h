@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * goctx.h - who is running in a Go program, and whose child is a call.
+ *
+ * A scope is an operation that may have children (a server request). It is found
+ * again by three ways, none of which needs a probe:
+ *   1. the chain of context.Context values of the call, bounded;
+ *   2. the calling goroutine's id (ids are not reused, g structs are);
+ *   3. g.parentGoid (Go 1.21+), and for deeper ones what is remembered of
+ *      goroutines that made calls before (tr_kin).
+ * Where they disagree the context wins: it is what the programmer said. A parent
+ * is of the same process, started before the child, and open or closed less
+ * than PARENT_GRACE_NS ago. When in doubt there is no parent.
+ *
+ * Wrong by design: a goroutine without a context that makes its first call only
+ * after the keep-alive connection that started it has gone on to its next
+ * request is taken for a child of that next request.
+ */
+#ifndef TR_GOCTX_H
+#define TR_GOCTX_H
+
+#include "goabi.h"
+#include "procs.h"
+
+#define MAX_SCOPES      32768
+#define MAX_CTX_HOPS    32
+#define PARENT_GRACE_NS (5ULL * 1000000000ULL)
+
+#define OFF_NONE        0xffff
+
+/* Offset of err in context.cancelCtx { Context; mu sync.Mutex; done atomic.Value;
+ * children map; err }: the same in Go 1.18 to 1.27 (src/context/context.go). */
+#define CANCELCTX_ERR 48
+
+/* Runtime offsets of one executable. Written by user space before the first
+ * process of it is let in. */
+struct tr_goexe {
+	__u64 types_addr; /* link-time address of moduledata.types */
+	__u16 g_goid;
+	__u16 g_parent_goid; /* OFF_NONE before Go 1.21 */
+	__u16 g_m;
+	__u16 m_curg;
+	__u16 g_panic;
+	__u16 panic_goexit; /* OFF_NONE if unknown */
+	__u16 type_str;
+	__u8 swiss; /* 1: internal/runtime/maps (Go 1.24+), 0: hmap */
+	__u8 sane;  /* set here once g.m.curg == g has been seen */
+	__u16 map_used;
+	__u16 map_dir_ptr;
+	__u16 map_dir_len;
+	__u16 tab_groups_data;
+	__u16 tab_groups_mask;
+	__u16 hm_b;
+	__u16 hm_buckets;
+	__u16 hm_oldbuckets;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_EXES);
+	__type(key, __u32);
+	__type(value, struct tr_goexe);
+} tr_goexes SEC(".maps");
+
+struct tr_gokey {
+	__u64 tgid;
+	__u64 id; /* goroutine id, or context pointer */
+};
+
+struct tr_scope {
+	__u64 trace_id[2]; /* bytes in wire order */
+	__u64 span_id;
+	__u64 start_ns;
+	__u64 end_ns; /* 0 while open */
+	__u64 ctx;    /* the operation's context.Context data pointer */
+	__u32 trace_flags;
+	__u32 pad;
+};
+
+/* Key: tgid, goid of the goroutine that runs the operation. Inserted at the
+ * operation's start, marked at its end, replaced by the goroutine's next one.
+ * LRU: losing one loses a parent link, nothing else. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_SCOPES);
+	__type(key, struct tr_gokey);
+	__type(value, struct tr_scope);
+} tr_scopes SEC(".maps");
+
+/* Which goroutine's operation a context belongs to. A set-associative table in an
+ * array, because inserting into a hash map would be the dearest part of a request:
+ * the oldest way of a set gives way. Two CPUs that take the same way at the same
+ * moment lose one link; a false one cannot come of it, since the scope names its
+ * context too. Entries are written at an operation's start and cleared when the
+ * goroutine starts its next one. */
+#define CTX_WAYS     8
+#define CTX_SET_BITS 13
+
+struct tr_ctxset {
+	struct {
+		__u64 ctx; /* 0: free */
+		__u64 goid;
+		__u32 tgid;
+		__u32 age; /* of the operation's start, in units of 2^20 ns, modulo 2^32 */
+	} way[CTX_WAYS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1 << CTX_SET_BITS);
+	__type(key, __u32);
+	__type(value, struct tr_ctxset);
+} tr_ctxs SEC(".maps");
+
+/* Which operation a goroutine descends from. */
+struct tr_kin {
+	__u64 goid;    /* of the goroutine that ran it: the key in tr_scopes */
+	__u64 span_id; /* that very operation; the goroutine may have gone on to its next */
+};
+
+/* Key: tgid, goid of a goroutine that once found its parent by ancestry. It pins
+ * the goroutine to the operation that started it. LRU as above. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_SCOPES);
+	__type(key, struct tr_gokey);
+	__type(value, struct tr_kin);
+} tr_kins SEC(".maps");
+
+/* The watched process this task belongs to, or NULL. Sets key->tgid; a pid is the
+ * low half of it, which little-endian machines have first. */
+static __always_inline struct tr_proc *watched(struct tr_gokey *key)
+{
+	key->tgid = bpf_get_current_pid_tgid() >> 32;
+	return bpf_map_lookup_elem(&tr_procs, &key->tgid);
+}
+
+/* The running goroutine's id; 0 when the runtime does not look as the offsets
+ * say. The first time, g.m.curg must lead back to g. */
+static __always_inline __u64 go_id(struct tr_goexe *ge, __u64 g)
+{
+	__u64 id = read_u64(g + ge->g_goid);
+
+	if (!ge->sane) {
+		__u64 m = read_u64(g + ge->g_m);
+
+		if (!id || id >> 40 || !m || read_u64(m + ge->m_curg) != g)
+			return 0;
+		ge->sane = 1;
+	}
+	return id;
+}
+
+static __always_inline struct tr_ctxset *ctx_set(__u64 tgid, __u64 ctx)
+{
+	__u32 i = ((ctx >> 4 ^ tgid) * 0x9e3779b97f4a7c15ULL) >> (64 - CTX_SET_BITS);
+
+	return bpf_map_lookup_elem(&tr_ctxs, &i);
+}
+
+/* The goid of the operation whose context this is, 0 if there is none. */
+static __always_inline __u64 ctx_goid(__u32 tgid, __u64 ctx)
+{
+	struct tr_ctxset *set = ctx_set(tgid, ctx);
+
+	if (!set)
+		return 0;
+	for (int i = 0; i < CTX_WAYS; i++)
+		if (set->way[i].ctx == ctx && set->way[i].tgid == tgid)
+			return set->way[i].goid;
+	return 0;
+}
+
+static __noinline int ctx_clear(__u32 tgid, __u64 ctx)
+{
+	struct tr_ctxset *set = ctx_set(tgid, ctx);
+
+	if (!set)
+		return 0;
+	for (int i = 0; i < CTX_WAYS; i++)
+		if (set->way[i].ctx == ctx && set->way[i].tgid == tgid)
+			set->way[i].ctx = 0;
+	return 0;
+}
+
+static __noinline int ctx_put(__u32 tgid, __u64 ctx, __u64 goid, __u32 age)
+{
+	struct tr_ctxset *set = ctx_set(tgid, ctx);
+	__u32 oldest = 0, most = 0;
+
+	if (!set)
+		return 0;
+	for (int i = 0; i < CTX_WAYS; i++) {
+		/* a free way is older than any */
+		__u32 old = set->way[i].ctx ? age - set->way[i].age : ~0U;
+
+		if (old >= most) {
+			most = old;
+			oldest = i;
+		}
+	}
+	oldest &= CTX_WAYS - 1;
+	set->way[oldest].ctx = 0; /* never a new context with an old goid */
+	set->way[oldest].goid = goid;
+	set->way[oldest].tgid = tgid;
+	set->way[oldest].age = age;
+	set->way[oldest].ctx = ctx;
+	return 0;
+}
+
+/* Make a scope findable by its context, and its predecessor on the goroutine no more. */
+static __always_inline void scope_ctx(const struct tr_gokey *key, struct tr_scope *s, __u64 ctx)
+{
+	if (s->ctx)
+		ctx_clear(key->tgid, s->ctx);
+	s->ctx = ctx;
+	if (ctx)
+		ctx_put(key->tgid, ctx, key->id, s->start_ns >> 20);
+}
+
+static __always_inline bool scope_usable(struct tr_scope *s, __u64 now)
+{
+	if (s->start_ns > now)
+		return false;
+	return !s->end_ns || now - s->end_ns < PARENT_GRACE_NS;
+}
+
+/* Follow context.Context values from ctx to the context of a known scope. The
+ * parent interface is the first field of every standard context type. */
+static __noinline struct tr_scope *scope_by_ctx(__u32 tgid, __u64 ctx, __u64 now)
+{
+	struct tr_gokey key = { .tgid = tgid };
+
+	for (int i = 0; i < MAX_CTX_HOPS; i++) {
+		if (!ctx)
+			break;
+		key.id = ctx_goid(tgid, ctx);
+		if (key.id) {
+			struct tr_scope *s = bpf_map_lookup_elem(&tr_scopes, &key);
+
+			if (!s || s->ctx != ctx || !scope_usable(s, now))
+				return NULL;
+			/* net/http cancels the context of a request that has ended. One that
+			 * is not cancelled is a new context at the old one's address. */
+			return !s->end_ns || read_u64(ctx + CANCELCTX_ERR) ? s : NULL;
+		}
+		ctx = read_u64(ctx + 8);
+	}
+	return NULL;
+}
+
+/* The scope of an ancestor goroutine; the answer is remembered for goid. */
+static __noinline struct tr_scope *scope_by_kin(struct tr_goexe *ge, __u32 tgid, __u64 g,
+						__u64 goid, __u64 now)
+{
+	struct tr_gokey key = { .tgid = tgid, .id = goid };
+	struct tr_kin *kin = bpf_map_lookup_elem(&tr_kins, &key);
+	struct tr_scope *s;
+
+	if (!kin) {
+		if (ge->g_parent_goid == OFF_NONE)
+			return NULL;
+		key.id = read_u64(g + ge->g_parent_goid);
+		if (!key.id)
+			return NULL;
+		s = bpf_map_lookup_elem(&tr_scopes, &key);
+		if (s) {
+			struct tr_kin fresh = { .goid = key.id, .span_id = s->span_id };
+
+			if (!scope_usable(s, now))
+				return NULL;
+			key.id = goid;
+			bpf_map_update_elem(&tr_kins, &key, &fresh, BPF_ANY);
+			return s;
+		}
+		kin = bpf_map_lookup_elem(&tr_kins, &key);
+		if (!kin)
+			return NULL;
+		key.id = goid;
+		bpf_map_update_elem(&tr_kins, &key, kin, BPF_ANY);
+	}
+	key.id = kin->goid;
+	s = bpf_map_lookup_elem(&tr_scopes, &key);
+	return s && s->span_id == kin->span_id && scope_usable(s, now) ? s : NULL;
+}
+
+/* The parent scope of a call made by goroutine goid (g) with context ctx, or NULL. */
+static __always_inline struct tr_scope *find_scope(struct tr_goexe *ge, __u32 tgid, __u64 g,
+						   __u64 goid, __u64 ctx, __u64 now)
+{
+	struct tr_scope *s = scope_by_ctx(tgid, ctx, now);
+	struct tr_gokey key = { .tgid = tgid, .id = goid };
+
+	if (s)
+		return s;
+	s = bpf_map_lookup_elem(&tr_scopes, &key);
+	if (s)
+		return scope_usable(s, now) ? s : NULL;
+	return scope_by_kin(ge, tgid, g, goid, now);
+}
+
+#endif

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * headers.h - find wanted keys in a Go map[string][]string (http.Header) in one
+ * pass. Keys are in canonical form ("User-Agent"), so a wanted one is known by
+ * its length first and then by its bytes; nothing is hashed the way Go hashes.
+ *
+ * A map is a row of groups of eight slots: buckets of runtime.hmap up to Go 1.23
+ * (src/runtime/map.go), groups of internal/runtime/maps from Go 1.24 on
+ * (src/internal/runtime/maps/map.go). Maps of more than MAX_GROUPS groups are
+ * read up to there; what lies beyond is not seen.
+ */
+#ifndef TR_HEADERS_H
+#define TR_HEADERS_H
+
+#include "goctx.h"
+
+#define MAX_GROUPS     16
+#define GROUP_SLOTS    8
+#define STR_SIZE       16
+#define SLICE_SIZE     24
+#define HM_MIN_TOPHASH 5 /* below: empty or evacuated */
+
+/* A wanted key: up to 24 bytes, zero padded; longer ones are told apart by their
+ * first 16 and last 8. */
+struct hdr_rule {
+	__u64 word[3];
+	__u32 slot;   /* chosen by the probe */
+	__u32 wanted; /* 0: unused */
+};
+
+#define MAX_HDR_LEN   64
+#define RULES_PER_LEN 4
+
+/* By length of the key. A table, not a map: a map lookup costs as much as reading a
+ * header's name. */
+const volatile struct hdr_rule cfg_hdrs[MAX_HDR_LEN][RULES_PER_LEN] = {};
+
+#define MAX_HDR_SLOTS 32
+
+#define SLOTS_SIZE    (GROUP_SLOTS * (STR_SIZE + SLICE_SIZE))
+
+/* The state of one scan, and what it found. Lives in map memory: a program's stack
+ * must stay below 64 bytes (see ADR on private stacks), and values read back from
+ * a map let the verifier prune. */
+struct hdr_scan {
+	__u64 base; /* address of group 0 */
+	__u64 old;  /* hmap: oldbuckets, read after the others */
+	__u64 cur;  /* address of the group in work */
+	__u32 n, n_old, group;
+	__u32 more; /* groups there are that are not read */
+	__u32 fold; /* keys that are "traceparent" in any letter case */
+	__u32 pad;
+	__u64 word[3]; /* of the key in work */
+	/* A copy of the group: control bytes or tophashes, slots, and of a bucket
+	 * the pointer to its overflow bucket. */
+	__u64 copy[(8 + SLOTS_SIZE + 8) / 8];
+	/* the []string of each wanted header: pointer and length, 0 = absent */
+	struct go_str at[MAX_HDR_SLOTS];
+};
+
+static __always_inline bool groups_of(struct tr_goexe *ge, __u64 map, struct hdr_scan *sc)
+{
+	if (!ge->swiss) {
+		__u8 b = read_u8(map + ge->hm_b);
+
+		sc->base = read_u64(map + ge->hm_buckets);
+		sc->old = read_u64(map + ge->hm_oldbuckets);
+		sc->n = b < 5 ? 1 << b : MAX_GROUPS;
+		sc->more = b > 4;
+		if (sc->old)
+			sc->n_old = b && b < 6 ? 1 << (b - 1) : 1;
+		return sc->base != 0;
+	}
+	sc->base = read_u64(map + ge->map_dir_ptr);
+	sc->n = 1;
+	if (!sc->base)
+		return false;
+	if (read_u64(map + ge->map_dir_len) != 0) {
+		/* A directory of tables. Up to 1024 slots there is one table, which
+		 * is more than MAX_GROUPS groups. */
+		__u64 table = read_u64(sc->base);
+
+		sc->base = read_u64(table + ge->tab_groups_data);
+		sc->n = read_u64(table + ge->tab_groups_mask) + 1;
+		sc->more = sc->n > MAX_GROUPS || read_u64(map + ge->map_dir_len) > 1;
+	}
+	return sc->base != 0;
+}
+
+enum group_rc {
+	GROUP_END,
+	GROUP_READ,
+	GROUP_FAULT
+};
+
+/* Copy the next group. */
+static __noinline int next_group(struct tr_goexe *ge, struct hdr_scan *sc)
+{
+	__u64 next = sc->copy[(8 + SLOTS_SIZE) / 8];
+
+	if (next && !ge->swiss) {
+		sc->cur = next;
+	} else if (sc->group < sc->n) {
+		sc->cur = sc->base + (__u64)sc->group * (SLOTS_SIZE + (ge->swiss ? 8 : 16));
+		sc->group++;
+	} else if (sc->n_old) {
+		sc->base = sc->old;
+		sc->n = sc->n_old;
+		sc->n_old = 0;
+		sc->group = 1;
+		sc->cur = sc->base;
+	} else {
+		return GROUP_END;
+	}
+	if (bpf_probe_read_user(sc->copy, 8 + SLOTS_SIZE + (ge->swiss ? 0 : 8), (void *)sc->cur))
+		return GROUP_FAULT;
+	return GROUP_READ;
+}
+
+/* Whether the 11 bytes at ptr are "traceparent" in any letter case. */
+static __always_inline bool is_traceparent(__u64 ptr)
+{
+	const __u64 lower = 0x2020202020202020ULL;
+	__u64 a = read_u64(ptr), b = read_u64(ptr + 3);
+
+	/* OR-ing 0x20 folds letters; that it also maps a few other bytes to letters only
+	 * errs to the safe side: a header that is taken for one is not doubled. */
+	return !(((a | lower) ^ 0x7261706563617274ULL /* "tracepar" */) |
+		 ((b | lower) ^ 0x746e657261706563ULL /* "ceparent" */));
+}
+
+/* If the key is wanted, note where its value slice is. The verifier follows this
+ * for every slot of every group: few branches, and behind each of them nothing that
+ * still knows which way was taken. */
+static __noinline int take_header(struct hdr_scan *sc, __u64 ptr, __u64 len, __u64 val,
+				  __u64 val_len)
+{
+	const volatile struct hdr_rule *r;
+	__u64 *w = sc->word;
+
+	if (len >= MAX_HDR_LEN)
+		return 0;
+	r = cfg_hdrs[len];
+	asm volatile("" : "+r"(r)); /* not computed again from len */
+	if (!r->wanted)
+		return 0;
+	if (len == sizeof("traceparent") - 1)
+		sc->fold += is_traceparent(ptr);
+	w[0] = w[1] = w[2] = 0;
+	if (len <= 24) {
+		__u32 n = len;
+
+		asm volatile("%0 &= 31" : "+r"(n));
+		if (n <= 24)
+			bpf_probe_read_user(w, n, (void *)ptr);
+	} else {
+		bpf_probe_read_user(w, 16, (void *)ptr);
+		bpf_probe_read_user(&w[2], 8, (void *)(ptr + len - 8));
+	}
+	for (int i = 0; i < RULES_PER_LEN; i++, r++) {
+		__u64 diff = (w[0] ^ r->word[0]) | (w[1] ^ r->word[1]) | (w[2] ^ r->word[2]);
+		__u32 slot = r->slot; /* volatile: read once, then checked */
+
+		if (!diff && r->wanted && slot < MAX_HDR_SLOTS) {
+			sc->at[slot].ptr = val;
+			sc->at[slot].len = val_len;
+			break;
+		}
+	}
+	return 0;
+}
+
+/* Find the wanted headers of the map at address map. What of sc is state must be zero. */
+static __noinline int scan_headers(struct tr_goexe *ge, struct hdr_scan *sc, __u64 map)
+{
+	if (!map || !groups_of(ge, map, sc))
+		return 0;
+	sc->more |= 2; /* until the last group has been seen */
+	for (__u32 n = 0; n <= MAX_GROUPS * GROUP_SLOTS; n++) {
+		__u32 i = n & (GROUP_SLOTS - 1);
+		__u64 ptr, len, val, val_len;
+		__u8 c;
+
+		if (i == 0) {
+			int rc = next_group(ge, sc);
+
+			if (rc == GROUP_END)
+				sc->more &= ~2U;
+			if (rc != GROUP_READ || n == MAX_GROUPS * GROUP_SLOTS)
+				break;
+		}
+		c = ((__u8 *)sc->copy)[i];
+		if (ge->swiss) {
+			const __u64 *slot = &sc->copy[1 + i * (STR_SIZE + SLICE_SIZE) / 8];
+
+			if (c & 0x80)
+				continue;
+			ptr = slot[0];
+			len = slot[1];
+			val = slot[2];
+			val_len = slot[3];
+		} else {
+			const __u64 *key = &sc->copy[1 + i * STR_SIZE / 8];
+			const __u64 *slice =
+				&sc->copy[1 + (GROUP_SLOTS * STR_SIZE + i * SLICE_SIZE) / 8];
+
+			if (c < HM_MIN_TOPHASH)
+				continue;
+			ptr = key[0];
+			len = key[1];
+			val = slice[0];
+			val_len = slice[1];
+		}
+		take_header(sc, ptr, len, val, val_len);
+	}
+	return 0;
+}
+
+#endif

@@ -1,0 +1,287 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tracer-agent/tracer-agent/exporter/console"
+	"github.com/tracer-agent/tracer-agent/exporter/fromconfig"
+	"github.com/tracer-agent/tracer-agent/internal/config"
+	"github.com/tracer-agent/tracer-agent/internal/discover"
+	"github.com/tracer-agent/tracer-agent/internal/kernel"
+	"github.com/tracer-agent/tracer-agent/internal/pipeline"
+	"github.com/tracer-agent/tracer-agent/internal/probe"
+	"github.com/tracer-agent/tracer-agent/internal/propagate"
+	"github.com/tracer-agent/tracer-agent/internal/redact"
+	"github.com/tracer-agent/tracer-agent/internal/selfmetrics"
+	"github.com/tracer-agent/tracer-agent/internal/supervise"
+	"github.com/tracer-agent/tracer-agent/probes/nethttp"
+)
+
+// agent is everything that runs, wired.
+type agent struct {
+	log        *slog.Logger
+	stdout     *os.File
+	pipeline   *pipeline.Pipeline
+	manager    *probe.Manager
+	watcher    *discover.Watcher
+	supervisor *supervise.Supervisor
+	kernelMode *propagate.Kernel // nil unless it was asked for and is possible
+}
+
+// specs are the probes of this build.
+func specs(cfg config.Config) ([]*probe.Spec, error) {
+	http, err := nethttp.New(nethttp.Config{
+		Redact:         redact.New(cfg.Redact.QueryNames),
+		CaptureHeaders: cfg.Propagation.CorrelationHeaders,
+		Join: slices.Contains([]string{config.PropagateAuto, config.PropagateJoin, config.PropagateKernel, config.PropagateMemory},
+			cfg.Propagation.Mode),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("probe nethttp: %w", err)
+	}
+	return []*probe.Spec{http}, nil
+}
+
+// newAgent loads everything and attaches nothing yet.
+func newAgent(cfg config.Config, log *slog.Logger, metrics *selfmetrics.Registry) (_ *agent, err error) {
+	a := &agent{log: log}
+	defer func() {
+		if err != nil {
+			ctx, cancel := context.WithTimeout(context.Background(), stopWithin)
+			defer cancel()
+			err = errors.Join(err, a.close(ctx))
+		}
+	}()
+	selector, err := newSelector(cfg.Select)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := newDirectory(cfg.Service, log)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.openPipeline(cfg, metrics, dir); err != nil {
+		return nil, err
+	}
+	list, err := specs(cfg)
+	if err != nil {
+		return nil, err
+	}
+	a.manager, err = probe.NewManager(probe.ManagerOptions{
+		Logger: log, Specs: list, Emit: a.pipeline.Submit, Sampling: sampling(cfg.Sampling), Metrics: metrics,
+		WriteMemory: writeMemory(cfg.Propagation, log),
+		OnRefuse:    func(at *probe.Attached, why error) { a.supervisor.Refused(at, why) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	procs, exeAuto := a.manager.Maps()
+	if cfg.Propagation.Mode == config.PropagateKernel {
+		a.kernelMode, err = propagate.New(propagate.Options{
+			Conns: a.manager.Conns(), Procs: procs, Logger: log, Metrics: metrics,
+		})
+		if errors.Is(err, propagate.ErrRefused) {
+			log.Warn("propagation mode kernel is not possible; traces go on by connection only", "error", err)
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	a.watcher, err = discover.New(discover.Options{
+		Logger: log, Procs: procs, ExeAuto: exeAuto, Ports: selector.WantsPorts(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	registerDiscovery(metrics, a.watcher)
+	a.supervisor = supervise.New(supervise.Options{
+		Logger: log, Selector: selector, Attacher: a.manager,
+		Directory: dir, Events: a.watcher.Events(), Check: a.watcher.Check,
+		PIDs: int32s(cfg.Select.PIDs), OnlyPIDs: onlyPIDs(cfg.Select),
+	})
+	return a, nil
+}
+
+// writeMemory says whether headers are written into the programs' buffers.
+func writeMemory(cfg config.Propagation, log *slog.Logger) bool {
+	if cfg.Mode != config.PropagateMemory {
+		return false
+	}
+	err := kernel.MayWriteUser()
+	if err == nil {
+		return true
+	}
+	if cfg.Mode == config.PropagateMemory {
+		log.Warn("propagation mode memory is not possible on this kernel; trace ids are not handed on",
+			"error", err, "try", "propagation mode join or auto")
+	}
+	return false
+}
+
+func (a *agent) openPipeline(cfg config.Config, metrics *selfmetrics.Registry, resources pipeline.Resources) (err error) {
+	if a.stdout, err = console.Stdout(); err != nil {
+		return err
+	}
+	exporters, err := fromconfig.Open(context.Background(), cfg, version, a.stdout)
+	if err != nil {
+		return err
+	}
+	a.pipeline = pipeline.New(pipeline.Options{
+		Exporters: exporters, Resources: resources, Log: a.log, Metrics: metrics,
+		QueueSize: cfg.Batch.MaxQueueSize, BatchSize: cfg.Batch.MaxBatchSize,
+		ScheduleDelay: cfg.Batch.ScheduleDelay, ExportTimeout: cfg.Batch.ExportTimeout,
+	})
+	for _, name := range cfg.Exporters {
+		if name == config.ExporterOTLP {
+			go warnUnreachable(a.log, cfg.OTLP)
+		}
+	}
+	return nil
+}
+
+// warnUnreachable says at the start what would otherwise show with the first span.
+// Spans are tried in any case.
+func warnUnreachable(log *slog.Logger, cfg config.OTLP) {
+	const dialTimeout = 3 * time.Second
+	u, err := cfg.TracesURL()
+	if err != nil {
+		return // refused by the exporter already
+	}
+	network, addr := "tcp", u.Host
+	switch {
+	case u.Scheme == "unix":
+		network, addr = "unix", u.Path
+	case u.Port() == "" && u.Scheme == "https":
+		addr = net.JoinHostPort(u.Hostname(), "443")
+	case u.Port() == "":
+		addr = net.JoinHostPort(u.Hostname(), "80")
+	}
+	conn, err := net.DialTimeout(network, addr, dialTimeout)
+	if err != nil {
+		log.Warn("the OTLP endpoint does not answer; spans are tried again, and counted when lost",
+			"endpoint", u.Redacted(), "error", err)
+		return
+	}
+	conn.Close()
+}
+
+// run works until ctx is done or nothing is left to do.
+func (a *agent) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-a.pipeline.Dead():
+			a.log.Info("stopping: nobody reads the spans any more")
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return a.supervisor.Run(ctx)
+}
+
+// close detaches everything and flushes, as far as ctx allows; it also undoes a
+// newAgent that failed half way.
+func (a *agent) close(ctx context.Context) error {
+	detached := make(chan error, 1)
+	go func() {
+		var errs []error
+		if a.watcher != nil {
+			errs = append(errs, a.watcher.Close())
+		}
+		if a.kernelMode != nil {
+			errs = append(errs, a.kernelMode.Close())
+		}
+		if a.manager != nil {
+			errs = append(errs, a.manager.Close())
+		}
+		detached <- errors.Join(errs...)
+	}()
+	// The pipeline needs a part of the time: what is not detached by then, the
+	// kernel detaches when this process ends.
+	wait, cancel := context.WithTimeout(ctx, stopWithin*2/3)
+	defer cancel()
+	var errs []error
+	select {
+	case err := <-detached:
+		errs = append(errs, err)
+	case <-wait.Done():
+		if a.manager != nil {
+			a.manager.LeaveToKernel()
+		}
+		errs = append(errs, errors.New("detaching takes too long; left to the kernel"))
+	}
+	if a.pipeline != nil {
+		errs = append(errs, a.pipeline.Shutdown(ctx))
+	}
+	if a.stdout != nil {
+		errs = append(errs, a.stdout.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func sampling(cfg config.Sampling) probe.Sampling {
+	s := probe.Sampling{IgnoreParent: !cfg.ParentBased()}
+	switch ratio := cfg.RootRatio(); {
+	case ratio >= 1:
+		s.Root = probe.AlwaysOn
+	case ratio <= 0:
+		s.Root = probe.AlwaysOff
+	default:
+		s.Root, s.Ratio = probe.Ratio, ratio
+	}
+	return s
+}
+
+func newSelector(sel config.Select) (*discover.Selector, error) {
+	ports := make([]uint16, 0, len(sel.Ports))
+	for _, p := range sel.Ports {
+		ports = append(ports, uint16(p)) // checked by config
+	}
+	return discover.NewSelector(discover.Selection{
+		PIDs: int32s(sel.PIDs), Exes: sel.Exes, Ports: ports, AllGo: sel.AllGo, Exclude: sel.Exclude,
+		SelfPID: int32(os.Getpid()), SelfExe: selfExe(),
+	})
+}
+
+// selfExe is this executable as stat sees it; where the kernel sees another
+// device (overlayfs), the pid alone keeps the agent from watching itself.
+func selfExe() discover.ExeID {
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/self/exe", &st); err != nil {
+		return discover.ExeID{}
+	}
+	return discover.ExeID{Dev: unix.Major(st.Dev)<<20 | unix.Minor(st.Dev), Ino: st.Ino}
+}
+
+func onlyPIDs(sel config.Select) bool {
+	return len(sel.Exes) == 0 && len(sel.Ports) == 0 && !sel.AllGo
+}
+
+func int32s(in []int) []int32 {
+	out := make([]int32, 0, len(in))
+	for _, n := range in {
+		out = append(out, int32(n))
+	}
+	return out
+}
+
+func registerDiscovery(metrics *selfmetrics.Registry, w *discover.Watcher) {
+	counter := func(name, help string, kind selfmetrics.Kind, value func(discover.Stats) float64) {
+		metrics.Func(name, help, kind, func(emit selfmetrics.Emit) { emit(value(w.Stats())) })
+	}
+	counter("tracer_agent_process_records_lost_total", "Process records that did not fit; made up for by a scan.",
+		selfmetrics.KindCounter, func(s discover.Stats) float64 { return float64(s.Lost) })
+	counter("tracer_agent_process_scans_total", "Scans of all processes.",
+		selfmetrics.KindCounter, func(s discover.Stats) float64 { return float64(s.Scans) })
+	counter("tracer_agent_processes", "Processes of the host that are known.",
+		selfmetrics.KindGauge, func(s discover.Stats) float64 { return float64(s.Processes) })
+}

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/tracer-agent/tracer-agent/internal/config"
+	"github.com/tracer-agent/tracer-agent/internal/kernel"
+	"github.com/tracer-agent/tracer-agent/internal/selfmetrics"
+)
+
+// stopWithin is how long detaching and flushing may take after a signal.
+const stopWithin = 1800 * time.Millisecond
+
+var errNothingSelected = errors.New("nothing is selected: use --pid, --exe, --port or --all-go " +
+	"(tracer-agent list shows what there is)")
+
+func newRun() *cobra.Command {
+	var flags config.Flags
+	var file string
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Watch programs and send their spans until told to stop",
+		Long: `run attaches to the selected programs, the running ones and those that start
+later, and sends a span for every request they serve and every call they make.
+
+Settings come from flags, then the standard OTEL_* environment, then the file.
+Without an endpoint spans are printed, one line each. SIGINT or SIGTERM detaches,
+flushes and ends; SIGUSR1 prints the agent's own metrics on standard error.`,
+		Example: `  tracer-agent run --pid 4711
+  tracer-agent run --exe '/srv/**/api-*' --exclude '*-test' --endpoint http://localhost:4317
+  tracer-agent run --port 8080 --exporter json
+  OTEL_EXPORTER_OTLP_ENDPOINT=https://otlp.example.com OTEL_EXPORTER_OTLP_HEADERS=api-key=... tracer-agent run --all-go
+  tracer-agent run --config /etc/tracer-agent.yaml`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := config.Load(config.LoadOptions{File: file, Getenv: os.Getenv, Flags: flags})
+			if err != nil {
+				return err
+			}
+			if cfg.Select.Empty() && !cfg.Disabled {
+				return usageError{errNothingSelected}
+			}
+			return runUntilStopped(cfg, cmd.ErrOrStderr())
+		},
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.IntSliceVar(&flags.PIDs, "pid", nil, "watch this process (repeatable)")
+	f.StringArrayVar(&flags.Exes, "exe", nil, "watch processes of executables that match: a file name, or a path with / (repeatable; * ? ** [a-z] {a,b})")
+	f.IntSliceVar(&flags.Ports, "port", nil, "watch processes that listen on this TCP port (repeatable)")
+	f.BoolVar(&flags.AllGo, "all-go", false, "watch every Go program on the host")
+	f.StringArrayVar(&flags.Exclude, "exclude", nil, "but not executables that match (repeatable)")
+	f.StringVar(&file, "config", "", "read settings from this YAML file")
+	f.StringSliceVar(&flags.Exporters, "exporter", nil, "where spans go: otlp, console, tree, json or none (repeatable)")
+	f.StringVar(&flags.Endpoint, "endpoint", "", "OTLP endpoint, for example http://localhost:4317")
+	f.StringVar(&flags.ServiceName, "service-name", "", "service name of programs that do not say theirs")
+	f.StringVar(&flags.LogLevel, "log-level", "", "debug, info, warn, error or none (default info)")
+	f.StringVar(&flags.Propagation, "propagation", "", "how a trace gets to the next service: auto, memory, join, kernel, off (default auto)")
+	f.StringVar(&flags.LogFormat, "log-format", "", "text or json (default text)")
+	return cmd
+}
+
+func newLogger(cfg config.Log, w io.Writer) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: cfg.SlogLevel()}
+	if cfg.Format == config.LogJSON {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}
+
+// runUntilStopped runs the agent with the signals that steer it.
+func runUntilStopped(cfg config.Config, stderr io.Writer) error {
+	log := newLogger(cfg.Log, stderr)
+	metrics := selfmetrics.New()
+	metrics.RegisterRSS()
+
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGUSR1)
+	defer signal.Stop(signals)
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		for {
+			select {
+			case <-done:
+				return
+			case sig := <-signals:
+				switch {
+				case sig == unix.SIGUSR1:
+					// An error here is standard error's own.
+					_ = metrics.WriteText(stderr)
+				case ctx.Err() == nil:
+					log.Info("stopping", "signal", sig.String())
+					cancel()
+				default:
+					// The kernel detaches what a process leaves behind.
+					log.Warn("stopping at once; what was not sent is lost", "signal", sig.String())
+					os.Exit(exitFailed)
+				}
+			}
+		}
+	}()
+
+	if cfg.Disabled {
+		log.Info("disabled by OTEL_SDK_DISABLED or the configuration: nothing is attached")
+		<-ctx.Done()
+		return nil
+	}
+	if err := kernel.Preflight(); err != nil {
+		return err
+	}
+	a, err := newAgent(cfg, log, metrics)
+	if err != nil {
+		return err
+	}
+	err = a.run(ctx)
+	stop, stopped := context.WithTimeout(context.Background(), stopWithin)
+	defer stopped()
+	if cerr := a.close(stop); cerr != nil {
+		log.Warn("not everything was flushed", "error", oneLine(cerr))
+	}
+	if err != nil {
+		return fmt.Errorf("run: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,39 @@
+// Package fromconfig makes the exporters that a configuration names. It is the
+// only package that knows them all.
+package fromconfig
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/tracer-agent/tracer-agent/exporter"
+	"github.com/tracer-agent/tracer-agent/exporter/console"
+	"github.com/tracer-agent/tracer-agent/exporter/otlp"
+	"github.com/tracer-agent/tracer-agent/internal/config"
+)
+
+// Open makes the exporters of cfg; version is the agent's. What prints, prints
+// to stdout, which should be from console.Stdout.
+func Open(ctx context.Context, cfg config.Config, version string, stdout *os.File) ([]exporter.Exporter, error) {
+	var out []exporter.Exporter
+	for _, name := range cfg.Exporters {
+		switch name {
+		case config.ExporterOTLP:
+			e, err := otlp.New(ctx, cfg.OTLP, version)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, e)
+		case config.ExporterConsole:
+			out = append(out, console.New(stdout, console.Options{Color: console.IsTerminal(stdout)}))
+		case config.ExporterTree:
+			out = append(out, console.NewTree(stdout, console.DefaultSettle, console.Options{Color: console.IsTerminal(stdout)}))
+		case config.ExporterJSON:
+			out = append(out, console.NewJSON(stdout))
+		default:
+			return nil, fmt.Errorf("unknown exporter %q", name)
+		}
+	}
+	return out, nil
+}

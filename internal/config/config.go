@@ -1,0 +1,244 @@
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Config is everything a user can set.
+type Config struct {
+	// Disabled is the kill switch OTEL_SDK_DISABLED: the agent starts, attaches
+	// to nothing and exports nothing.
+	Disabled bool     `yaml:"disabled"`
+	Select   Select   `yaml:"select"`
+	Service  Service  `yaml:"service"`
+	Sampling Sampling `yaml:"sampling"`
+	// Exporters are some of ExporterOTLP and at most one of
+	// ExporterConsole, ExporterTree and ExporterJSON, which print;
+	// empty after Load when the user said none.
+	Exporters []string `yaml:"exporters"`
+	OTLP      OTLP     `yaml:"otlp"`
+	Batch     Batch    `yaml:"batch"`
+	Redact    Redact   `yaml:"redact"`
+	// Propagation is how a trace gets from one service to the next.
+	Propagation Propagation `yaml:"propagation"`
+	Log         Log         `yaml:"log"`
+}
+
+// Names of exporters.
+const (
+	ExporterOTLP    = "otlp"
+	ExporterConsole = "console"
+	ExporterTree    = "tree"
+	ExporterJSON    = "json"
+	ExporterNone    = "none"
+)
+
+// Select says which processes are watched. A process is watched when any of
+// PIDs, Exes, Ports or AllGo names it and Exclude does not.
+type Select struct {
+	PIDs []int `yaml:"pids"`
+	// Exes are glob patterns over the executable's path; a pattern without a
+	// slash is matched against the file name.
+	Exes  []string `yaml:"exes"`
+	Ports []int    `yaml:"ports"`
+	AllGo bool     `yaml:"all_go"`
+	// Exclude are glob patterns like Exes.
+	Exclude []string `yaml:"exclude"`
+}
+
+// Empty says that nothing is selected.
+func (s Select) Empty() bool {
+	return len(s.PIDs) == 0 && len(s.Exes) == 0 && len(s.Ports) == 0 && !s.AllGo
+}
+
+// Service describes watched processes that do not describe themselves.
+type Service struct {
+	Name       string            `yaml:"name"`
+	Attributes map[string]string `yaml:"attributes"`
+}
+
+// Sampling is the head sampler, applied in the kernel.
+type Sampling struct {
+	Sampler string  `yaml:"sampler"`
+	Ratio   float64 `yaml:"ratio"`
+}
+
+// Names of samplers.
+const (
+	AlwaysOn           = "always_on"
+	AlwaysOff          = "always_off"
+	TraceIDRatio       = "traceidratio"
+	ParentBasedOn      = "parentbased_always_on"
+	ParentBasedOff     = "parentbased_always_off"
+	ParentBasedIDRatio = "parentbased_traceidratio"
+)
+
+var samplers = []string{AlwaysOn, AlwaysOff, TraceIDRatio, ParentBasedOn, ParentBasedOff, ParentBasedIDRatio}
+
+// ParentBased says that a caller's decision is followed where there is one.
+func (s Sampling) ParentBased() bool { return strings.HasPrefix(s.Sampler, "parentbased_") }
+
+// RootRatio is the share of traces to record, 0 to 1, where no caller decided.
+func (s Sampling) RootRatio() float64 {
+	switch s.Sampler {
+	case AlwaysOff, ParentBasedOff:
+		return 0
+	case TraceIDRatio, ParentBasedIDRatio:
+		return s.Ratio
+	default:
+		return 1
+	}
+}
+
+// OTLP says where and how spans are sent.
+type OTLP struct {
+	// Endpoint is a base URL: for http/protobuf, v1/traces is appended.
+	Endpoint string `yaml:"endpoint"`
+	// TracesEndpoint overrules Endpoint and is used as it is.
+	TracesEndpoint string `yaml:"traces_endpoint"`
+	// Protocol is ProtocolGRPC or ProtocolHTTP.
+	Protocol    string        `yaml:"protocol"`
+	Headers     Headers       `yaml:"headers"`
+	Compression string        `yaml:"compression"`
+	Timeout     time.Duration `yaml:"timeout"`
+	// Certificate is a PEM file with the authorities to trust instead of the
+	// host's; ClientCertificate and ClientKey are for mutual TLS.
+	Certificate       string `yaml:"certificate"`
+	ClientCertificate string `yaml:"client_certificate"`
+	ClientKey         string `yaml:"client_key"`
+}
+
+// Values of OTLP.Protocol and OTLP.Compression.
+const (
+	ProtocolGRPC = "grpc"
+	ProtocolHTTP = "http/protobuf"
+
+	CompressionGzip = "gzip"
+	CompressionNone = "none"
+)
+
+// TracesURL is the full URL that spans are sent to.
+func (o OTLP) TracesURL() (*url.URL, error) {
+	raw := o.TracesEndpoint
+	if raw == "" {
+		raw = o.Endpoint
+	}
+	u, err := url.Parse(raw)
+	if err != nil {
+		// url.Error repeats the whole value, which may hold a password.
+		return nil, fmt.Errorf("OTLP endpoint is not a URL; want one such as %s", endpointExample)
+	}
+	if o.TracesEndpoint == "" && o.Protocol == ProtocolHTTP {
+		u = u.JoinPath("v1/traces")
+	}
+	return u, nil
+}
+
+// Headers are sent with every request. Their values are secret: they are
+// redacted wherever a Headers is printed.
+type Headers map[string]string
+
+const redacted = "REDACTED"
+
+// String lists the names only.
+func (h Headers) String() string {
+	var b strings.Builder
+	for i, name := range slices.Sorted(maps.Keys(h)) {
+		if i > 0 {
+			b.WriteByte(' ')
+		}
+		b.WriteString(name + "=" + redacted)
+	}
+	return "[" + b.String() + "]"
+}
+
+// GoString implements fmt.GoStringer, for %#v.
+func (h Headers) GoString() string { return "config.Headers" + h.String() }
+
+// LogValue implements slog.LogValuer.
+func (h Headers) LogValue() slog.Value { return slog.StringValue(h.String()) }
+
+// MarshalText covers encoding/json and others that know it.
+func (h Headers) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
+
+// MarshalYAML covers the YAML package.
+func (h Headers) MarshalYAML() (any, error) { return h.String(), nil }
+
+// Batch bounds what waits between the decoders and an exporter.
+type Batch struct {
+	ScheduleDelay time.Duration `yaml:"schedule_delay"`
+	ExportTimeout time.Duration `yaml:"export_timeout"`
+	MaxQueueSize  int           `yaml:"max_queue_size"`
+	MaxBatchSize  int           `yaml:"max_batch_size"`
+}
+
+// Propagation says how the trace id gets to the next service.
+type Propagation struct {
+	// Mode is one of the Propagate constants.
+	Mode string `yaml:"mode"`
+	// CorrelationHeaders are request headers recorded on both sides.
+	CorrelationHeaders []string `yaml:"correlation_headers"`
+}
+
+// Values of Propagation.Mode.
+const (
+	PropagateAuto   = "auto"   // what is sure to change nothing in the program: join
+	PropagateMemory = "memory" // join, and the header written into the program's buffer
+	PropagateJoin   = "join"   // by connection, when both ends are watched here
+	PropagateKernel = "kernel" // join, and a header pushed into plaintext HTTP/1 by the kernel
+	PropagateOff    = "off"
+)
+
+var propagationModes = []string{PropagateAuto, PropagateMemory, PropagateJoin, PropagateKernel, PropagateOff}
+
+// Redact adds to the built-in list of secrets.
+type Redact struct {
+	// QueryNames are further names of query parameters whose values are secret.
+	QueryNames []string `yaml:"query_names"`
+}
+
+// Log is about the agent's own log, on standard error.
+type Log struct {
+	// Level is one of debug, info, warn, error, none.
+	Level  string `yaml:"level"`
+	Format string `yaml:"format"`
+}
+
+// Values of Log.Format.
+const (
+	LogText = "text"
+	LogJSON = "json"
+)
+
+// levelNone is above every level that is used.
+const levelNone = slog.Level(100)
+
+var levels = map[string]slog.Level{
+	"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn,
+	"error": slog.LevelError, "none": levelNone,
+}
+
+// SlogLevel is the level as slog knows it.
+func (l Log) SlogLevel() slog.Level { return levels[l.Level] }
+
+// Default is what holds when nobody says anything else.
+func Default() Config {
+	return Config{
+		Sampling: Sampling{Sampler: ParentBasedOn, Ratio: 1},
+		OTLP:     OTLP{Compression: CompressionGzip, Timeout: 10 * time.Second},
+		Batch: Batch{
+			ScheduleDelay: time.Second, ExportTimeout: 30 * time.Second,
+			MaxQueueSize: 8192, MaxBatchSize: 512,
+		},
+		Propagation: Propagation{
+			Mode: PropagateAuto, CorrelationHeaders: []string{"X-Correlation-ID", "X-Request-ID"},
+		},
+		Log: Log{Level: "info", Format: LogText},
+	}
+}

@@ -1,0 +1,111 @@
+package event
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/ringbuf"
+)
+
+// HeaderLen is the size of struct event_hdr (bpf/lib/event.h) in bytes.
+const HeaderLen = 24
+
+// PollInterval is how often the ring is looked at: programs do not wake the
+// reader, because a wake-up costs 10-20 µs of the watched program's time.
+const PollInterval = 20 * time.Millisecond
+
+// Header begins every record. It mirrors struct event_hdr.
+type Header struct {
+	ProbeID     uint16
+	Type        uint8
+	Len         uint32 // of the whole record, bytes
+	PID         int32  // in the initial pid namespace
+	ExeID       uint32
+	ProcStartNs uint64 // CLOCK_BOOTTIME
+}
+
+// Record is one record; Raw includes the header and is only valid until the next read.
+type Record struct {
+	Header
+	Raw []byte
+}
+
+// ErrTruncated says that a record is shorter than its header or than the header claims.
+var ErrTruncated = errors.New("truncated record")
+
+// Parse splits raw into a Record that aliases it.
+func Parse(raw []byte) (Record, error) {
+	if len(raw) < HeaderLen {
+		return Record{}, fmt.Errorf("%w: %d bytes, header has %d", ErrTruncated, len(raw), HeaderLen)
+	}
+	le := binary.NativeEndian
+	r := Record{Header: Header{
+		ProbeID:     le.Uint16(raw),
+		Type:        raw[2],
+		Len:         le.Uint32(raw[4:]),
+		PID:         int32(le.Uint32(raw[8:])),
+		ExeID:       le.Uint32(raw[12:]),
+		ProcStartNs: le.Uint64(raw[16:]),
+	}}
+	if r.Len < HeaderLen || uint64(r.Len) > uint64(len(raw)) {
+		return Record{}, fmt.Errorf("%w: %d bytes, header says %d", ErrTruncated, len(raw), r.Len)
+	}
+	r.Raw = raw[:r.Len]
+	return r, nil
+}
+
+// Reader reads records from the ring buffer. It is used by one goroutine.
+type Reader struct {
+	rb  *ringbuf.Reader
+	rec ringbuf.Record
+}
+
+// NewReader opens a reader on the ring buffer map.
+func NewReader(m *ebpf.Map) (*Reader, error) {
+	rb, err := ringbuf.NewReader(m)
+	if err != nil {
+		return nil, fmt.Errorf("open ring buffer: %w", err)
+	}
+	return &Reader{rb: rb}, nil
+}
+
+// Run calls handle for every record, and bad for every one that cannot be
+// split, until ctx is done; then it empties the ring once more and returns.
+func (r *Reader) Run(ctx context.Context, handle func(Record), bad func(error)) error {
+	for {
+		if err := r.drain(handle, bad); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return r.drain(handle, bad)
+		}
+	}
+}
+
+// drain waits up to PollInterval for a wake-up, then reads all there is.
+func (r *Reader) drain(handle func(Record), bad func(error)) error {
+	r.rb.SetDeadline(time.Now().Add(PollInterval))
+	for {
+		err := r.rb.ReadInto(&r.rec)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read ring buffer: %w", err)
+		}
+		rec, err := Parse(r.rec.RawSample)
+		if err != nil {
+			bad(err)
+			continue
+		}
+		handle(rec)
+	}
+}
+
+// Close frees the reader. Run must have returned.
+func (r *Reader) Close() error { return r.rb.Close() }

@@ -1,0 +1,110 @@
+package probe
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/tracer-agent/tracer-agent/internal/goexe"
+)
+
+// ExeRef names an executable as the kernel sees it, with a path by which it can
+// be opened now (/proc/PID/exe).
+type ExeRef struct {
+	Dev  uint32
+	Ino  uint64
+	Path string
+}
+
+// Attached is one executable with probes on it. It stays until Manager.Detach.
+type Attached struct {
+	ID  uint32
+	Ref ExeRef
+	Exe *goexe.Exe
+	// Placed by spec name.
+	Placed map[string]*Placed
+	// Propagation says how traces of its calls are handed on: "memory,join", "join", "off".
+	Propagation string
+
+	mu     sync.Mutex
+	links  map[pointKey]link.Link
+	target *link.Executable
+	closed bool
+	// detaching closes the links; set before the first one is made.
+	detaching *detacher
+}
+
+type pointKey struct {
+	spec, point string
+}
+
+// Points calls f for every point that is attached now.
+func (a *Attached) Points(f func(spec, point string, at goexe.Point)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for k := range a.links {
+		f(k.spec, k.point, a.Placed[k.spec].Points[k.point])
+	}
+}
+
+// attachPoint puts a program on a point. The link stays referenced in a.links:
+// the library closes links that nobody holds.
+func (a *Attached) attachPoint(s *Spec, pt Point, prog *ebpf.Program, multi bool) error {
+	at, ok := a.Placed[s.Name].Points[pt.Name]
+	if !ok {
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	key := pointKey{s.Name, pt.Name}
+	if a.closed || a.links[key] != nil {
+		return nil
+	}
+	l, err := uprobe(a.target, prog, at.Offset, multi)
+	if err != nil {
+		return fmt.Errorf("attach %s at %s+0x%x: %w", pt.Program, at.Func, at.Offset, err)
+	}
+	a.links[key] = l
+	return nil
+}
+
+func uprobe(target *link.Executable, prog *ebpf.Program, offset uint64, multi bool) (link.Link, error) {
+	if multi {
+		return target.UprobeMulti(nil, prog, &link.UprobeMultiOptions{Addresses: []uint64{offset}})
+	}
+	return target.Uprobe("", prog, &link.UprobeOptions{Address: offset})
+}
+
+func (a *Attached) detachPoint(spec, point string) error {
+	a.mu.Lock()
+	key := pointKey{spec, point}
+	l := a.links[key]
+	delete(a.links, key)
+	a.mu.Unlock()
+	if l == nil {
+		return nil
+	}
+	return a.detaching.close(l)
+}
+
+// detachAll closes all links at the same time: closing a perf-event uprobe waits
+// for an RCU grace period.
+func (a *Attached) detachAll() error {
+	a.mu.Lock()
+	links := a.links
+	a.links = nil
+	a.closed = true
+	a.mu.Unlock()
+	closed := make(chan error, len(links))
+	for _, l := range links {
+		go func() { closed <- a.detaching.close(l) }()
+	}
+	var errs []error
+	for range links {
+		errs = append(errs, <-closed)
+	}
+	return errors.Join(errs...)
+}

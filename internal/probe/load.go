@@ -1,0 +1,368 @@
+package probe
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/features"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/tracer-agent/tracer-agent/internal/discover"
+	"github.com/tracer-agent/tracer-agent/internal/goexe"
+	"github.com/tracer-agent/tracer-agent/internal/telemetry"
+)
+
+// bpfStatsRunTime is BPF_STATS_RUN_TIME of enum bpf_stats_type.
+const bpfStatsRunTime = 0
+
+// haveUprobeMulti asks the kernel for BPF_TRACE_UPROBE_MULTI (6.6).
+func haveUprobeMulti() bool {
+	return features.HaveBPFLinkUprobeMulti() == nil
+}
+
+// load makes the shared maps and loads every spec's programs with them.
+func (m *Manager) load() error {
+	procs, auto, err := discover.MapSpecs()
+	if err != nil {
+		return err
+	}
+	if m.procs, err = ebpf.NewMap(procs); err != nil {
+		return fmt.Errorf("create map %s: %w", procs.Name, err)
+	}
+	if m.exeAuto, err = ebpf.NewMap(auto); err != nil {
+		return fmt.Errorf("create map %s: %w", auto.Name, err)
+	}
+	m.colls = map[string]*ebpf.Collection{}
+	shared := map[string]*ebpf.Map{"tr_procs": m.procs, "tr_exe_auto": m.exeAuto}
+	for _, s := range m.opts.Specs {
+		coll, err := m.loadSpec(s, shared)
+		if err != nil {
+			return fmt.Errorf("load probe %s: %w", s.Name, err)
+		}
+		m.colls[s.Name] = coll
+	}
+	m.events, m.lost, m.goexes = shared["tr_events"], shared["tr_lost"], shared["tr_goexes"]
+	m.conns = shared["tr_conns"]
+	if m.events == nil || m.lost == nil || m.goexes == nil {
+		return errors.New("load probes: no probe uses the shared maps")
+	}
+	if stats, err := ebpf.EnableStats(bpfStatsRunTime); err == nil {
+		m.stats = stats
+	} else {
+		m.log.Info("hits and run time of probes are not counted", "err", err)
+	}
+	return nil
+}
+
+// loadSpec loads one probe; maps named tr_* are taken from shared, or added to it.
+func (m *Manager) loadSpec(s *Spec, shared map[string]*ebpf.Map) (*ebpf.Collection, error) {
+	spec, err := s.Load()
+	if err != nil {
+		return nil, err
+	}
+	if err := m.configure(s, spec); err != nil {
+		return nil, err
+	}
+	replace := map[string]*ebpf.Map{}
+	for name := range spec.Maps {
+		if sm := shared[name]; sm != nil {
+			replace[name] = sm
+		}
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replace})
+	if err != nil {
+		return nil, err
+	}
+	for name, mp := range coll.Maps {
+		if strings.HasPrefix(name, "tr_") && shared[name] == nil {
+			if shared[name], err = mp.Clone(); err != nil {
+				coll.Close()
+				return nil, err
+			}
+		}
+	}
+	return coll, nil
+}
+
+// configure sets sizes and constants before loading.
+func (m *Manager) configure(s *Spec, spec *ebpf.CollectionSpec) error {
+	if s.ID > MaxID {
+		return fmt.Errorf("id %d, at most %d", s.ID, MaxID)
+	}
+	vars := map[string]any{
+		"probe_id":         uint16(s.ID),
+		"cfg_sampler_root": uint8(m.opts.Sampling.Root),
+		"cfg_parent_based": boolByte(!m.opts.Sampling.IgnoreParent),
+		"cfg_ratio_bound":  m.opts.Sampling.bound(),
+		"cfg_wake_bytes":   uint64(m.opts.RingBytes / 8),
+	}
+	for name, v := range vars {
+		if spec.Variables[name] == nil {
+			continue
+		}
+		if err := spec.Variables[name].Set(v); err != nil {
+			return fmt.Errorf("set %s: %w", name, err)
+		}
+	}
+	if ring := spec.Maps["tr_events"]; ring != nil {
+		ring.MaxEntries = uint32(m.opts.RingBytes)
+	}
+	for _, f := range s.InFlight {
+		spec.Maps[f.Map].MaxEntries = uint32(m.opts.MaxInFlight)
+	}
+	used := map[string]bool{}
+	for _, pt := range s.Points {
+		used[pt.Program] = true
+	}
+	for name, p := range spec.Programs {
+		if !used[name] {
+			delete(spec.Programs, name)
+		} else if m.multi {
+			p.AttachType = ebpf.AttachTraceUprobeMulti
+		}
+	}
+	if s.Prepare != nil {
+		return s.Prepare(spec)
+	}
+	return nil
+}
+
+func boolByte(b bool) uint8 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// install writes what the programs must know of the executable, then attaches.
+func (m *Manager) install(ctx context.Context, a *Attached) error {
+	target, err := link.OpenExecutable(a.Ref.Path)
+	if err != nil {
+		return err
+	}
+	a.target = target
+	a.links = map[pointKey]link.Link{}
+	offs, _, err := a.Exe.Offsets(RuntimeFields(), nil)
+	if err != nil {
+		return err
+	}
+	rt, err := encodeRuntime(a.Exe, offs)
+	if err != nil {
+		return err
+	}
+	if err := m.goexes.Put(a.ID, rt); err != nil {
+		return fmt.Errorf("write runtime offsets: %w", err)
+	}
+	attached := 0
+	for _, s := range m.opts.Specs {
+		p := a.Placed[s.Name]
+		p.ExeID = a.ID
+		if len(p.Groups) == 0 {
+			continue
+		}
+		if err := s.AttachExe(m.colls[s.Name], p); err != nil {
+			return fmt.Errorf("probe %s: %w", s.Name, err)
+		}
+		for _, g := range s.Groups {
+			if !p.Groups[g.Name] {
+				continue
+			}
+			if err := m.attachGroup(ctx, a, s, g); err != nil {
+				p.Refused[g.Name] = err
+				delete(p.Groups, g.Name)
+				continue
+			}
+			attached++
+		}
+	}
+	for _, s := range m.opts.Specs {
+		if s.Propagation != nil {
+			a.Propagation = s.Propagation(a.Placed[s.Name])
+		}
+	}
+	if attached == 0 {
+		return fmt.Errorf("%w: %w", ErrRefused, errors.Join(refusals(a)...))
+	}
+	return nil
+}
+
+func refusals(a *Attached) []error {
+	var errs []error
+	for _, p := range a.Placed {
+		for g, err := range p.Refused {
+			errs = append(errs, fmt.Errorf("%s: %w", g, err))
+		}
+	}
+	slices.SortFunc(errs, func(x, y error) int { return strings.Compare(x.Error(), y.Error()) })
+	return errs
+}
+
+// attachGroup attaches a group's points, all or none, ends before starts so that no
+// operation begins whose end is not seen.
+func (m *Manager) attachGroup(ctx context.Context, a *Attached, s *Spec, g Group) error {
+	var done []Point
+	for _, pt := range slices.Backward(s.Points) {
+		if pt.Group != g.Name || pt.Lazy || !pt.forGo(a.Exe.GoVersion().Minor) {
+			continue
+		}
+		err := ctx.Err()
+		if err == nil {
+			err = a.attachPoint(s, pt, m.colls[s.Name].Programs[pt.Program], m.multi)
+		}
+		if err != nil && pt.Optional && ctx.Err() == nil {
+			m.log.Warn("attaching an optional point", "point", pt.Name, "lost", pt.Lost, "err", err)
+			continue
+		}
+		if err != nil {
+			for _, d := range done {
+				err = errors.Join(err, a.detachPoint(s.Name, d.Name))
+			}
+			return err
+		}
+		done = append(done, pt)
+	}
+	return nil
+}
+
+// procValue mirrors struct tr_proc.
+type procValue struct {
+	StartNs uint64
+	Bias    uint64
+	ExeID   uint32
+	Flags   uint32
+}
+
+// bias returns the load bias of a process whose mm->start_code is startCode.
+func bias(exe *goexe.Exe, startCode uint64) uint64 {
+	if !exe.PIE() || startCode < exe.LoadVaddr() {
+		return 0
+	}
+	return startCode - exe.LoadVaddr()
+}
+
+// AddProcess lets a process of an attached executable in.
+func (m *Manager) AddProcess(key telemetry.ProcessKey, startCode uint64, a *Attached) error {
+	v := procValue{StartNs: key.StartNs, Bias: bias(a.Exe, startCode), ExeID: a.ID}
+	if err := m.procs.Put(uint32(key.PID), v); err != nil {
+		return fmt.Errorf("watch process %d: %w", key.PID, err)
+	}
+	return nil
+}
+
+// RemoveProcess stops watching a process, and forgets its operations in flight.
+func (m *Manager) RemoveProcess(key telemetry.ProcessKey) {
+	var v procValue
+	if err := m.procs.Lookup(uint32(key.PID), &v); err == nil {
+		if v.StartNs != key.StartNs {
+			return // the number is somebody else's now
+		}
+		_ = m.procs.Delete(uint32(key.PID)) // gone already is as good
+	}
+	m.forget(uint32(key.PID))
+}
+
+// AutoSelect makes the kernel let in every new process of the executable at exec.
+func (m *Manager) AutoSelect(a *Attached, on bool) error {
+	key := struct {
+		Ino      uint64
+		Dev, Pad uint32
+	}{Ino: a.Ref.Ino, Dev: a.Ref.Dev}
+	if !on {
+		if err := m.exeAuto.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return err
+		}
+		return nil
+	}
+	return m.exeAuto.Put(key, struct {
+		ExeID, Flags uint32
+		LoadVaddr    uint64
+	}{ExeID: a.ID, LoadVaddr: a.Exe.LoadVaddr()})
+}
+
+// dropProcesses takes every process of an executable out.
+func (m *Manager) dropProcesses(exeID uint32) {
+	var pid uint32
+	var v procValue
+	var gone []uint32
+	for it := m.procs.Iterate(); it.Next(&pid, &v); {
+		if v.ExeID == exeID {
+			gone = append(gone, pid)
+		}
+	}
+	for _, pid := range gone {
+		_ = m.procs.Delete(pid)
+		m.forget(pid)
+	}
+}
+
+// goKey mirrors struct tr_gokey.
+type goKey struct{ TGID, ID uint64 }
+
+// forget deletes the operations in flight of a process.
+func (m *Manager) forget(pid uint32) {
+	for _, s := range m.opts.Specs {
+		for _, f := range s.InFlight {
+			mp := m.colls[s.Name].Maps[f.Map]
+			deleted := 0
+			for _, k := range keysOf(mp, uint64(pid)) {
+				if mp.Delete(k) == nil { // else it ended meanwhile
+					deleted++
+				}
+			}
+			if f.Forgotten != "" && deleted > 0 {
+				m.addForgotten(m.colls[s.Name].Variables[f.Forgotten], uint64(deleted))
+			}
+		}
+	}
+}
+
+// addForgotten adds n to a counter that only the manager writes.
+func (m *Manager) addForgotten(v *ebpf.Variable, n uint64) {
+	m.forgetting.Lock()
+	defer m.forgetting.Unlock()
+	var have uint64
+	err := v.Get(&have)
+	if err == nil {
+		err = v.Set(have + n)
+	}
+	if err != nil {
+		m.log.Warn("counting operations in flight", "err", err)
+	}
+}
+
+// keysOf lists the keys of one process; values are big and not read.
+func keysOf(mp *ebpf.Map, tgid uint64) []goKey {
+	var keys []goKey
+	var prev any
+	for range mp.MaxEntries() {
+		raw, err := mp.NextKeyBytes(prev)
+		if err != nil || raw == nil {
+			break
+		}
+		k := goKey{binary.NativeEndian.Uint64(raw), binary.NativeEndian.Uint64(raw[8:])}
+		if k.TGID == tgid {
+			keys = append(keys, k)
+		}
+		prev = raw
+	}
+	return keys
+}
+
+func (m *Manager) closeMaps() {
+	for _, c := range m.colls {
+		c.Close()
+	}
+	for _, mp := range []*ebpf.Map{m.procs, m.exeAuto, m.events, m.lost, m.goexes, m.conns} {
+		if mp != nil {
+			mp.Close()
+		}
+	}
+	if m.stats != nil {
+		m.stats.Close()
+	}
+}

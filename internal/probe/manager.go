@@ -1,0 +1,361 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/tracer-agent/tracer-agent/internal/event"
+	"github.com/tracer-agent/tracer-agent/internal/goexe"
+	"github.com/tracer-agent/tracer-agent/internal/selfmetrics"
+	"github.com/tracer-agent/tracer-agent/internal/telemetry"
+)
+
+// maxExes bounds the executables attached at one time: MAX_EXES in bpf/lib/procs.h.
+const maxExes = 1024
+
+// ManagerOptions configure a Manager.
+type ManagerOptions struct {
+	Logger *slog.Logger
+	Specs  []*Spec
+	// Emit takes finished operations; it must not block. Called by one goroutine.
+	Emit     func(*telemetry.Operation)
+	Sampling Sampling
+	// WriteMemory loads and attaches the points that change a target's memory.
+	WriteMemory bool
+	// MaxInFlight bounds the operations in flight per kind on the machine; 0 = 4096.
+	MaxInFlight int
+	// RingBytes is the ring buffer's size, a power of two; 0 = 8 MiB.
+	RingBytes int
+	Metrics   *selfmetrics.Registry
+	// OnRefuse is told when a running executable is taken out, from another goroutine.
+	OnRefuse func(*Attached, error)
+}
+
+// Manager loads the probes' programs once and attaches them to executables.
+// Its methods may be called by several goroutines.
+type Manager struct {
+	opts  ManagerOptions
+	log   *slog.Logger
+	multi bool
+	stats interface{ Close() error }
+
+	detaching *detacher
+
+	procs, exeAuto, events, lost, goexes *ebpf.Map
+	conns                                *ebpf.Map // nil: no probe announces connections
+	colls                                map[string]*ebpf.Collection
+
+	attaching  sync.Mutex // one analysis at a time: it bounds memory
+	forgetting sync.Mutex
+	mu         sync.Mutex
+	byRef      map[refKey]*Attached
+	byID       map[uint32]*Attached
+	ids        []uint32 // free executable ids, least recently freed first
+
+	jobs   chan func()
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+type refKey struct {
+	dev uint32
+	ino uint64
+}
+
+// NewManager loads the BPF programs and starts reading their records.
+func NewManager(opts ManagerOptions) (*Manager, error) {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.MaxInFlight == 0 {
+		opts.MaxInFlight = 4096
+	}
+	if opts.RingBytes == 0 {
+		opts.RingBytes = 8 << 20
+	}
+	if opts.Metrics == nil {
+		opts.Metrics = selfmetrics.New()
+	}
+	if !opts.WriteMemory {
+		opts.Specs = withoutWrites(opts.Specs)
+	}
+	m := &Manager{
+		opts:  opts,
+		log:   opts.Logger,
+		multi: haveUprobeMulti(),
+		byRef: map[refKey]*Attached{},
+		byID:  map[uint32]*Attached{},
+		jobs:  make(chan func(), 256),
+
+		detaching: newDetacher(),
+	}
+	for i := range uint32(maxExes) {
+		m.ids = append(m.ids, i)
+	}
+	if err := m.load(); err != nil {
+		m.closeMaps()
+		return nil, err
+	}
+	reader, err := event.NewReader(m.events)
+	if err != nil {
+		m.closeMaps()
+		return nil, err
+	}
+	m.registerMetrics()
+	ctx, cancel := context.WithCancel(context.Background())
+	m.cancel = cancel
+	m.wg.Go(func() { m.read(ctx, reader) })
+	m.wg.Go(func() { m.work(ctx) })
+	return m, nil
+}
+
+// withoutWrites returns the specs without the points that write.
+func withoutWrites(specs []*Spec) []*Spec {
+	out := make([]*Spec, len(specs))
+	for i, s := range specs {
+		c := *s
+		writes := map[string]bool{} // groups
+		for _, pt := range s.Points {
+			writes[pt.Group] = writes[pt.Group] || pt.Writes
+		}
+		c.Points = slices.DeleteFunc(slices.Clone(s.Points), func(pt Point) bool { return writes[pt.Group] })
+		c.Groups = slices.DeleteFunc(slices.Clone(s.Groups), func(g Group) bool { return writes[g.Name] })
+		out[i] = &c
+	}
+	return out
+}
+
+// Maps returns the maps that process discovery fills.
+func (m *Manager) Maps() (procs, exeAuto *ebpf.Map) { return m.procs, m.exeAuto }
+
+// Conns returns the map in which clients announce their requests by connection.
+func (m *Manager) Conns() *ebpf.Map { return m.conns }
+
+// read decodes records until ctx is done and the ring is empty.
+func (m *Manager) read(ctx context.Context, r *event.Reader) {
+	defer r.Close()
+	decoders := map[uint16]Decoder{}
+	records := map[uint16]*selfmetrics.Counter{}
+	broken := map[uint16]*selfmetrics.Counter{}
+	env := DecoderEnv{TypeName: m.typeName, Refuse: m.refuse, SetPoint: m.setPoint}
+	for _, s := range m.opts.Specs {
+		decoders[uint16(s.ID)] = s.NewDecoder(env)
+		records[uint16(s.ID)] = m.opts.Metrics.Records(s.Name)
+		broken[uint16(s.ID)] = m.opts.Metrics.Lost(selfmetrics.DecodeError, s.Name)
+	}
+	unknown := m.opts.Metrics.Lost(selfmetrics.DecodeError, "unknown")
+	handle := func(rec event.Record) {
+		d, ok := decoders[rec.ProbeID]
+		if !ok {
+			unknown.Inc()
+			return
+		}
+		records[rec.ProbeID].Inc()
+		if err := d.Decode(rec, m.opts.Emit); err != nil {
+			broken[rec.ProbeID].Inc()
+		}
+	}
+	if err := r.Run(ctx, handle, func(error) { unknown.Inc() }); err != nil {
+		m.log.Error("reading records stopped; no further spans", "err", err)
+	}
+}
+
+// work runs the slow requests of decoders, which must not wait for the kernel.
+func (m *Manager) work(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case job := <-m.jobs:
+			job()
+		}
+	}
+}
+
+func (m *Manager) later(job func()) {
+	select {
+	case m.jobs <- job:
+	default: // asked again by the next record
+	}
+}
+
+func (m *Manager) attached(id uint32) *Attached {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.byID[id]
+}
+
+func (m *Manager) typeName(id uint32, nameOff int32) string {
+	a := m.attached(id)
+	if a == nil {
+		return ""
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return ""
+	}
+	name, err := a.Exe.TypeName(nameOff)
+	if err != nil {
+		return ""
+	}
+	return name
+}
+
+func (m *Manager) refuse(id uint32, reason string) {
+	a := m.attached(id)
+	if a == nil {
+		return
+	}
+	m.later(func() {
+		if m.attached(id) != a {
+			return
+		}
+		err := fmt.Errorf("%w: %s", ErrRefused, reason)
+		m.Detach(a)
+		if m.opts.OnRefuse != nil {
+			m.opts.OnRefuse(a, err)
+		}
+	})
+}
+
+func (m *Manager) setPoint(id uint32, point string, on bool) {
+	a := m.attached(id)
+	if a == nil {
+		return
+	}
+	m.later(func() {
+		for _, s := range m.opts.Specs {
+			for _, pt := range s.Points {
+				if pt.Name != point || a.Placed[s.Name] == nil {
+					continue
+				}
+				var err error
+				if on {
+					err = a.attachPoint(s, pt, m.colls[s.Name].Programs[pt.Program], m.multi)
+				} else {
+					err = a.detachPoint(s.Name, pt.Name)
+				}
+				if err != nil {
+					m.log.Warn("changing a probe point", "point", point, "attach", on, "err", err)
+				}
+			}
+		}
+	})
+}
+
+// Attach analyses the executable and puts the probes on it, or returns the
+// Attached it already is. Errors wrap ErrRefused, ErrNothingToDo, or goexe's.
+func (m *Manager) Attach(ctx context.Context, ref ExeRef) (*Attached, error) {
+	key := refKey{ref.Dev, ref.Ino}
+	m.attaching.Lock()
+	defer m.attaching.Unlock()
+	m.mu.Lock()
+	a, free := m.byRef[key], len(m.ids) > 0
+	m.mu.Unlock()
+	if a != nil {
+		return a, nil
+	}
+	if !free {
+		return nil, fmt.Errorf("%w: %d executables are instrumented already, the limit", ErrRefused, maxExes)
+	}
+	a, err := Analyse(ref.Path, m.opts.Specs)
+	if err != nil {
+		return nil, err
+	}
+	a.Ref, a.detaching = ref, m.detaching
+	m.mu.Lock()
+	a.ID, m.ids = m.ids[0], m.ids[1:]
+	m.byRef[key], m.byID[a.ID] = a, a
+	m.mu.Unlock()
+	if err := m.install(ctx, a); err != nil {
+		m.Detach(a)
+		return nil, err
+	}
+	return a, nil
+}
+
+// Analyse places the probes in an executable without attaching anything.
+func Analyse(path string, specs []*Spec) (*Attached, error) {
+	exe, err := goexe.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	a := &Attached{Exe: exe, Placed: map[string]*Placed{}}
+	if err := analyseInto(a, specs); err != nil {
+		return nil, errors.Join(err, exe.Close())
+	}
+	return a, nil
+}
+
+func analyseInto(a *Attached, specs []*Spec) error {
+	if err := indexFuncs(a.Exe, specs); err != nil {
+		return err
+	}
+	found := false
+	for _, s := range specs {
+		p, err := place(a.Exe, s)
+		if err != nil {
+			return err
+		}
+		a.Placed[s.Name] = p
+		found = found || len(p.Groups) > 0 || len(p.Refused) > 0
+	}
+	if !found {
+		return ErrNothingToDo
+	}
+	return nil
+}
+
+// Detach takes the probes off an executable and forgets it.
+func (m *Manager) Detach(a *Attached) {
+	m.mu.Lock()
+	if m.byID[a.ID] != a {
+		m.mu.Unlock()
+		return
+	}
+	delete(m.byID, a.ID)
+	delete(m.byRef, refKey{a.Ref.Dev, a.Ref.Ino})
+	m.mu.Unlock()
+	_ = m.AutoSelect(a, false) // gone already is as good
+	m.dropProcesses(a.ID)
+	if err := a.detachAll(); err != nil && !m.detaching.left.Load() {
+		m.log.Warn("detaching", "exe", a.Ref.Path, "err", err)
+	}
+	a.mu.Lock()
+	a.Exe.Close()
+	a.mu.Unlock()
+	for _, s := range m.opts.Specs {
+		if s.DetachExe != nil {
+			s.DetachExe(m.colls[s.Name], a.ID)
+		}
+	}
+	m.mu.Lock()
+	m.ids = append(m.ids, a.ID)
+	m.mu.Unlock()
+}
+
+// Close detaches everything, decodes what is still in the ring, and frees the programs.
+func (m *Manager) Close() error {
+	m.mu.Lock()
+	all := make([]*Attached, 0, len(m.byID))
+	for _, a := range m.byID {
+		all = append(all, a)
+	}
+	m.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, a := range slices.Clone(all) {
+		wg.Go(func() { m.Detach(a) })
+	}
+	wg.Wait()
+	m.cancel()
+	m.wg.Wait()
+	m.closeMaps()
+	return nil
+}

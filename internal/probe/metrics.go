@@ -1,0 +1,101 @@
+package probe
+
+import (
+	"encoding/binary"
+	"time"
+
+	"github.com/tracer-agent/tracer-agent/internal/selfmetrics"
+)
+
+// PointStats is what the kernel counted for one program, over all executables.
+type PointStats struct {
+	Probe, Point, Program string
+	Hits                  uint64
+	Time                  time.Duration // BPF run time
+	Attached              int           // executables it is on now
+}
+
+// Stats returns the statistics of every point.
+func (m *Manager) Stats() []PointStats {
+	on := map[pointKey]int{}
+	m.mu.Lock()
+	all := make([]*Attached, 0, len(m.byID))
+	for _, a := range m.byID {
+		all = append(all, a)
+	}
+	m.mu.Unlock()
+	for _, a := range all {
+		a.mu.Lock()
+		for k := range a.links {
+			on[k]++
+		}
+		a.mu.Unlock()
+	}
+	var out []PointStats
+	for _, s := range m.opts.Specs {
+		for _, pt := range s.Points {
+			st := PointStats{Probe: s.Name, Point: pt.Name, Program: pt.Program, Attached: on[pointKey{s.Name, pt.Name}]}
+			if stats, err := m.colls[s.Name].Programs[pt.Program].Stats(); err == nil {
+				st.Hits, st.Time = stats.RunCount, stats.Runtime
+			}
+			out = append(out, st)
+		}
+	}
+	return out
+}
+
+// lostPlaces is enum lost_place of bpf/lib/event.h.
+var lostPlaces = []selfmetrics.Place{selfmetrics.RingFull, "map_full", "read_failed", "not_sane"}
+
+// Lost returns how many records a probe lost in the kernel, by place.
+func (m *Manager) Lost(s *Spec) map[selfmetrics.Place]uint64 {
+	out := map[selfmetrics.Place]uint64{}
+	for i, place := range lostPlaces {
+		raw, err := m.lost.LookupBytes(uint32(int(s.ID)*len(lostPlaces) + i))
+		if err == nil && len(raw) == 8 {
+			out[place] = binary.NativeEndian.Uint64(raw)
+		}
+	}
+	return out
+}
+
+// counters emits the values of a probe's own counters.
+func (m *Manager) counters(spec string, c *Counters, emit selfmetrics.Emit) {
+	for i, l := range c.Labels {
+		raw, err := m.colls[spec].Maps[c.Map].LookupBytes(uint32(i))
+		if err != nil || len(raw) != 8 {
+			continue
+		}
+		emit(float64(binary.NativeEndian.Uint64(raw)), selfmetrics.L("probe", spec),
+			selfmetrics.L("mode", l[0]), selfmetrics.L("outcome", l[1]))
+	}
+}
+
+func (m *Manager) registerMetrics() {
+	r := m.opts.Metrics
+	stat := func(name, help string, kind selfmetrics.Kind, value func(PointStats) float64) {
+		r.Func(name, help, kind, func(emit selfmetrics.Emit) {
+			for _, st := range m.Stats() {
+				emit(value(st), selfmetrics.L("probe", st.Probe), selfmetrics.L("point", st.Point))
+			}
+		})
+	}
+	stat("tracer_agent_probe_hits_total", "Runs of a probe's program, counted by the kernel.",
+		selfmetrics.KindCounter, func(s PointStats) float64 { return float64(s.Hits) })
+	stat("tracer_agent_probe_time_seconds_total", "Time spent in a probe's program, counted by the kernel.",
+		selfmetrics.KindCounter, func(s PointStats) float64 { return s.Time.Seconds() })
+	stat("tracer_agent_probe_points", "Executables that a probe's point is attached to.",
+		selfmetrics.KindGauge, func(s PointStats) float64 { return float64(s.Attached) })
+	for _, s := range m.opts.Specs {
+		if c := s.Counters; c != nil {
+			r.Func(c.Metric, c.Help, selfmetrics.KindCounter, func(emit selfmetrics.Emit) { m.counters(s.Name, c, emit) })
+		}
+	}
+	r.Func(selfmetrics.NameRecordsLost, "", selfmetrics.KindCounter, func(emit selfmetrics.Emit) {
+		for _, s := range m.opts.Specs {
+			for place, n := range m.Lost(s) {
+				emit(float64(n), selfmetrics.L("place", string(place)), selfmetrics.L("probe", s.Name))
+			}
+		}
+	})
+}

@@ -1,0 +1,133 @@
+package probe
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/tracer-agent/tracer-agent/internal/goexe"
+)
+
+// ErrRefused says that an executable is not instrumented, and why.
+var ErrRefused = errors.New("not instrumented")
+
+// ErrNothingToDo says that the program contains nothing any probe is for.
+var ErrNothingToDo = errors.New("the program has nothing that a probe is for")
+
+// indexFuncs finds, in one pass, every function that the specs ask about.
+func indexFuncs(exe *goexe.Exe, specs []*Spec) error {
+	var exact, parents []string
+	for _, s := range specs {
+		for _, p := range s.Points {
+			exact = append(exact, p.Site.Funcs...)
+			exact = append(exact, p.Site.Callees...)
+			if p.Site.Kind == Entry && len(p.Site.Callees) > 0 {
+				parents = append(parents, p.Site.Funcs...)
+			}
+		}
+	}
+	return exe.Index(goexe.Names(exact, parents))
+}
+
+// place computes where a spec's points are in an executable, and which of its
+// groups can be attached. Indexing must have been done.
+func place(exe *goexe.Exe, s *Spec) (*Placed, error) {
+	p := &Placed{
+		Exe:     exe,
+		Points:  map[string]goexe.Point{},
+		Groups:  map[string]bool{},
+		Absent:  map[string]bool{},
+		Refused: map[string]error{},
+	}
+	if !anyFunc(exe, s) {
+		for _, g := range s.Groups {
+			p.Absent[g.Name] = true
+		}
+		return p, nil
+	}
+	table, err := s.Table()
+	if err != nil {
+		return nil, fmt.Errorf("probe %s: %w", s.Name, err)
+	}
+	p.Offsets, p.Source, err = exe.Offsets(s.Fields, table)
+	if err != nil {
+		return nil, fmt.Errorf("probe %s: %w", s.Name, err)
+	}
+	for _, g := range s.Groups {
+		p.placeGroup(s, g)
+	}
+	return p, nil
+}
+
+func anyFunc(exe *goexe.Exe, s *Spec) bool {
+	return slices.ContainsFunc(s.Points, func(pt Point) bool {
+		_, ok := firstFunc(exe, pt.Site.Funcs)
+		return ok && !pt.Optional
+	})
+}
+
+func (p *Placed) placeGroup(s *Spec, g Group) {
+	for _, pt := range s.Points {
+		if pt.Group != g.Name || !pt.forGo(p.Exe.GoVersion().Minor) {
+			continue
+		}
+		at, err := findSite(p.Exe, pt.Site)
+		switch {
+		case err == nil:
+			p.Points[pt.Name] = at
+		case pt.Optional:
+		case errors.Is(err, goexe.ErrNoFunc):
+			p.Absent[g.Name] = true
+			return
+		default:
+			p.Refused[g.Name] = fmt.Errorf("%s: %w", pt.Name, err)
+			return
+		}
+	}
+	if g.Check != nil {
+		if err := g.Check(p); err != nil {
+			p.Refused[g.Name] = err
+			return
+		}
+	}
+	p.Groups[g.Name] = true
+}
+
+func (pt Point) forGo(minor int) bool {
+	return (pt.MinGo == 0 || minor >= pt.MinGo) && (pt.MaxGo == 0 || minor <= pt.MaxGo)
+}
+
+func firstFunc(exe *goexe.Exe, names []string) (string, bool) {
+	for _, f := range names {
+		if _, ok := exe.Func(f); ok {
+			return f, true
+		}
+	}
+	return "", false
+}
+
+func findSite(exe *goexe.Exe, site Site) (goexe.Point, error) {
+	if site.Kind == Entry && len(site.Callees) > 0 {
+		f, ok := exe.Closure(site.Funcs, site.Callees)
+		if !ok {
+			return goexe.Point{}, fmt.Errorf("%w: closure of %s that calls %s", goexe.ErrNoFunc,
+				strings.Join(site.Funcs, " or "), strings.Join(site.Callees, " or "))
+		}
+		return exe.EntryPoint(f.Name)
+	}
+	fn, ok := firstFunc(exe, site.Funcs)
+	if !ok {
+		return goexe.Point{}, fmt.Errorf("%w: %s", goexe.ErrNoFunc, strings.Join(site.Funcs, " or "))
+	}
+	switch site.Kind {
+	case AfterCall:
+		return exe.AfterCall(fn, site.Callees, site.Results)
+	case CallSite:
+		return exe.CallSiteN(fn, site.Callees, site.Nth)
+	}
+	if site.Args > 0 {
+		return exe.EntryPointArgs(fn, site.Args)
+	}
+	return exe.EntryPoint(fn)
+}

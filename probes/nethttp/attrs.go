@@ -1,0 +1,320 @@
+package nethttp
+
+import (
+	"net"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/tracer-agent/tracer-agent/internal/telemetry"
+)
+
+// maxAttrs is the most attributes a span here has without captured headers.
+const maxAttrs = 20
+
+// knownMethods are those of RFC 9110 and PATCH, and QUERY.
+var knownMethods = map[string]bool{
+	"GET": true, "HEAD": true, "POST": true, "PUT": true, "DELETE": true, "CONNECT": true,
+	"OPTIONS": true, "TRACE": true, "PATCH": true, "QUERY": true,
+}
+
+// errAbortHandler is the text of http.ErrAbortHandler.
+const errAbortHandler = "net/http: abort Handler"
+
+// server fills op from the record of a server request.
+func (d *decoder) server(op *telemetry.Operation) *telemetry.Operation {
+	e := &d.ev
+	op.Kind = trace.SpanKindServer
+	op.TraceState = d.str(bpfNhStrS_TRACESTATE)
+	a := make([]attribute.KeyValue, 0, maxAttrs+len(d.capture))
+	method, a := d.method(a)
+	op.Name = method
+	if route := d.route(); route != "" {
+		op.Name = d.names.get([]byte(method + " " + route))
+		a = append(a, semconv.HTTPRoute(route))
+	}
+	scheme := "http"
+	if d.has(bpfNhFlagF_TLS) {
+		scheme = "https"
+	}
+	path, query := d.target()
+	a = append(a, semconv.URLScheme(scheme), semconv.URLPath(path))
+	if query != "" {
+		a = append(a, semconv.URLQuery(d.cfg.Redact.Query(query)))
+	}
+	a = serverAddress(a, d.name(bpfNhStrS_HOST), scheme)
+	a = d.peer(a)
+	a = append(a, semconv.NetworkProtocolVersion(d.version()))
+	if ua := d.name(bpfNhStrS_USER_AGENT); ua != "" {
+		a = append(a, semconv.UserAgentOriginal(ua))
+	}
+	if e.ReqSize > 0 {
+		a = append(a, semconv.HTTPRequestBodySize(int(e.ReqSize)))
+	}
+	status := d.serverStatus()
+	if status > 0 {
+		a = append(a, semconv.HTTPResponseStatusCode(status))
+		if method != "HEAD" && !d.has(bpfNhFlagF_HIJACKED) {
+			a = append(a, semconv.HTTPResponseBodySize(int(e.RespSize)))
+		}
+	}
+	op.Attributes = d.captured(a)
+	d.serverOutcome(op, status)
+	return op
+}
+
+// captured appends the configured request headers.
+func (d *decoder) captured(a []attribute.KeyValue) []attribute.KeyValue {
+	for _, h := range d.capture {
+		if v := d.str(bpfNhStr(h.slot)); v != "" {
+			a = append(a, attribute.StringSlice("http.request.header."+strings.ToLower(h.name), []string{v}))
+		}
+	}
+	return a
+}
+
+// serverStatus is the status code that was sent, 0 when none was.
+func (d *decoder) serverStatus() int {
+	status := int(d.ev.Status)
+	unwound := d.has(bpfNhFlagF_PANIC) || d.has(bpfNhFlagF_GOEXIT) || d.has(bpfNhFlagF_HIJACKED)
+	switch {
+	case unwound && !d.has(bpfNhFlagF_WROTE_HEADER):
+		return 0
+	case status == 0 && !unwound:
+		return 200 // the handler wrote nothing: the server says 200
+	case status < 100 || status > 999:
+		return 0
+	}
+	return status
+}
+
+func (d *decoder) serverOutcome(op *telemetry.Operation, status int) {
+	e := &d.ev
+	fail := func(errorType, description string) {
+		op.Status, op.StatusDescription = codes.Error, description
+		op.Attributes = append(op.Attributes, semconv.ErrorTypeKey.String(errorType))
+	}
+	typ, msg := "", ""
+	if d.has(bpfNhFlagF_SAW_PANIC) {
+		typ = d.typeName(e.Hdr.ExeId, e.PanicType.TypeName, e.PanicType.Tflag)
+		msg = panicMessage(typ, e.PanicRaw, d.str(bpfNhStrS_PANIC_MSG))
+	}
+	switch {
+	case d.has(bpfNhFlagF_PANIC) && msg == errAbortHandler:
+		fail("http.ErrAbortHandler", "handler aborted the response")
+		return
+	case d.has(bpfNhFlagF_PANIC):
+		if typ == "" {
+			typ = "panic"
+		}
+		fail(typ, "handler panicked")
+	case d.has(bpfNhFlagF_GOEXIT):
+		fail("runtime.Goexit", "handler called runtime.Goexit")
+		return
+	case status >= 500:
+		fail(strconv.Itoa(status), "")
+	default:
+		return
+	}
+	if typ == "" || !d.has(bpfNhFlagF_SAW_PANIC) {
+		return
+	}
+	ev := telemetry.Event{Name: "exception", KtimeNs: e.EndNs, Attributes: []attribute.KeyValue{
+		semconv.ExceptionType(typ)}}
+	if msg != "" {
+		ev.Attributes = append(ev.Attributes, semconv.ExceptionMessage(msg))
+	}
+	op.Events = append(op.Events, ev)
+}
+
+// client fills op from the record of a client attempt.
+func (d *decoder) client(op *telemetry.Operation) *telemetry.Operation {
+	e := &d.ev
+	op.Kind = trace.SpanKindClient
+	a := make([]attribute.KeyValue, 0, maxAttrs)
+	method, a := d.method(a)
+	op.Name = method
+	scheme, host := d.name(bpfNhStrS_SCHEME), d.name(bpfNhStrS_HOST)
+	a = append(a, semconv.URLFull(d.fullURL(scheme, host)))
+	a = serverAddress(a, host, scheme)
+	if e.PeerIpLen > 0 {
+		if ip, ok := netip.AddrFromSlice(e.PeerIp[:e.PeerIpLen]); ok {
+			a = append(a, semconv.NetworkPeerAddress(ip.Unmap().String()), semconv.NetworkPeerPort(int(e.PeerPort)))
+		}
+	}
+	if e.ProtoMajor > 0 {
+		a = append(a, semconv.NetworkProtocolVersion(d.version()))
+	}
+	if e.ReqSize > 0 {
+		a = append(a, semconv.HTTPRequestBodySize(int(e.ReqSize)))
+	}
+	a = d.captured(a)
+	if d.has(bpfNhFlagF_ERROR) {
+		info := d.errorInfo(e.Hdr.ExeId)
+		typ, desc := info.kind()
+		a = append(a, semconv.ErrorTypeKey.String(typ))
+		op.Status, op.StatusDescription = codes.Error, desc
+		op.Attributes = a
+		return op
+	}
+	if e.Status > 0 {
+		a = append(a, semconv.HTTPResponseStatusCode(int(e.Status)))
+	}
+	if e.RespSize >= 0 && method != "HEAD" {
+		a = append(a, semconv.HTTPResponseBodySize(int(e.RespSize)))
+	}
+	if e.Status >= 400 {
+		a = append(a, semconv.ErrorTypeKey.String(strconv.Itoa(int(e.Status))))
+		op.Status = codes.Error
+	}
+	op.Attributes = a
+	return op
+}
+
+// method appends the method attributes and returns the method of low cardinality.
+func (d *decoder) method(a []attribute.KeyValue) (string, []attribute.KeyValue) {
+	m := d.name(bpfNhStrS_METHOD)
+	if m == "" {
+		m = "GET" // what an empty method means to a client
+	}
+	if knownMethods[m] {
+		return m, append(a, semconv.HTTPRequestMethodKey.String(m))
+	}
+	return "HTTP", append(a, semconv.HTTPRequestMethodOther, semconv.HTTPRequestMethodOriginal(m))
+}
+
+// route returns the path part of ServeMux's pattern "[METHOD ][HOST]/[PATH]".
+func (d *decoder) route() string {
+	p := d.name(bpfNhStrS_ROUTE)
+	if i := strings.IndexByte(p, '/'); i >= 0 {
+		return p[i:]
+	}
+	return ""
+}
+
+// target splits the request target; of an absolute one only path and query are kept.
+func (d *decoder) target() (path, query string) {
+	t := d.str(bpfNhStrS_URI)
+	if i := strings.Index(t, "://"); i > 0 && t[0] != '/' {
+		rest := t[i+3:]
+		j := strings.IndexAny(rest, "/?")
+		if j < 0 {
+			return "/", ""
+		}
+		t = rest[j:]
+	}
+	path, query, _ = strings.Cut(t, "?")
+	return path, query
+}
+
+func (d *decoder) version() string {
+	switch e := &d.ev; {
+	case e.ProtoMajor == 1 && e.ProtoMinor == 1:
+		return "1.1"
+	case e.ProtoMajor == 2:
+		return "2"
+	case e.ProtoMajor == 1:
+		return "1.0"
+	default:
+		return strconv.Itoa(int(e.ProtoMajor))
+	}
+}
+
+// fullURL puts the URL together with credentials and secret query values hidden.
+func (d *decoder) fullURL(scheme, host string) string {
+	path := d.str(bpfNhStrS_URI)
+	if !d.has(bpfNhFlagF_RAW_PATH) {
+		path = (&url.URL{Path: path}).EscapedPath()
+	}
+	var b strings.Builder
+	query := d.bytes(bpfNhStrS_QUERY)
+	b.Grow(len(scheme) + len(host) + len(path) + len(query) + 32)
+	b.WriteString(scheme)
+	b.WriteString("://")
+	if d.has(bpfNhFlagF_USERINFO) {
+		b.WriteString("REDACTED:REDACTED@")
+	}
+	b.WriteString(host)
+	if path != "" && path[0] != '/' {
+		b.WriteByte('/')
+	}
+	b.WriteString(path)
+	if len(query) > 0 {
+		b.WriteByte('?')
+		b.WriteString(d.cfg.Redact.Query(string(query)))
+	}
+	return b.String()
+}
+
+// serverAddress appends server.address and server.port from a host[:port].
+func serverAddress(a []attribute.KeyValue, hostport, scheme string) []attribute.KeyValue {
+	if hostport == "" {
+		return a
+	}
+	host, port := hostport, 80
+	if scheme == "https" {
+		port = 443
+	}
+	if i := strings.LastIndexByte(hostport, ':'); i >= 0 && strings.IndexByte(hostport[i:], ']') < 0 {
+		if n, err := strconv.ParseUint(hostport[i+1:], 10, 16); err == nil {
+			host, port = hostport[:i], int(n)
+		}
+	}
+	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	return append(a, semconv.ServerAddress(host), semconv.ServerPort(port))
+}
+
+// peer appends the peer's address and the client's: the first in X-Forwarded-For or
+// Forwarded where there is one.
+func (d *decoder) peer(a []attribute.KeyValue) []attribute.KeyValue {
+	host, port, err := net.SplitHostPort(d.str(bpfNhStrS_PEER))
+	if err != nil {
+		host, port = d.str(bpfNhStrS_PEER), ""
+	}
+	client := host
+	if fwd := forwardedFor(d.str(bpfNhStrS_FORWARDED), d.str(bpfNhStrS_FORWARDED_FOR)); fwd != "" {
+		client = fwd
+	}
+	if client != "" {
+		a = append(a, semconv.ClientAddress(client))
+	}
+	if host != "" {
+		a = append(a, semconv.NetworkPeerAddress(host))
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err == nil {
+		a = append(a, semconv.NetworkPeerPort(int(n)))
+	}
+	return a
+}
+
+// forwardedFor returns the first address of a Forwarded (RFC 7239) or
+// X-Forwarded-For header; only what is an IP address counts.
+func forwardedFor(forwarded, xff string) string {
+	if forwarded != "" {
+		first, _, _ := strings.Cut(forwarded, ",")
+		for part := range strings.SplitSeq(first, ";") {
+			k, v, ok := strings.Cut(strings.TrimSpace(part), "=")
+			if ok && strings.EqualFold(k, "for") {
+				return address(strings.Trim(v, `"`))
+			}
+		}
+	}
+	first, _, _ := strings.Cut(xff, ",")
+	return address(strings.TrimSpace(first))
+}
+
+func address(s string) string {
+	if ip, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
+		return ip.String()
+	}
+	if ap, err := netip.ParseAddrPort(s); err == nil {
+		return ap.Addr().String()
+	}
+	return ""
+}

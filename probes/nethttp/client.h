@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * client.h - the client's side. One operation is one attempt: net/http's own
+ * retries and every redirect are attempts of their own. HTTP/1, and the first
+ * HTTP/2 request of a connection:
+ *   start  (*Transport).getConn, so that the dial and the TLS handshake count
+ *   conn   in (*Transport).roundTrip, the branch after getConn: failed or not
+ *   end    in (*Transport).roundTrip, the branch after (*persistConn).roundTrip
+ * HTTP/2 on a pooled connection:
+ *   start  (*ClientConn).roundTrip
+ *   end    in (*Transport).RoundTripOpt, the branch after it
+ *
+ * Not seen: requests that net/http refuses before it tries to reach anybody.
+ */
+#ifndef NH_CLIENT_H
+#define NH_CLIENT_H
+
+#include "server.h"
+
+/* A traceparent that the program itself set (an SDK in the process): its span is the
+ * parent of ours, as it is of the server's. */
+static __always_inline bool adopted(struct nh_op *op)
+{
+	struct traceparent *p = &op->parent;
+
+	get_traceparent(op);
+	if (!op->parent_len || !parse_traceparent(p, op->tp, op->parent_len))
+		return false;
+	op->ev.trace_id[0] = p->trace_id[0];
+	op->ev.trace_id[1] = p->trace_id[1];
+	op->ev.parent_id = p->span_id;
+	return true;
+}
+
+static __noinline int client_trace(struct nh_op *op, struct tr_goexe *ge)
+{
+	op->ev.span_id = new_ids(op->ev.trace_id, op->ev.start_ns, op->ev.hdr.tgid, op->ev.goid);
+	if (op->scan.at[S_TRACEPARENT].len && adopted(op)) {
+		op->own_header = 1;
+		op->ev.trace_flags = sampled(op->ev.trace_id, true, op->parent.flags);
+		return op->ev.trace_flags;
+	}
+	struct tr_scope *s =
+		find_scope(ge, op->ev.hdr.tgid, op->g, op->ev.goid, op->ctx, op->ev.start_ns);
+	__u32 flags = 0;
+
+	if (s) {
+		op->ev.trace_id[0] = s->trace_id[0];
+		op->ev.trace_id[1] = s->trace_id[1];
+		op->ev.parent_id = s->span_id;
+		flags = s->trace_flags;
+	}
+	if (!sampled(op->ev.trace_id, s != NULL, flags))
+		return false;
+	op->ev.trace_flags = TRACE_FLAG_SAMPLED;
+	return true;
+}
+
+static __always_inline enum nh_check client_check(struct nh_op *op, struct nh_exe *e, __u64 url,
+						  __u64 cx)
+{
+	__u8 c = op->ev.str[S_METHOD].len ? op->ev.tail[0] : 'G';
+
+	if (op->ev.str[S_METHOD].len > 64 || !((c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z')))
+		return CHECK_METHOD;
+	if (!url || !op->ev.str[S_SCHEME].len || op->ev.str[S_SCHEME].len > 64)
+		return CHECK_URL;
+	if (!cx)
+		return CHECK_CONTEXT;
+	e->client_sane = 1;
+	return 0;
+}
+
+/* Whose request a client operation begins with. */
+enum client_kind {
+	CLIENT_H1,  /* (*Transport).getConn's */
+	CLIENT_H2,  /* (*ClientConn).roundTrip's, of the HTTP/2 that comes with Go */
+	CLIENT_XH2, /* the same of golang.org/x/net */
+};
+
+/* Fill a new entry from the request; false when it is not kept. */
+static __noinline int client_fill(struct nh_op *op, struct tr_goexe *ge, enum client_kind kind)
+{
+	struct nh_exe *e = bpf_map_lookup_elem(&nh_exes, &op->ev.hdr.exe_id);
+	const struct nh_creq *o;
+	__u64 req, url;
+
+	if (!e)
+		return 0;
+	o = kind == CLIENT_H1 ? &e->creq : kind == CLIENT_H2 ? &e->h2.creq : &e->xh2.creq;
+	if (kind == CLIENT_H1)
+		op->req = read_u64(op->req + e->treq_req);
+	req = op->req;
+	op->ctx = read_u64(req + o->ctx + 8);
+	op->hdr = read_u64(req + o->header);
+	url = read_u64(req + o->url);
+	if (!e->client_sane) {
+		enum nh_check bad;
+
+		put_gostr(op, S_METHOD, req + o->method);
+		put_gostr(op, S_SCHEME, url + e->url_scheme);
+		bad = client_check(op, e, url, op->ctx);
+		if (bad) {
+			unsane(op, bad);
+			return 0;
+		}
+	}
+	/* One call for both ways, which the verifier follows once: what tells them apart
+	 * afterwards is read from the map. */
+	scan_headers(ge, &op->scan, op->hdr);
+	if (!client_trace(op, ge))
+		return e->join || e->inject; /* the decision is handed on */
+	if (!op->ev.str[S_SCHEME].len) {
+		put_gostr(op, S_METHOD, req + o->method);
+		put_gostr(op, S_SCHEME, url + e->url_scheme);
+	}
+	put_gostr(op, S_HOST, url + e->url_host);
+	put_gostr(op, S_URI, url + e->url_raw_path);
+	if (op->ev.str[S_URI].len)
+		op->ev.flags |= F_RAW_PATH;
+	else
+		put_gostr(op, S_URI, url + e->url_path);
+	put_gostr(op, S_QUERY, url + e->url_query);
+	if (read_u64(url + e->url_user))
+		op->ev.flags |= F_USERINFO;
+	op->ev.req_size = read_u64(req + o->clen);
+	op->ev.resp_size = -1;
+	put_captured(op);
+	return 1;
+}
+
+/* AX conn or transport, BX request or transport request. */
+static __always_inline int client_start(struct pt_regs *ctx, enum client_kind kind)
+{
+	struct tr_gokey key = {};
+	struct tr_proc *proc = watched(&key);
+	struct nh_op *op;
+	struct tr_goexe *ge;
+
+	if (!proc)
+		return 0;
+	ge = bpf_map_lookup_elem(&tr_goexes, &proc->exe_id);
+	if (!ge)
+		return 0;
+	key.id = go_id(ge, GO_G(ctx));
+	if (kind != CLIENT_H1) {
+		/* below getConn the attempt is open already */
+		op = bpf_map_lookup_elem(&nh_client, &key);
+		if (op && !op->conn) {
+			op->conn = GO_ARG0(ctx);
+			op->h2req = GO_ARG1(ctx);
+			op->ev.flags |= F_H2;
+			return 0;
+		}
+	}
+	op = op_new(&nh_client, &key, proc, NULL);
+	if (!op)
+		return 0;
+	op->req = GO_ARG1(ctx);
+	op->g = GO_G(ctx);
+	if (kind != CLIENT_H1) {
+		op->conn = GO_ARG0(ctx);
+		op->h2req = GO_ARG1(ctx);
+		op->ev.flags |= F_H2;
+	}
+	if (!key.id)
+		unsane(op, CHECK_G);
+	else if (client_fill(op, ge, kind))
+		return 0;
+	bpf_map_delete_elem(&nh_client, &key);
+	return 0;
+}
+
+static __always_inline struct nh_op *client_op(struct tr_gokey *key, struct pt_regs *ctx,
+					       struct nh_exe **e, struct tr_goexe **ge)
+{
+	struct tr_proc *proc = watched(key);
+
+	if (!proc)
+		return NULL;
+	*e = bpf_map_lookup_elem(&nh_exes, &proc->exe_id);
+	*ge = bpf_map_lookup_elem(&tr_goexes, &proc->exe_id);
+	if (!*e || !*ge)
+		return NULL;
+	key->id = read_u64(GO_G(ctx) + (*ge)->g_goid);
+	return bpf_map_lookup_elem(&nh_client, key);
+}
+
+static __always_inline void client_finish(struct nh_op *op, struct tr_gokey *key)
+{
+	op->ev.end_ns = bpf_ktime_get_ns();
+	if (op->ev.trace_flags & TRACE_FLAG_SAMPLED)
+		emit(op, NH_CLIENT);
+	if (op->expected) {
+		/* never written: the connection failed, or it was not ours to write to */
+		struct tr_gokey req = { .tgid = key->tgid, .id = op->req };
+
+		bpf_map_delete_elem(&nh_reqs, &req);
+	}
+	bpf_map_delete_elem(&nh_client, key);
+}
+
+/* The next (*Request).write of this request belongs to the operation. */
+static __always_inline void expect_write(struct nh_op *op, struct tr_gokey *key, __u64 pc)
+{
+	__u64 goid = key->id;
+
+	if (op->own_header) {
+		count_prop(PROP_KEPT);
+		return;
+	}
+	op->conn = pc;
+	op->expected = 1;
+	key->id = op->req;
+	bpf_map_update_elem(&nh_reqs, key, &goid, BPF_ANY);
+	key->id = goid;
+}
+
+/* Say which span the connection of the net.Conn at addr carries next, and note the
+ * peer's address. */
+static __noinline int announce(struct nh_op *op, struct tr_goexe *ge, struct nh_exe *e, __u64 addr,
+			       __u32 stream)
+{
+	struct tr_connkey *k = &op->c.key;
+	int fd = fd_of_conn(op, ge, e, addr);
+
+	op->c.key.stream = stream;
+	if (fd < 0) {
+		count_prop(PROP_JOIN_UNKNOWN);
+		return 0;
+	}
+	/* An SDK's header says more than we could: the server will have read it. */
+	if (e->join && !op->own_header)
+		count_prop(conn_announce(&op->c, fd, stream, op->ev.trace_id, op->ev.span_id,
+					 op->ev.trace_flags)
+				   ? PROP_JOIN_SAID
+				   : PROP_JOIN_UNKNOWN);
+	else
+		conn_key(&op->c, fd, true);
+	op->c.key.stream = stream;
+	if (!op->c.sk)
+		return 0;
+	__builtin_memcpy(op->ev.peer_ip, k->server, 16);
+	op->ev.peer_ip_len = 16;
+	op->ev.peer_port = k->server_port;
+	return 0;
+}
+
+/* (*clientStream).encodeAndWriteHeaders runs in a goroutine that the call started;
+ * here the stream has its number and nothing of it has been written. */
+static __always_inline int h2_client_stream(struct pt_regs *ctx, bool xnet)
+{
+	struct tr_gokey key = {};
+	struct tr_proc *proc = watched(&key);
+	struct nh_exe *e;
+	struct tr_goexe *ge;
+	struct nh_op *op;
+	struct nh_h2 *h2;
+
+	if (!proc)
+		return 0;
+	e = bpf_map_lookup_elem(&nh_exes, &proc->exe_id);
+	ge = bpf_map_lookup_elem(&tr_goexes, &proc->exe_id);
+	if (!e || !ge || ge->g_parent_goid == OFF_NONE)
+		return 0;
+	key.id = read_u64(GO_G(ctx) + ge->g_parent_goid);
+	op = bpf_map_lookup_elem(&nh_client, &key);
+	if (!op || op->h2req != GO_ARG1(ctx))
+		return 0;
+	if (e->inject && !op->own_header) {
+		__u64 goid = key.id;
+
+		key.id = read_u64(GO_G(ctx) + ge->g_goid);
+		bpf_map_update_elem(&nh_writers, &key, &goid, BPF_ANY);
+	}
+	h2 = xnet ? &e->xh2 : &e->h2;
+	announce(op, ge, e, read_u64(GO_ARG0(ctx) + h2->cs_cc) + h2->cc_tconn,
+		 read_u32(GO_ARG0(ctx) + h2->cs_id));
+	return 0;
+}
+
+static __always_inline int h2_client_end(struct pt_regs *ctx, bool xnet)
+{
+	struct tr_gokey key = {};
+	struct nh_exe *e;
+	struct tr_goexe *ge;
+	struct nh_op *op = client_op(&key, ctx, &e, &ge);
+	struct nh_h2 *h2;
+	__u64 err;
+
+	if (!op || !(op->ev.flags & F_H2))
+		return 0;
+	h2 = xnet ? &e->xh2 : &e->h2;
+	err = go_loc_read(ctx, &h2->end[1]);
+	if (err) {
+		put_error(op, ge, err, go_loc_read(ctx, &h2->end[2]));
+	} else {
+		__u64 res = go_loc_read(ctx, &h2->end[0]);
+
+		op->ev.status = read_u32(res + h2->cres_status);
+		op->ev.resp_size = read_u64(res + h2->cres_clen);
+	}
+	op->ev.proto_major = 2;
+	client_finish(op, &key);
+	return 0;
+}
+
+#endif

@@ -1,0 +1,199 @@
+package nethttp
+
+import (
+	"errors"
+	"fmt"
+	"unsafe"
+
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/tracer-agent/tracer-agent/internal/event"
+	"github.com/tracer-agent/tracer-agent/internal/probe"
+	"github.com/tracer-agent/tracer-agent/internal/telemetry"
+)
+
+// ErrRecord says that a record does not have the shape of this probe's records.
+var ErrRecord = errors.New("nethttp: bad record")
+
+const (
+	headLen = int(unsafe.Offsetof(bpfNethttpEvent{}.Tail))
+	tailLen = int(unsafe.Sizeof(bpfNethttpEvent{}.Tail))
+	nStr    = int(bpfNhStrS_COUNT)
+)
+
+// decoder turns records into operations. Its state is bounded: interned strings,
+// and what is learned per executable.
+type decoder struct {
+	env     probe.DecoderEnv
+	cfg     Config
+	capture []wanted
+	ev      bpfNethttpEvent
+	names   interned
+	mux     map[uint32]*muxState
+}
+
+func newDecoder(env probe.DecoderEnv, cfg Config, hdrs []wanted) *decoder {
+	d := &decoder{env: env, cfg: cfg, names: interned{}, mux: map[uint32]*muxState{}}
+	for _, h := range hdrs {
+		if h.slot >= uint32(bpfNhStrS_CAPTURE0) {
+			d.capture = append(d.capture, h)
+		}
+	}
+	return d
+}
+
+// Decode implements probe.Decoder.
+func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) error {
+	if err := d.load(rec.Raw); err != nil {
+		return err
+	}
+	e := &d.ev
+	switch bpfNethttpEventType(rec.Type) {
+	case bpfNethttpEventTypeNH_UNSANE:
+		d.env.Refuse(rec.ExeID, unsaneReason(bpfNhCheck(e.Status)))
+		return nil
+	case bpfNethttpEventTypeNH_SERVER:
+		d.learnMux(rec.ExeID)
+		emit(d.server(d.operation(rec)))
+	case bpfNethttpEventTypeNH_CLIENT:
+		emit(d.client(d.operation(rec)))
+	default:
+		return fmt.Errorf("%w: type %d", ErrRecord, rec.Type)
+	}
+	return nil
+}
+
+// load copies a record, whose tail is cut to what it holds, into d.ev.
+func (d *decoder) load(raw []byte) error {
+	if len(raw) < headLen || len(raw) > headLen+tailLen {
+		return fmt.Errorf("%w: %d bytes", ErrRecord, len(raw))
+	}
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(&d.ev)), headLen+tailLen), raw)
+	if int(d.ev.TailLen) > len(raw)-headLen {
+		return fmt.Errorf("%w: tail of %d bytes in a record of %d", ErrRecord, d.ev.TailLen, len(raw))
+	}
+	for i := range nStr {
+		if s := d.ev.Str[i]; int(s.Off)+int(s.Len) > int(d.ev.TailLen) {
+			return fmt.Errorf("%w: string %d ends at %d of %d bytes", ErrRecord, i, int(s.Off)+int(s.Len), d.ev.TailLen)
+		}
+	}
+	if int(d.ev.N_err) > len(d.ev.Err) || int(d.ev.PeerIpLen) > len(d.ev.PeerIp) {
+		return fmt.Errorf("%w: %d errors, address of %d bytes", ErrRecord, d.ev.N_err, d.ev.PeerIpLen)
+	}
+	return nil
+}
+
+func unsaneReason(c bpfNhCheck) string {
+	what := map[bpfNhCheck]string{
+		bpfNhCheckCHECK_G:       "the goroutine structure (runtime.g)",
+		bpfNhCheckCHECK_METHOD:  "http.Request.Method",
+		bpfNhCheckCHECK_URL:     "http.Request.URL",
+		bpfNhCheckCHECK_CONTEXT: "http.Request.ctx",
+	}[c]
+	if what == "" {
+		what = fmt.Sprintf("check %d", c)
+	}
+	return what + " is not where the known layouts of this Go version have it"
+}
+
+// bytes returns string i of the record; it is only valid until the next record.
+func (d *decoder) bytes(i bpfNhStr) []byte {
+	s := d.ev.Str[i]
+	return d.ev.Tail[s.Off : int(s.Off)+int(s.Len)]
+}
+
+func (d *decoder) str(i bpfNhStr) string { return string(d.bytes(i)) }
+
+// name is for strings of few distinct values: they are allocated once.
+func (d *decoder) name(i bpfNhStr) string { return d.names.get(d.bytes(i)) }
+
+func (d *decoder) has(f bpfNhFlag) bool { return d.ev.Flags&uint32(f) != 0 }
+
+func (d *decoder) operation(rec event.Record) *telemetry.Operation {
+	e := &d.ev
+	op := &telemetry.Operation{
+		Process:      telemetry.ProcessKey{PID: rec.PID, StartNs: rec.ProcStartNs},
+		Probe:        "nethttp",
+		ParentRemote: d.has(bpfNhFlagF_REMOTE_PARENT),
+		Flags:        trace.TraceFlags(e.TraceFlags),
+		StartKtimeNs: e.StartNs,
+		EndKtimeNs:   e.EndNs,
+	}
+	op.TraceID = *(*trace.TraceID)(unsafe.Pointer(&e.TraceId))
+	op.SpanID = *(*trace.SpanID)(unsafe.Pointer(&e.SpanId))
+	op.ParentSpanID = *(*trace.SpanID)(unsafe.Pointer(&e.ParentId))
+	return op
+}
+
+// errorInfo resolves the error in the record.
+func (d *decoder) errorInfo(exeID uint32) errorInfo {
+	info := errorInfo{raw: d.ev.ErrRaw, text: d.str(bpfNhStrS_ERR_MSG)}
+	for i := range int(d.ev.N_err) {
+		info.types = append(info.types, d.typeName(exeID, d.ev.Err[i].TypeName, d.ev.Err[i].Tflag))
+	}
+	return info
+}
+
+// tflagExtraStar is abi.TFlagExtraStar: the stored name has a star too many.
+const tflagExtraStar = 1 << 1
+
+func (d *decoder) typeName(exeID uint32, nameOff int32, tflag uint8) string {
+	name := d.env.TypeName(exeID, nameOff)
+	if tflag&tflagExtraStar != 0 && name != "" && name[0] == '*' {
+		return name[1:]
+	}
+	return name
+}
+
+// interned keeps one copy of each of a bounded number of strings.
+type interned map[string]string
+
+const maxInterned = 4096
+
+func (m interned) get(b []byte) string {
+	if s, ok := m[string(b)]; ok {
+		return s
+	}
+	if len(m) >= maxInterned {
+		clear(m)
+	}
+	s := string(b)
+	m[s] = s
+	return s
+}
+
+// muxState is what is known of one executable's use of ServeMux. The point on
+// findHandler is there to find the request that carries the pattern when middleware
+// hands ServeMux a copy; once it has only ever seen the server's own request it is
+// taken off, and put back when a served request has no route.
+type muxState struct {
+	off, copies bool
+	same, limit int
+}
+
+const muxTrial = 64
+
+func (d *decoder) learnMux(exeID uint32) {
+	s := d.mux[exeID]
+	if s == nil {
+		if len(d.mux) >= maxInterned {
+			clear(d.mux)
+		}
+		s = &muxState{limit: muxTrial}
+		d.mux[exeID] = s
+	}
+	switch {
+	case d.has(bpfNhFlagF_MUX_COPY):
+		s.copies = true
+	case d.has(bpfNhFlagF_MUX_SAME):
+		s.same++
+		if !s.copies && !s.off && s.same >= s.limit {
+			s.off = true
+			d.env.SetPoint(exeID, pointMux, false)
+		}
+	case s.off && d.ev.Status < 400 && d.ev.Str[bpfNhStrS_ROUTE].Len == 0:
+		s.off, s.same = false, 0
+		s.limit = min(s.limit*16, 1<<30)
+		d.env.SetPoint(exeID, pointMux, true)
+	}
+}

@@ -1,0 +1,124 @@
+package nethttp
+
+import (
+	"strings"
+	"syscall"
+)
+
+// errorInfo is what is known of an error value of the target.
+type errorInfo struct {
+	// types are the dynamic types' names from the outermost error inwards.
+	types []string
+	// raw are the first two words of the innermost error's value.
+	raw [2]uint64
+	// text is the innermost error's string, where it begins with one.
+	text string
+}
+
+// byType maps types whose meaning is plain to values of error.type.
+var byType = map[string]string{
+	"context.deadlineExceededError":     "timeout",
+	"*net.timeoutError":                 "timeout",
+	"*net.DNSError":                     "name_resolution",
+	"*http.timeoutError":                "timeout", // awaiting response headers
+	"*http.httpError":                   "timeout", // the same up to Go 1.21
+	"http.tlsHandshakeTimeoutError":     "timeout",
+	"*poll.DeadlineExceededError":       "timeout",
+	"net.canceledError":                 "canceled",
+	"x509.UnknownAuthorityError":        "tls",
+	"x509.HostnameError":                "tls",
+	"x509.CertificateInvalidError":      "tls",
+	"x509.SystemRootsError":             "tls",
+	"tls.RecordHeaderError":             "tls",
+	"tls.AlertError":                    "tls",
+	"tls.alert":                         "tls",
+	"*tls.CertificateVerificationError": "tls",
+	"*tls.permanentError":               "tls",
+}
+
+// byText maps the texts of errors that are plain strings.
+var byText = map[string]string{
+	"context canceled":           "canceled",
+	"net/http: request canceled": "canceled",
+	"net/http: request canceled while waiting for connection": "canceled",
+	"operation was canceled":                                  "canceled",
+	"context deadline exceeded":                               "timeout",
+	"net/http: timeout awaiting response headers":             "timeout",
+	"i/o timeout":                         "timeout",
+	"EOF":                                 "connection_closed",
+	"unexpected EOF":                      "connection_closed",
+	"http: server closed idle connection": "connection_closed",
+	"use of closed network connection":    "connection_closed",
+}
+
+// byErrno names the errnos that users tell apart.
+var byErrno = map[syscall.Errno]string{
+	syscall.ECONNREFUSED:  "connection_refused",
+	syscall.ECONNRESET:    "connection_reset",
+	syscall.EPIPE:         "connection_reset",
+	syscall.ECONNABORTED:  "connection_reset",
+	syscall.ETIMEDOUT:     "timeout",
+	syscall.EHOSTUNREACH:  "host_unreachable",
+	syscall.ENETUNREACH:   "network_unreachable",
+	syscall.EADDRNOTAVAIL: "address_not_available",
+}
+
+// kind returns error.type and a description without values that could be secret:
+// refused, reset, timeout, cancelled, name resolution and TLS are told apart, and
+// whatever else there is goes by its Go type.
+func (e *errorInfo) kind() (errorType, description string) {
+	if len(e.types) == 0 {
+		return "_OTHER", ""
+	}
+	last := e.types[len(e.types)-1]
+	if last == "syscall.Errno" {
+		no := syscall.Errno(e.raw[0])
+		if t, ok := byErrno[no]; ok {
+			return t, no.Error()
+		}
+		return "errno_" + strings.ReplaceAll(no.Error(), " ", "_"), no.Error()
+	}
+	for i := len(e.types) - 1; i >= 0; i-- {
+		if t, ok := byType[e.types[i]]; ok {
+			return t, t
+		}
+	}
+	if t, ok := byText[e.text]; ok {
+		return t, e.text
+	}
+	if strings.HasPrefix(e.text, "net/http: request canceled") {
+		return "canceled", "net/http: request canceled"
+	}
+	if plainString(last) && e.text != "" {
+		// The text of somebody's own error may hold anything, a password too.
+		typ := strings.TrimPrefix(last, "*")
+		return typ, typ
+	}
+	return last, last
+}
+
+// plainString says that a value of the type begins with its text.
+func plainString(typ string) bool {
+	switch typ {
+	case "string", "*errors.errorString", "runtime.errorString", "runtime.plainError",
+		"runtime.errorAddressString", "*fmt.wrapError", "*fmt.wrapErrors", "*http.ProtocolError":
+		return true
+	}
+	return false
+}
+
+// panicMessage renders a recovered value's text where its type is known to hold one.
+func panicMessage(typ string, raw [2]uint64, text string) string {
+	switch typ {
+	case "runtime.errorString", "runtime.errorAddressString":
+		return "runtime error: " + text
+	case "runtime.boundsError":
+		return "runtime error: index out of range"
+	case "syscall.Errno":
+		return syscall.Errno(raw[0]).Error()
+	}
+	if plainString(typ) {
+		return text
+	}
+	return ""
+}

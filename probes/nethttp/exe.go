@@ -1,0 +1,190 @@
+package nethttp
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"structs"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/tracer-agent/tracer-agent/internal/goexe"
+	"github.com/tracer-agent/tracer-agent/internal/probe"
+)
+
+// wrappers are the error types that hold another error, by name, with the
+// offset of the inner error interface. They are part of Go's API or stable in
+// every release from 1.18 to 1.27; url.Error is unwrapped above the transport.
+var wrappers = map[string]uint32{
+	"net.OpError":                       64, // Op, Net string; Source, Addr net.Addr; Err
+	"os.SyscallError":                   16, // Syscall string; Err
+	"fmt.wrapError":                     16, // msg string; err
+	"tls.CertificateVerificationError":  24, // UnverifiedCertificates slice; Err
+	"tls.permanentError":                0,
+	"http.nothingWrittenError":          0,
+	"http.transportReadFromServerError": 0,
+	"http.http2StreamError":             16, // StreamID uint32, Code uint32; Cause
+}
+
+func attachExe(c *ebpf.Collection, p *probe.Placed, join bool) error {
+	v := encodeExe(p)
+	if !join {
+		v.Join = 0
+	}
+	names, err := p.Exe.TypeNameOffsets(append(wrapperNames(), tcpConnType, tlsConnType))
+	if err != nil {
+		names = nil // errors go by their outermost type then, and nothing is joined
+	}
+	v.TcpName, v.TlsName = only(names[tcpConnType]), only(names[tlsConnType])
+	raw, err := binary.Append(nil, binary.NativeEndian, v)
+	if err != nil {
+		return err
+	}
+	if err := c.Maps["nh_exes"].Put(p.ExeID, raw); err != nil {
+		return fmt.Errorf("write offsets: %w", err)
+	}
+	return putWrappers(c.Maps["nh_errs"], p.ExeID, names)
+}
+
+// The types of connections that are looked into.
+const (
+	tcpConnType = "*net.TCPConn"
+	tlsConnType = "*tls.Conn"
+)
+
+// only returns the name's offset if there is exactly one, else 0.
+func only(offs []int32) int32 {
+	if len(offs) == 1 {
+		return offs[0]
+	}
+	return 0
+}
+
+func wrapperNames() []string {
+	names := make([]string, 0, len(wrappers))
+	for n := range wrappers {
+		names = append(names, "*"+n) // how the name is stored, for the type and for its pointer
+	}
+	return names
+}
+
+// putWrappers tells the programs where in this executable's types the wrapping
+// error types are, so that they can follow a chain of errors.
+func putWrappers(m *ebpf.Map, exeID uint32, found map[string][]int32) error {
+	for name, inner := range wrappers {
+		for _, off := range found["*"+name] {
+			if err := m.Put(bpfNhErrkey{ExeId: exeID, TypeName: off}, inner); err != nil {
+				return fmt.Errorf("write error types: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// dropWrappers takes an executable's error types out: its number will be another's.
+func dropWrappers(m *ebpf.Map, exeID uint32) {
+	var (
+		key  bpfNhErrkey
+		val  uint32
+		gone []bpfNhErrkey
+	)
+	for it := m.Iterate(); it.Next(&key, &val); {
+		if key.ExeId == exeID {
+			gone = append(gone, key)
+		}
+	}
+	for _, k := range gone {
+		_ = m.Delete(k) // gone already is as good
+	}
+}
+
+// encodeExe builds struct nh_exe.
+func encodeExe(p *probe.Placed) *bpfNhExe {
+	o := p.Offset
+	v := &bpfNhExe{
+		ReqMethod: o(req("Method")), ReqUrl: o(req("URL")), ReqMajor: o(req("ProtoMajor")),
+		ReqMinor: o(req("ProtoMinor")), ReqHeader: o(req("Header")), ReqHost: o(req("Host")),
+		ReqRemote: o(req("RemoteAddr")), ReqUri: o(req("RequestURI")), ReqTls: o(req("TLS")),
+		ReqClen: o(req("ContentLength")), ReqCtx: o(req("ctx")), ReqPat: o(req("pat")),
+		ReqPattern: o(req("Pattern")), PatStr: o(std("net/http.pattern", "str")),
+		W_status: o(w("status")), W_written: o(w("written")), W_wroteHeader: o(w("wroteHeader")),
+		ResStatus: o(res("StatusCode")), ResClen: o(res("ContentLength")),
+		ResMajor: o(res("ProtoMajor")), ResMinor: o(res("ProtoMinor")),
+		TreqReq: o(std("net/http.transportRequest", "Request")),
+		PcConn:  o(pconn("conn")), PcAlt: o(pconn("alt")),
+		UrlScheme: o(uri("Scheme")), UrlUser: o(uri("User")), UrlHost: o(uri("Host")),
+		UrlPath: o(uri("Path")), UrlRawPath: o(uri("RawPath")), UrlQuery: o(uri("RawQuery")),
+		W_conn: o(w("conn")), HcRwc: o(std("net/http.conn", "rwc")),
+		TlsConn: o(std("crypto/tls.Conn", "conn")), ConnFd: o(std("net.conn", "fd")),
+	}
+	if need(p, connFields()) == nil {
+		v.FdSysfd = o(std("net.netFD", "pfd")) + o(std("internal/poll.FD", "Sysfd"))
+		v.Join = 1
+	}
+	v.Creq.Method, v.Creq.Url, v.Creq.Ctx = v.ReqMethod, v.ReqUrl, v.ReqCtx
+	v.Creq.Clen, v.Creq.Header = v.ReqClen, v.ReqHeader
+	v.PcBw, v.BwBuf, v.BwN = o(pconn("bw")), o(std("bufio.Writer", "buf")), o(std("bufio.Writer", "n"))
+	if p.Groups[groupWrite] || p.Groups[groupH2Write] || p.Groups[groupXWrite] {
+		v.Inject = 1
+	}
+	// Without its end, an HTTP/2 request must not begin. Whose HTTP/2 a request is that
+	// golang.org/x/net was refused for cannot be told.
+	v.H2End = flag(p.Groups[groupH2Server] && p.Refused[groupXServer] == nil)
+	v.Xh2End = flag(p.Groups[groupXServer])
+	setLocs(v.ConnEnd[:], p.Points["client_conn"])
+	setLocs(v.CallEnd[:], p.Points["client_end"])
+	setLocs(v.MatchEnd[:], p.Points["mux_match"])
+
+	v.ReqLen = extent(0, v.ReqMethod, v.ReqUrl, v.ReqHeader, v.ReqHost, v.ReqRemote, v.ReqUri, v.ReqTls, v.ReqClen, v.ReqCtx)
+	v.W_first = min(v.W_status, v.W_written, v.W_wroteHeader)
+	v.W_len = extent(v.W_first, v.W_status, v.W_written, v.W_wroteHeader)
+	t := stdH2(p.Exe.GoVersion().Minor)
+	h := &v.H2
+	for range 2 {
+		h.RwRws, h.RwsStatus = o(t.field(t.rw, "rws")), o(t.field(t.rws, "status"))
+		h.RwsWroteHeader, h.RwsWroteBytes = o(t.field(t.rws, "wroteHeader")), o(t.field(t.rws, "wroteBytes"))
+		h.Creq.Method, h.Creq.Url = o(t.field(t.creq, "Method")), o(t.field(t.creq, "URL"))
+		h.Creq.Ctx, h.Creq.Clen = o(t.field(t.creq, t.creqCtx)), o(t.field(t.creq, "ContentLength"))
+		h.Creq.Header, h.FrWbuf = o(t.field(t.creq, "Header")), o(t.field(t.fr, "wbuf"))
+		h.CcMaxList = o(t.field(t.cc, "peerMaxHeaderListSize"))
+		h.CresStatus, h.CresClen = o(t.field(t.cres, "StatusCode")), o(t.field(t.cres, "ContentLength"))
+		h.RwsStream, h.StreamId = o(t.field(t.rws, "stream")), o(t.field(t.st, "id"))
+		h.RwsConn, h.ScConn = o(t.field(t.rws, "conn")), o(t.field(t.sc, "conn"))
+		h.CsId, h.CsCc, h.CcTconn = o(t.field(t.cs, "ID")), o(t.field(t.cs, "cc")), o(t.field(t.cc, "tconn"))
+		t, h = &h2XNet, &v.Xh2
+	}
+	setLocs(v.H2.End[:], p.Points["h2_client_end"])
+	setLocs(v.Xh2.End[:], p.Points["x_client_end"])
+	return v
+}
+
+func flag(b bool) uint8 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// extent is how many bytes from first on hold two words at each of offs.
+func extent(first uint16, offs ...uint16) uint16 {
+	return slices.Max(offs) + 16 - first
+}
+
+// loc mirrors struct go_loc.
+type loc = struct {
+	_     structs.HostLayout
+	Off   int32
+	Stack uint8
+	Reg   uint8
+	Pad   uint16
+}
+
+func setLocs(dst []loc, at goexe.Point) {
+	for i := range min(len(dst), len(at.Results)) {
+		r := at.Results[i]
+		dst[i].Off, dst[i].Reg = r.Off, r.Reg
+		if r.Stack {
+			dst[i].Stack = 1
+		}
+	}
+}

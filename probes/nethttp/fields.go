@@ -1,0 +1,154 @@
+package nethttp
+
+import (
+	"fmt"
+
+	"github.com/tracer-agent/tracer-agent/internal/goexe"
+	"github.com/tracer-agent/tracer-agent/internal/probe"
+)
+
+func std(typ, name string) goexe.Field { return goexe.Field{Module: "std", Type: typ, Name: name} }
+
+func req(name string) goexe.Field   { return std("net/http.Request", name) }
+func res(name string) goexe.Field   { return std("net/http.Response", name) }
+func w(name string) goexe.Field     { return std("net/http.response", name) }
+func pconn(name string) goexe.Field { return std("net/http.persistConn", name) }
+func uri(name string) goexe.Field   { return std("net/url.URL", name) }
+
+// h2Types are the names of the HTTP/2 implementation's types: they differ between
+// the bundle in net/http (to Go 1.26), its own package (from 1.27), and
+// golang.org/x/net.
+type h2Types struct {
+	module                  string
+	rw, rws, creq, cres, cc string
+	st, sc, cs, fr          string // stream, serverConn, clientStream, Framer
+	creqCtx                 string // the request's context field
+}
+
+const xnet = "golang.org/x/net"
+
+var (
+	h2Bundle = h2Types{
+		module: "std", rw: "net/http.http2responseWriter", rws: "net/http.http2responseWriterState",
+		creq: "net/http.Request", cres: "net/http.Response", cc: "net/http.http2ClientConn", creqCtx: "ctx",
+		st: "net/http.http2stream", sc: "net/http.http2serverConn", cs: "net/http.http2clientStream",
+		fr: "net/http.http2Framer",
+	}
+	h2Internal = h2Types{
+		module: "std", rw: "net/http/internal/http2.responseWriter", rws: "net/http/internal/http2.responseWriterState",
+		creq: "net/http/internal/http2.ClientRequest", cres: "net/http/internal/http2.ClientResponse",
+		cc: "net/http/internal/http2.ClientConn", creqCtx: "Context",
+		st: "net/http/internal/http2.stream", sc: "net/http/internal/http2.serverConn",
+		cs: "net/http/internal/http2.clientStream", fr: "net/http/internal/http2.Framer",
+	}
+	h2XNet = h2Types{
+		module: xnet, rw: "golang.org/x/net/http2.responseWriter", rws: "golang.org/x/net/http2.responseWriterState",
+		creq: "net/http.Request", cres: "net/http.Response", cc: "golang.org/x/net/http2.ClientConn", creqCtx: "ctx",
+		st: "golang.org/x/net/http2.stream", sc: "golang.org/x/net/http2.serverConn",
+		cs: "golang.org/x/net/http2.clientStream", fr: "golang.org/x/net/http2.Framer",
+	}
+)
+
+func (t *h2Types) field(typ, name string) goexe.Field {
+	mod := t.module
+	if typ == "net/http.Request" || typ == "net/http.Response" {
+		mod = "std"
+	}
+	return goexe.Field{Module: mod, Type: typ, Name: name}
+}
+
+func (t *h2Types) fields() []goexe.Field {
+	return []goexe.Field{
+		t.field(t.rw, "rws"), t.field(t.rws, "status"), t.field(t.rws, "wroteHeader"), t.field(t.rws, "wroteBytes"),
+		t.field(t.creq, "Method"), t.field(t.creq, "URL"), t.field(t.creq, t.creqCtx), t.field(t.creq, "ContentLength"),
+		t.field(t.cres, "StatusCode"), t.field(t.cres, "ContentLength"),
+	}
+}
+
+// joinFields lead from a stream to its connection and number, at both ends.
+func (t *h2Types) joinFields() []goexe.Field {
+	return []goexe.Field{
+		t.field(t.rws, "stream"), t.field(t.rws, "conn"), t.field(t.st, "id"), t.field(t.sc, "conn"),
+		t.field(t.cs, "ID"), t.field(t.cs, "cc"), t.field(t.cc, "tconn"),
+	}
+}
+
+// stdH2 returns the names for the HTTP/2 that comes with the Go release.
+func stdH2(goMinor int) *h2Types {
+	if goMinor >= 27 {
+		return &h2Internal
+	}
+	return &h2Bundle
+}
+
+// serverFields and clientFields are what the HTTP/1 groups cannot do without.
+func serverFields() []goexe.Field {
+	return []goexe.Field{
+		req("Method"), req("URL"), req("ProtoMajor"), req("ProtoMinor"), req("Header"), req("Host"),
+		req("RemoteAddr"), req("RequestURI"), req("TLS"), req("ContentLength"), req("ctx"),
+		w("status"), w("written"), w("wroteHeader"),
+	}
+}
+
+func clientFields() []goexe.Field {
+	return []goexe.Field{
+		req("Method"), req("URL"), req("ctx"), req("ContentLength"),
+		res("StatusCode"), res("ContentLength"), res("ProtoMajor"), res("ProtoMinor"),
+		std("net/http.transportRequest", "Request"), pconn("conn"), pconn("alt"),
+		uri("Scheme"), uri("User"), uri("Host"), uri("Path"), uri("RawPath"), uri("RawQuery"),
+	}
+}
+
+// connFields lead from a request to the file descriptor of its connection.
+func connFields() []goexe.Field {
+	return []goexe.Field{
+		w("conn"), std("net/http.conn", "rwc"), std("crypto/tls.Conn", "conn"), std("net.conn", "fd"),
+		std("net.netFD", "pfd"), std("internal/poll.FD", "Sysfd"),
+	}
+}
+
+// writeFields lead to the buffer that an HTTP/1 request is written to.
+func writeFields() []goexe.Field {
+	return []goexe.Field{req("Header"), pconn("bw"), std("bufio.Writer", "buf"), std("bufio.Writer", "n")}
+}
+
+// writeFields lead to the frame that is about to be written.
+func (t *h2Types) writeFields() []goexe.Field {
+	return []goexe.Field{t.field(t.creq, "Header"), t.field(t.fr, "wbuf"), t.field(t.cc, "peerMaxHeaderListSize")}
+}
+
+// allFields is every field the probe can make use of.
+func allFields() []goexe.Field {
+	fs := append(serverFields(), clientFields()...)
+	fs = append(fs, req("pat"), req("Pattern"), std("net/http.pattern", "str"))
+	fs = append(fs, connFields()...)
+	fs = append(fs, writeFields()...)
+	for _, t := range []*h2Types{&h2Bundle, &h2Internal, &h2XNet} {
+		fs = append(fs, t.fields()...)
+		fs = append(fs, t.joinFields()...)
+		fs = append(fs, t.writeFields()...)
+	}
+	seen := map[goexe.Field]bool{}
+	uniq := fs[:0]
+	for _, f := range fs {
+		if !seen[f] {
+			seen[f] = true
+			uniq = append(uniq, f)
+		}
+	}
+	return uniq
+}
+
+// need returns an error that names the fields whose offsets are not known.
+func need(p *probe.Placed, fields []goexe.Field) error {
+	var missing []string
+	for _, f := range fields {
+		if p.Offset(f) == probe.OffNone {
+			missing = append(missing, f.String())
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("%w: offsets of %v are not known for %s", probe.ErrRefused, missing, p.Exe.GoVersion().Raw)
+	}
+	return nil
+}

@@ -1,0 +1,322 @@
+//go:build ignore
+//  SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+/*
+ * nethttp - server and client operations of Go's net/http, HTTP/1 and HTTP/2.
+ *
+ * Hooked: see server.h and client.h. Every program first looks its process up in
+ * tr_procs: probes sit on an inode, watched is a process. All state of an operation
+ * is one map entry keyed by goroutine id; it is emitted once, at the end.
+ *
+ * Lost by design: header values past 511 bytes (marked), headers past the 128th
+ * slot of the header map, requests that net/http itself refuses before dialling.
+ * Minimum kernel: 5.10. Maps: nh_server, nh_client, nh_exes, nh_errs; tr_*.
+ */
+#include <linux/bpf.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+
+#include "inject.h"
+
+/* func (sh serverHandler) ServeHTTP(rw ResponseWriter, req *Request)
+ * AX sh.srv, BX CX rw, DI req */
+SEC("uprobe")
+int nh_serve(struct pt_regs *ctx)
+{
+	return server_start(ctx, GO_ARG2(ctx), GO_ARG3(ctx), false);
+}
+
+/* func (sc *serverConn) runHandler(rw *responseWriter, req *http.Request, handler func(...))
+ * of golang.org/x/net/http2, whose handler need not be net/http's.
+ * AX sc, BX rw, CX req */
+SEC("uprobe")
+int nh_xrun(struct pt_regs *ctx)
+{
+	return server_start(ctx, GO_ARG1(ctx), GO_ARG2(ctx), true);
+}
+
+/* func (w *response) finishRequest()   AX w */
+SEC("uprobe")
+int nh_finish(struct pt_regs *ctx)
+{
+	struct tr_gokey key = {};
+	struct nh_exe *e;
+	struct tr_goexe *ge;
+	struct nh_op *op = server_op(&key, ctx, &e, &ge);
+
+	if (!op) {
+		server_finish_unsampled(&key);
+		return 0;
+	}
+	h1_result(op, e, GO_ARG0(ctx));
+	if (!op->ev.status)
+		op->ev.status = 200; /* finishRequest itself will write it */
+	server_finish(op, &key, e);
+	if (nh_entries - nh_forgotten > cfg_keep)
+		server_drop(&key);
+	return 0;
+}
+
+/* func (c *conn) serve(ctx context.Context).func1()   the deferred function */
+SEC("uprobe")
+int nh_conn_end(struct pt_regs *ctx)
+{
+	struct tr_gokey key = {};
+	struct nh_exe *e;
+	struct tr_goexe *ge;
+	struct nh_op *op = server_op(&key, ctx, &e, &ge);
+
+	if (op) {
+		h1_result(op, e, op->rw);
+		put_unwind(op, ge, GO_G(ctx));
+		server_finish(op, &key, e);
+	} else {
+		server_finish_unsampled(&key);
+	}
+	if (key.id)
+		server_drop(&key);
+	return 0;
+}
+
+/* the deferred function of (*http2serverConn).runHandler that calls handlerDone */
+SEC("uprobe")
+int nh_h2_end(struct pt_regs *ctx)
+{
+	return h2_finish(ctx, false);
+}
+
+SEC("uprobe")
+int nh_xh2_end(struct pt_regs *ctx)
+{
+	return h2_finish(ctx, true);
+}
+
+/* func (mux *ServeMux) findHandler(r *Request) (...)   Go 1.22+; BX r
+ * Only to find the request that carries the pattern when middleware copied it. */
+SEC("uprobe")
+int nh_mux(struct pt_regs *ctx)
+{
+	struct tr_gokey key = {};
+	struct nh_exe *e;
+	struct tr_goexe *ge;
+	struct nh_op *op = server_op(&key, ctx, &e, &ge);
+
+	if (!op || op->mux_req)
+		return 0;
+	op->mux_req = GO_ARG1(ctx);
+	op->ev.flags |= op->mux_req == op->req ? F_MUX_SAME : F_MUX_COPY;
+	return 0;
+}
+
+/* in func (mux *ServeMux) ServeHTTP, after
+ * func (mux *ServeMux) Handler(r *Request) (h Handler, pattern string); Go 1.18 to 1.21 */
+SEC("uprobe")
+int nh_match(struct pt_regs *ctx)
+{
+	struct tr_gokey key = {};
+	struct nh_exe *e;
+	struct tr_goexe *ge;
+	struct nh_op *op = server_op(&key, ctx, &e, &ge);
+
+	if (!op || op->ev.str[S_ROUTE].len || !go_loc_read(ctx, &e->match_end[0]))
+		return 0;
+	put_str(op, S_ROUTE, go_loc_read(ctx, &e->match_end[2]),
+		go_loc_read(ctx, &e->match_end[3]));
+	return 0;
+}
+
+/* func gopanic(e any)   AX BX e. Costs nothing until somebody panics. */
+SEC("uprobe")
+int nh_panic(struct pt_regs *ctx)
+{
+	struct tr_gokey key = {};
+	struct nh_exe *e;
+	struct tr_goexe *ge;
+	struct nh_op *op = server_op(&key, ctx, &e, &ge);
+
+	if (!op)
+		return 0;
+	op->ev.flags |= F_SAW_PANIC;
+	put_type(&op->ev.panic_type, ge, GO_ARG0(ctx));
+	op->ev.panic_raw[0] = op->ev.panic_raw[1] = 0;
+	bpf_probe_read_user(op->ev.panic_raw, sizeof(op->ev.panic_raw), (void *)GO_ARG1(ctx));
+	op->ev.str[S_PANIC_MSG].len = 0;
+	if (op->ev.panic_raw[1] && op->ev.panic_raw[1] < 4096)
+		put_str(op, S_PANIC_MSG, op->ev.panic_raw[0], op->ev.panic_raw[1]);
+	return 0;
+}
+
+/* func (t *Transport) getConn(treq *transportRequest, cm connectMethod) (*persistConn, error)
+ * AX t, BX treq */
+SEC("uprobe")
+int nh_get_conn(struct pt_regs *ctx)
+{
+	return client_start(ctx, CLIENT_H1);
+}
+
+/* in func (t *Transport) roundTrip(req *Request) (*Response, error), after getConn */
+SEC("uprobe")
+int nh_got_conn(struct pt_regs *ctx)
+{
+	struct tr_gokey key = {};
+	struct nh_exe *e;
+	struct tr_goexe *ge;
+	struct nh_op *op = client_op(&key, ctx, &e, &ge);
+	__u64 err, pc;
+
+	if (!op)
+		return 0;
+	err = go_loc_read(ctx, &e->conn_end[1]);
+	if (err) {
+		op->ev.flags |= F_CONN_ERROR;
+		put_error(op, ge, err, go_loc_read(ctx, &e->conn_end[2]));
+		client_finish(op, &key);
+		return 0;
+	}
+	pc = go_loc_read(ctx, &e->conn_end[0]);
+	if (!read_u64(pc + e->pc_alt)) { /* else HTTP/2, where a stream is announced */
+		announce(op, ge, e, pc + e->pc_conn, 0);
+		if (e->inject)
+			expect_write(op, &key, pc);
+	}
+	return 0;
+}
+
+/* in func (t *Transport) roundTrip, after (*persistConn).roundTrip or the HTTP/2 one */
+SEC("uprobe")
+int nh_call_end(struct pt_regs *ctx)
+{
+	struct tr_gokey key = {};
+	struct nh_exe *e;
+	struct tr_goexe *ge;
+	struct nh_op *op = client_op(&key, ctx, &e, &ge);
+	__u64 err, res;
+
+	if (!op)
+		return 0;
+	err = go_loc_read(ctx, &e->call_end[1]);
+	if (err) {
+		put_error(op, ge, err, go_loc_read(ctx, &e->call_end[2]));
+	} else {
+		res = go_loc_read(ctx, &e->call_end[0]);
+		op->ev.status = read_u32(res + e->res_status);
+		op->ev.resp_size = read_u64(res + e->res_clen);
+		op->ev.proto_major = read_u8(res + e->res_major);
+		op->ev.proto_minor = read_u8(res + e->res_minor);
+	}
+	client_finish(op, &key);
+	return 0;
+}
+
+/* func (cc *ClientConn) roundTrip(req, ...)   AX cc, BX req */
+SEC("uprobe")
+int nh_h2_call(struct pt_regs *ctx)
+{
+	return client_start(ctx, CLIENT_H2);
+}
+
+/* in func (t *Transport) RoundTripOpt, after (*ClientConn).RoundTrip */
+SEC("uprobe")
+int nh_h2_call_end(struct pt_regs *ctx)
+{
+	return h2_client_end(ctx, false);
+}
+
+/* func (r *Request) write(w io.Writer, usingProxy bool, extraHeaders Header,
+ * waitForContinue func() bool) error   AX r; runs in the connection's writeLoop */
+SEC("uprobe")
+int nh_write(struct pt_regs *ctx)
+{
+	struct tr_gokey key = {};
+	struct tr_proc *proc = watched(&key);
+	struct tr_goexe *ge;
+	__u64 *goid, caller;
+
+	if (!proc)
+		return 0;
+	ge = bpf_map_lookup_elem(&tr_goexes, &proc->exe_id);
+	if (!ge)
+		return 0;
+	key.id = GO_ARG0(ctx);
+	goid = bpf_map_lookup_elem(&nh_reqs, &key);
+	if (!goid)
+		return 0;
+	caller = *goid;
+	bpf_map_delete_elem(&nh_reqs, &key);
+	key.id = read_u64(GO_G(ctx) + ge->g_goid);
+	bpf_map_update_elem(&nh_writers, &key, &caller, BPF_ANY);
+	return 0;
+}
+
+/* in (*Request).write, at the call of
+ * func (h Header) writeSubset(w io.Writer, exclude map[string]bool, trace *ClientTrace) error
+ * AX h, BX CX w */
+SEC("uprobe")
+int nh_write_h1(struct pt_regs *ctx)
+{
+	struct tr_gokey key = {};
+	struct tr_proc *proc = watched(&key);
+	struct tr_goexe *ge;
+	struct nh_op *op;
+
+	if (!proc)
+		return 0;
+	ge = bpf_map_lookup_elem(&tr_goexes, &proc->exe_id);
+	if (!ge)
+		return 0;
+	key.id = read_u64(GO_G(ctx) + ge->g_goid);
+	op = writer_op(&key, GO_ARG0(ctx));
+	if (op)
+		h1_inject(op, ge, GO_ARG2(ctx));
+	return 0;
+}
+
+/* in func (f *Framer) WriteHeaders(p HeadersFrameParam) error, at the call of
+ * func (f *Framer) endWrite() error   AX f */
+SEC("uprobe")
+int nh_write_h2(struct pt_regs *ctx)
+{
+	return h2_write(ctx, false);
+}
+
+SEC("uprobe")
+int nh_write_xh2(struct pt_regs *ctx)
+{
+	return h2_write(ctx, true);
+}
+
+/* func (cs *clientStream) encodeAndWriteHeaders(req) error   AX cs, BX req */
+SEC("uprobe")
+int nh_h2_stream(struct pt_regs *ctx)
+{
+	return h2_client_stream(ctx, false);
+}
+
+SEC("uprobe")
+int nh_xh2_stream(struct pt_regs *ctx)
+{
+	return h2_client_stream(ctx, true);
+}
+
+SEC("uprobe")
+int nh_xh2_call(struct pt_regs *ctx)
+{
+	return client_start(ctx, CLIENT_XH2);
+}
+
+SEC("uprobe")
+int nh_xh2_call_end(struct pt_regs *ctx)
+{
+	return h2_client_end(ctx, true);
+}
+
+char LICENSE[] SEC("license") = "GPL";
+
+/* Keep the enums that user space shares in the object's BTF. */
+const enum nethttp_event_type *keep_type __attribute__((unused));
+const enum nh_flag *keep_flag __attribute__((unused));
+const enum nh_str *keep_str __attribute__((unused));
+const enum nh_check *keep_check __attribute__((unused));
+const enum nh_prop *keep_prop __attribute__((unused));
+const enum lost_place *keep_place __attribute__((unused));

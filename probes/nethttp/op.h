@@ -1,0 +1,455 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * op.h - one HTTP operation in flight, server or client. The map value is the
+ * record: it is filled in place at the start, completed at the end and copied
+ * to the ring buffer once. It is also the scratch space: a uprobe program can be
+ * preempted, so neither a big stack nor per-CPU memory is safe, while a
+ * goroutine's own entry is touched by nobody else.
+ */
+#ifndef NH_OP_H
+#define NH_OP_H
+
+#include "../../bpf/lib/conn.h"
+#include "../../bpf/lib/event.h"
+#include "../../bpf/lib/headers.h"
+#include "../../bpf/lib/tracectx.h"
+
+#define TAIL_MAX   1536 /* bytes of strings in one record */
+#define STR_MAX    511  /* bytes of one string; longer ones are cut and marked */
+#define ERR_LEVELS 5
+#define REQ_MAX    512 /* bytes of http.Request that are read */
+
+const volatile __u16 probe_id = 1;
+
+enum nethttp_event_type {
+	NH_SERVER = 1,
+	NH_CLIENT = 2,
+	NH_UNSANE = 3, /* head only: str[0].len holds what failed, enum nh_check */
+};
+
+enum nh_check {
+	CHECK_G = 1,       /* g.m.curg does not lead back to g */
+	CHECK_METHOD = 2,  /* request method is not a token */
+	CHECK_URL = 3,     /* no URL */
+	CHECK_CONTEXT = 4, /* no context */
+};
+
+enum nh_flag {
+	F_REMOTE_PARENT = 1 << 0,
+	F_PANIC = 1 << 1,    /* ended by a panic that nobody recovered */
+	F_GOEXIT = 1 << 2,   /* ended by runtime.Goexit */
+	F_HIJACKED = 1 << 3, /* the handler took the connection over */
+	F_ERROR = 1 << 4,    /* client: err[] holds the error */
+	F_TLS = 1 << 5,
+	F_H2 = 1 << 6,
+	F_USERINFO = 1 << 7,   /* the URL has a user part; it is not read */
+	F_CUT = 1 << 8,        /* some string was longer than STR_MAX */
+	F_TAIL_FULL = 1 << 9,  /* some string did not fit in the record */
+	F_SAW_PANIC = 1 << 10, /* str PANIC_MSG / panic_type are set */
+	F_WROTE_HEADER = 1 << 11,
+	F_CONN_ERROR = 1 << 12, /* client: no connection was had */
+	F_MUX_COPY = 1 << 13,   /* ServeMux saw a copy of the request */
+	F_MUX_SAME = 1 << 14,   /* ServeMux saw the request itself */
+	F_JOINED = 1 << 16,     /* server: the parent was found by connection */
+	F_RAW_PATH = 1 << 15,   /* client: the path is given as it is encoded */
+};
+
+/* Strings of a record, in str[]. */
+enum nh_str {
+	S_METHOD = 0,
+	S_URI,  /* server: RequestURI; client: URL.Path, or URL.RawPath (F_RAW_PATH) */
+	S_HOST, /* server: Request.Host; client: URL.Host */
+	S_PEER, /* server: RemoteAddr */
+	S_ROUTE,
+	S_SCHEME, /* client */
+	S_QUERY,  /* client */
+	S_PANIC_MSG,
+	S_ERR_MSG,
+	S_USER_AGENT, /* from here on: request headers, values of tr_hdrs */
+	S_TRACEPARENT,
+	S_TRACESTATE,
+	S_FORWARDED_FOR,
+	S_FORWARDED,
+	S_CAPTURE0, /* configured ones */
+	S_COUNT = S_CAPTURE0 + 6,
+};
+_Static_assert(S_COUNT <= MAX_HDR_SLOTS, "a header's slot is its string number");
+
+struct nh_span {
+	__u16 off, len; /* in tail */
+};
+
+struct nh_err {
+	__s32 type_name; /* nameOff of the dynamic type */
+	__u8 tflag;      /* of the type: bit 1 = name has an extra star */
+	__u8 pad[3];
+};
+
+struct nethttp_event {
+	struct event_hdr hdr;
+	__u64 trace_id[2];
+	__u64 span_id;
+	__u64 parent_id;
+	__u64 start_ns; /* CLOCK_MONOTONIC */
+	__u64 end_ns;
+	__u64 goid;
+	__s64 req_size; /* -1 unknown */
+	__s64 resp_size;
+	__s32 status; /* 0 none */
+	__u32 flags;
+	__u8 trace_flags;
+	__u8 proto_major;
+	__u8 proto_minor;
+	__u8 n_err;
+	__u8 peer_ip_len; /* 0, 4 or 16 */
+	__u8 pad0[3];
+	__u8 peer_ip[16];
+	__u32 peer_port;
+	__u32 tail_len;
+	struct nh_err err[ERR_LEVELS];
+	__u64 err_raw[2]; /* first words of the innermost error's value */
+	struct nh_err panic_type;
+	__u64 panic_raw[2];
+	struct nh_span str[S_COUNT];
+	__u8 tail[TAIL_MAX + STR_MAX + 1];
+};
+
+/* The map's value: the record, then what is private to the programs. */
+struct nh_op {
+	struct nethttp_event ev;
+	__u64 req;        /* *http.Request */
+	__u64 rw;         /* the ResponseWriter's data pointer */
+	__u64 mux_req;    /* the request that ServeMux routed */
+	__u64 uri_ptr;    /* RequestURI's bytes: tells a copy of this request */
+	__u64 conn;       /* client: *persistConn or *ClientConn */
+	__u64 h2req;      /* client: the request that HTTP/2 was given */
+	__u64 hdr;        /* client: the request's header map */
+	__u64 bias;       /* load bias of the process */
+	__u64 g;          /* client: the calling goroutine's g */
+	__u64 ctx;        /* data pointer of the request's context.Context */
+	__u32 parent_len; /* of the traceparent header, 0 = none */
+	__u16 open;       /* 0: the entry waits for the goroutine's next request */
+	__u8 xnet;        /* server: HTTP/2 is golang.org/x/net's */
+	__u8 own_header;  /* client: the program set a traceparent itself */
+	__u32 expected;   /* client: in nh_reqs */
+	__u32 pad1;
+	struct hdr_scan scan;
+	/* scratch from here on: not cleared */
+	struct go_str s;
+	struct conn_sock c;
+	__u8 tp[80]; /* a traceparent header as it was read, or as it is written */
+	struct traceparent parent;
+	__u8 obj[REQ_MAX + 16]; /* a copy of the request structure, or the response's */
+};
+
+/* Where a client request keeps what is read of it: *http.Request, or for HTTP/2
+ * from Go 1.27 on *internal/http2.ClientRequest. */
+struct nh_creq {
+	__u16 method, url, ctx, clen, header;
+};
+
+/* Offsets of one kind of HTTP/2 server and client (bundled or golang.org/x/net). */
+struct nh_h2 {
+	__u16 rw_rws;
+	__u16 rws_status;
+	__u16 rws_wrote_header;
+	__u16 rws_wrote_bytes;
+	struct nh_creq creq;
+	__u16 cres_status;
+	__u16 cres_clen;
+	__u16 cc_tconn;
+	__u16 rws_stream, stream_id, rws_conn, sc_conn; /* server */
+	__u16 cs_id, cs_cc, cc_max_list;                /* client */
+	__u16 fr_wbuf;                                  /* Framer.wbuf */
+	__u16 pad;
+	struct go_loc end[3]; /* response, error type, error data */
+};
+
+/* Everything the programs must know of one executable; written by user space. */
+struct nh_exe {
+	__u8 server_sane, client_sane; /* set here */
+	__u8 h2_end, xh2_end;          /* 1: the end of such a server request is seen */
+	__u16 req_method, req_url, req_major, req_minor, req_header, req_host;
+	__u16 req_remote, req_uri, req_tls, req_clen, req_ctx;
+	__u16 req_pat, req_pattern; /* OFF_NONE before 1.22 / 1.23 */
+	__u16 pat_str;
+	__u16 req_len;        /* how much of the structure holds what is wanted */
+	__u16 w_first, w_len; /* the same of http.response */
+	__u16 w_status, w_written, w_wrote_header;
+	struct nh_creq creq;
+	__u16 res_status, res_clen, res_major, res_minor;
+	__u16 treq_req;
+	__u16 pc_conn, pc_alt, pc_bw;
+	__u16 bw_buf, bw_n; /* bufio.Writer */
+	__u16 url_scheme, url_user, url_host, url_path, url_raw_path, url_query;
+	__u16 w_conn, hc_rwc;              /* response.conn, conn.rwc */
+	__u16 tls_conn, conn_fd, fd_sysfd; /* tls.Conn.conn, net.conn.fd, netFD.pfd.Sysfd */
+	__u8 join;                         /* 1: connections are joined */
+	__u8 inject;                       /* 1: headers are written */
+	__s32 tcp_name, tls_name;          /* nameOff of *net.TCPConn, *tls.Conn; 0 = not there */
+	__u64 tcp_itab, tls_itab;          /* link-time, once seen; set here */
+	struct go_loc conn_end[3];         /* pconn, error type, error data */
+	struct go_loc call_end[3];         /* response, error type, error data */
+	struct go_loc match_end[4];        /* handler type, data, pattern pointer, length */
+	struct nh_h2 h2, xh2;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_EXES);
+	__type(key, __u32);
+	__type(value, struct nh_exe);
+} nh_exes SEC(".maps");
+
+/* Operations in flight. Key: tgid, goid. Inserted at the start; deleted at the
+ * end, by the agent when the process exits, and when found to be abandoned. A server
+ * connection's entry may be kept for its next request. Not LRU: a full map refuses
+ * the newest, and counts it. User space sets the size. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct tr_gokey);
+	__type(value, struct nh_op);
+} nh_server SEC(".maps"), nh_client SEC(".maps");
+
+/* Entries that programs inserted in nh_server less those they deleted, and those
+ * that user space deleted. Past cfg_keep none is kept for a next request. */
+__u64 nh_entries = 0;
+volatile __u64 nh_forgotten = 0;
+const volatile __u64 cfg_keep = 2048;
+
+/* The template of new entries. */
+const struct nh_op nh_zero = {};
+
+/* Requests that wait to be written. Key: tgid, *http.Request (HTTP/1); or tgid, goid
+ * of the goroutine that is about to write the request's headers. Value: goid of the
+ * operation in nh_client. Deleted when the header is written and at the end; LRU. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct tr_gokey);
+	__type(value, __u64);
+} nh_reqs SEC(".maps"), nh_writers SEC(".maps");
+
+/* What became of each attempt to hand on a trace. */
+enum nh_prop {
+	PROP_JOIN_SAID = 0, /* client: announced by connection */
+	PROP_JOIN_UNKNOWN,  /* client: the connection is of no known type */
+	PROP_JOINED,        /* server: found by connection */
+	PROP_WRITTEN,       /* client: header written */
+	PROP_KEPT,          /* client: the program's own traceparent was kept */
+	PROP_UNPROVEN,      /* client: too many headers to prove that there is none */
+	PROP_NO_ROOM,       /* client: no room in the buffer */
+	PROP_UNKNOWN,       /* client: the buffer does not look as expected */
+	PROP_FAILED,        /* client: the write was refused */
+	PROP_COUNT,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PROP_COUNT);
+	__type(key, __u32);
+	__type(value, __u64);
+} nh_props SEC(".maps");
+
+static __always_inline void count_prop(__u32 what)
+{
+	__u64 *n = bpf_map_lookup_elem(&nh_props, &what);
+
+	if (n)
+		__sync_fetch_and_add(n, 1);
+}
+
+/* How an error type holds the error it wraps. Key: executable, nameOff of the
+ * type; value: offset of the inner error interface. Filled by user space. */
+struct nh_errkey {
+	__u32 exe_id;
+	__s32 type_name;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct nh_errkey);
+	__type(value, __u32);
+} nh_errs SEC(".maps");
+
+/* Append len bytes at ptr of the target to the tail as string i. */
+static __noinline int put_str(struct nh_op *op, __u32 i, __u64 ptr, __u64 len)
+{
+	__u32 off = op->ev.tail_len, n = len;
+
+	if (!ptr || !len || i >= S_COUNT)
+		return 0;
+	if (len > STR_MAX) {
+		n = STR_MAX;
+		op->ev.flags |= F_CUT;
+	}
+	if (off > TAIL_MAX - 1) {
+		op->ev.flags |= F_TAIL_FULL;
+		return 0;
+	}
+	/* verifier(all): bounds in a form it keeps through spills */
+	asm volatile("%0 &= 511" : "+r"(n));
+	asm volatile("if %0 <= 1535 goto +1; %0 = 0" : "+r"(off));
+	_Static_assert(STR_MAX == 511 && TAIL_MAX == 1536, "masks above");
+	if (bpf_probe_read_user(&op->ev.tail[off], n, (void *)ptr)) {
+		if (i != S_ERR_MSG && i != S_PANIC_MSG)
+			count_lost(probe_id, LOST_READ);
+		return 0;
+	}
+	op->ev.str[i].off = off;
+	op->ev.str[i].len = n;
+	op->ev.tail_len = off + n;
+	return 0;
+}
+
+/* Append the Go string whose header is in the copied structure at off. */
+static __always_inline void put_field(struct nh_op *op, __u32 i, __u16 off)
+{
+	struct go_str *v = (struct go_str *)&op->obj[off & (REQ_MAX - 1)];
+
+	put_str(op, i, v->ptr, v->len);
+}
+
+static __always_inline __u64 obj_u64(struct nh_op *op, __u16 off)
+{
+	return *(__u64 *)&op->obj[off & (REQ_MAX - 1)];
+}
+
+/* Append the Go string whose header is at addr. */
+static __always_inline void put_gostr(struct nh_op *op, __u32 i, __u64 addr)
+{
+	op->s.ptr = op->s.len = 0;
+	bpf_probe_read_user(&op->s, sizeof(op->s), (void *)addr);
+	put_str(op, i, op->s.ptr, op->s.len);
+}
+
+static __always_inline void emit(struct nh_op *op, __u8 type)
+{
+	__u32 tail = op->ev.tail_len;
+
+	/* verifier(all): as above; put_str keeps tail_len below TAIL_MAX + STR_MAX */
+	asm volatile("if %0 <= 2047 goto +1; %0 = 0" : "+r"(tail));
+	_Static_assert(TAIL_MAX + STR_MAX == 2047, "bound above");
+	tail += __builtin_offsetof(struct nethttp_event, tail);
+	op->ev.hdr.type = type;
+	op->ev.hdr.len = tail;
+	if (event_output(&op->ev, tail))
+		count_lost(probe_id, LOST_RING_FULL);
+}
+
+/* Begin an operation in the entry that is there, or in a new one (NULL and counted
+ * when the map is full), with its head filled. */
+static __noinline struct nh_op *op_new(void *map, struct tr_gokey *key, struct tr_proc *proc,
+				       struct nh_op *op)
+{
+	if (op) {
+		__builtin_memset(&op->ev, 0, __builtin_offsetof(struct nethttp_event, tail));
+		__builtin_memset(&op->req, 0,
+				 __builtin_offsetof(struct nh_op, scan) -
+					 __builtin_offsetof(struct nh_op, req));
+		__builtin_memset(&op->scan, 0, __builtin_offsetof(struct hdr_scan, word));
+		op->scan.copy[(8 + SLOTS_SIZE) / 8] = 0;
+		__builtin_memset(op->scan.at, 0, S_COUNT * sizeof(op->scan.at[0]));
+	} else {
+		if (bpf_map_update_elem(map, key, &nh_zero, BPF_ANY)) {
+			count_lost(probe_id, LOST_MAP_FULL);
+			return NULL;
+		}
+		op = bpf_map_lookup_elem(map, key);
+		if (!op)
+			return NULL;
+		if (map == &nh_server)
+			__sync_fetch_and_add(&nh_entries, 1);
+	}
+	op->ev.hdr.probe_id = probe_id;
+	op->ev.hdr.tgid = key->tgid;
+	op->ev.hdr.exe_id = proc->exe_id;
+	op->ev.hdr.proc_start_ns = proc->start_ns;
+	op->ev.goid = key->id;
+	op->ev.start_ns = bpf_ktime_get_ns();
+	op->bias = proc->bias;
+	op->open = 1;
+	return op;
+}
+
+/* The executable looks unlike what the offsets say: tell user space, which
+ * refuses it. No span comes of this call. */
+static __always_inline void unsane(struct nh_op *op, enum nh_check what)
+{
+	op->ev.status = what;
+	op->ev.tail_len = 0;
+	count_lost(probe_id, LOST_UNSANE);
+	emit(op, NH_UNSANE);
+}
+
+static __always_inline void put_type(struct nh_err *e, struct tr_goexe *ge, __u64 type)
+{
+	e->type_name = read_u32(type + ge->type_str);
+	e->tflag = read_u8(type + 20); /* abi.Type.TFlag: the same in Go 1.18 to 1.27 */
+}
+
+/* Record a chain of errors from the words itab, data of an error interface. The
+ * dynamic type is the second word of an itab (abi.ITab). */
+static __noinline int put_error(struct nh_op *op, struct tr_goexe *ge, __u64 itab, __u64 data)
+{
+	struct nh_errkey key = { .exe_id = op->ev.hdr.exe_id };
+
+	op->ev.flags |= F_ERROR;
+	for (int i = 0; i < ERR_LEVELS; i++) {
+		if (!itab)
+			break;
+		put_type(&op->ev.err[i], ge, read_u64(itab + 8));
+		op->ev.n_err = i + 1;
+		key.type_name = op->ev.err[i].type_name;
+		__u32 *inner = bpf_map_lookup_elem(&nh_errs, &key);
+		if (!inner)
+			break;
+		__u64 at = data + *inner;
+
+		itab = read_u64(at);
+		data = read_u64(at + 8);
+	}
+	bpf_probe_read_user(op->ev.err_raw, sizeof(op->ev.err_raw), (void *)data);
+	/* a guess: only user space knows whether the type begins with a string */
+	if (op->ev.err_raw[0] > 4095 && op->ev.err_raw[1] && op->ev.err_raw[1] < 512)
+		put_str(op, S_ERR_MSG, op->ev.err_raw[0], op->ev.err_raw[1]);
+	return 0;
+}
+
+/* Whether an itab is of the type with that name; the first one found is kept. */
+static __always_inline bool itab_is(struct nh_op *op, struct tr_goexe *ge, __u64 itab, __s32 name,
+				    __u64 *known)
+{
+	if (!itab || !name)
+		return false;
+	if (*known)
+		return itab - op->bias == *known;
+	if ((__s32)read_u32(read_u64(itab + 8) + ge->type_str) != name)
+		return false;
+	*known = itab - op->bias;
+	return true;
+}
+
+/* The file descriptor of the net.Conn at addr: a *net.TCPConn, or a *tls.Conn over
+ * one. -1 for any other type: what is not known is not touched. */
+static __noinline int fd_of_conn(struct nh_op *op, struct tr_goexe *ge, struct nh_exe *e,
+				 __u64 addr)
+{
+	struct go_str *iface = &op->s; /* itab, data */
+
+	op->c.val.tls = 0;
+	if (bpf_probe_read_user(iface, sizeof(*iface), (void *)addr))
+		return -1;
+	if (itab_is(op, ge, iface->ptr, e->tls_name, &e->tls_itab)) {
+		op->c.val.tls = 1;
+		if (bpf_probe_read_user(iface, sizeof(*iface), (void *)(iface->len + e->tls_conn)))
+			return -1;
+	}
+	if (!itab_is(op, ge, iface->ptr, e->tcp_name, &e->tcp_itab))
+		return -1;
+	return read_u32(read_u64(iface->len + e->conn_fd) + e->fd_sysfd);
+}
+
+#endif

@@ -1,0 +1,218 @@
+package nethttp
+
+import (
+	_ "embed"
+	"fmt"
+	"strings"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/tracer-agent/tracer-agent/internal/offsets"
+	"github.com/tracer-agent/tracer-agent/internal/probe"
+)
+
+// ID marks this probe's records.
+const ID probe.ID = 1
+
+//go:embed offsets.json
+var offsetsJSON []byte
+
+// Point groups.
+const (
+	groupServer   = "server"
+	groupClient   = "client"
+	groupH2Server = "http2-server"
+	groupH2Client = "http2-client"
+	groupXServer  = "x-http2-server"
+	groupXClient  = "x-http2-client"
+	groupWrite    = "write"
+	groupH2Write  = "http2-write"
+	groupXWrite   = "x-http2-write"
+)
+
+// pointMux is attached only until it has shown that it is not needed: see decode.go.
+const pointMux = "mux"
+
+// Config is what a user may set.
+type Config struct {
+	// CaptureHeaders are further request headers to record, at most MaxCapture.
+	CaptureHeaders []string
+	// Join links client and server spans by connection.
+	Join bool
+	// Redact hides secret values in URLs.
+	Redact Redactor
+}
+
+// Redactor hides secrets in URLs.
+type Redactor interface {
+	Query(raw string) string
+	URL(raw string) string
+}
+
+// New returns the probe.
+func New(cfg Config) (*probe.Spec, error) {
+	hdrs, err := wantedHeaders(cfg.CaptureHeaders)
+	if err != nil {
+		return nil, err
+	}
+	rules, err := headerRules(hdrs)
+	if err != nil {
+		return nil, err
+	}
+	return &probe.Spec{
+		ID:       ID,
+		Name:     "nethttp",
+		Doc:      "net/http servers and clients, HTTP/1 and HTTP/2",
+		Points:   points(),
+		Groups:   groups(),
+		Fields:   allFields(),
+		Table:    func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
+		Load:     loadBpf,
+		InFlight: []probe.InFlight{{Map: "nh_server", Forgotten: "nh_forgotten"}, {Map: "nh_client"}},
+		Prepare: func(cs *ebpf.CollectionSpec) error {
+			if err := cs.Variables["cfg_keep"].Set(uint64(cs.Maps["nh_server"].MaxEntries / 2)); err != nil {
+				return fmt.Errorf("set cfg_keep: %w", err)
+			}
+			if err := cs.Variables["cfg_hdrs"].Set(rules); err != nil {
+				return fmt.Errorf("set cfg_hdrs: %w", err)
+			}
+			return nil
+		},
+		DetachExe: func(c *ebpf.Collection, id uint32) { dropWrappers(c.Maps["nh_errs"], id) },
+		Counters:  propagation(),
+		Propagation: func(p *probe.Placed) string {
+			var modes []string
+			if p.Groups[groupWrite] || p.Groups[groupH2Write] || p.Groups[groupXWrite] {
+				modes = append(modes, "memory")
+			}
+			if cfg.Join && need(p, connFields()) == nil {
+				modes = append(modes, "join")
+			}
+			if len(modes) == 0 {
+				return "off"
+			}
+			return strings.Join(modes, ",")
+		},
+		AttachExe:  func(c *ebpf.Collection, p *probe.Placed) error { return attachExe(c, p, cfg.Join) },
+		NewDecoder: func(env probe.DecoderEnv) probe.Decoder { return newDecoder(env, cfg, hdrs) },
+	}, nil
+}
+
+func groups() []probe.Group {
+	return []probe.Group{
+		{Name: groupServer, What: "HTTP/1 server requests",
+			Check: func(p *probe.Placed) error { return need(p, serverFields()) }},
+		{Name: groupClient, What: "HTTP/1 client calls",
+			Check: func(p *probe.Placed) error { return need(p, clientFields()) }},
+		{Name: groupH2Server, What: "HTTP/2 server requests", Check: checkH2},
+		{Name: groupH2Client, What: "HTTP/2 client calls", Check: checkH2},
+		{Name: groupXServer, What: "golang.org/x/net/http2 server requests", Check: checkXH2},
+		{Name: groupXClient, What: "golang.org/x/net/http2 client calls", Check: checkXH2},
+		{Name: groupWrite, What: "traceparent written into HTTP/1 requests", Check: checkWrite},
+		{Name: groupH2Write, What: "traceparent written into HTTP/2 requests", Check: checkH2Write},
+		{Name: groupXWrite, What: "traceparent written into golang.org/x/net/http2 requests", Check: checkXH2Write},
+	}
+}
+
+func checkWrite(p *probe.Placed) error { return need(p, writeFields()) }
+func checkH2Write(p *probe.Placed) error {
+	return need(p, stdH2(p.Exe.GoVersion().Minor).writeFields())
+}
+func checkXH2Write(p *probe.Placed) error { return need(p, h2XNet.writeFields()) }
+
+func checkH2(p *probe.Placed) error  { return need(p, stdH2(p.Exe.GoVersion().Minor).fields()) }
+func checkXH2(p *probe.Placed) error { return need(p, h2XNet.fields()) }
+
+// points lists starts before ends: the manager attaches from the last to the first.
+func points() []probe.Point {
+	const (
+		b = "net/http.(*http2"
+		i = "net/http/internal/http2.(*"
+		x = "golang.org/x/net/http2.(*"
+	)
+	entry := func(funcs ...string) probe.Site { return probe.Site{Kind: probe.Entry, Funcs: funcs} }
+	after := func(results int, fn []string, callees ...string) probe.Site {
+		return probe.Site{Kind: probe.AfterCall, Funcs: fn, Callees: callees, Results: results}
+	}
+	call := func(callee string, funcs ...string) probe.Site {
+		return probe.Site{Kind: probe.CallSite, Funcs: funcs, Callees: []string{callee}}
+	}
+	roundTrip := []string{"net/http.(*Transport).roundTrip"}
+	return []probe.Point{
+		{Name: "server_start", Program: "nh_serve", Group: groupServer,
+			Site: entry("net/http.serverHandler.ServeHTTP")},
+		{Name: "server_end", Program: "nh_finish", Group: groupServer,
+			Site: entry("net/http.(*response).finishRequest")},
+		{Name: "conn_end", Program: "nh_conn_end", Group: groupServer,
+			Site: entry("net/http.(*conn).serve.func1")},
+		{Name: pointMux, Program: "nh_mux", Group: groupServer, MinGo: 22, Optional: true,
+			Site: entry("net/http.(*ServeMux).findHandler"),
+			Lost: "http.route where middleware copies the request before ServeMux"},
+		{Name: "mux_match", Program: "nh_match", Group: groupServer, MaxGo: 21, Optional: true,
+			Site: after(4, []string{"net/http.(*ServeMux).ServeHTTP"}, "net/http.(*ServeMux).Handler"),
+			Lost: "http.route"},
+		{Name: "panic", Program: "nh_panic", Group: groupServer, Optional: true,
+			Site: entry("runtime.gopanic"), Lost: "type and message of panics"},
+
+		{Name: "client_start", Program: "nh_get_conn", Group: groupClient,
+			Site: probe.Site{Kind: probe.Entry, Funcs: []string{"net/http.(*Transport).getConn"}, Args: 2}},
+		{Name: "client_conn", Program: "nh_got_conn", Group: groupClient,
+			Site: after(3, roundTrip, "net/http.(*Transport).getConn")},
+		{Name: "client_end", Program: "nh_call_end", Group: groupClient,
+			Site: after(3, roundTrip, "net/http.(*persistConn).roundTrip")},
+
+		{Name: "h2_server_end", Program: "nh_h2_end", Group: groupH2Server,
+			Site: probe.Site{Kind: probe.Entry,
+				Funcs:   []string{b + "serverConn).runHandler", i + "serverConn).runHandler"},
+				Callees: []string{b + "responseWriter).handlerDone", i + "responseWriter).handlerDone"}}},
+		{Name: "h2_client_start", Program: "nh_h2_call", Group: groupH2Client,
+			Site: entry(b+"ClientConn).roundTrip", i+"ClientConn).roundTrip", b+"ClientConn).RoundTrip")},
+		{Name: "h2_client_stream", Program: "nh_h2_stream", Group: groupH2Client, Optional: true, MinGo: 21,
+			Site: entry(b+"clientStream).encodeAndWriteHeaders", i+"clientStream).encodeAndWriteHeaders"),
+			Lost: "joining of HTTP/2 calls with their server"},
+		{Name: "h2_client_end", Program: "nh_h2_call_end", Group: groupH2Client,
+			Site: after(3, []string{b + "Transport).RoundTripOpt", i + "Transport).RoundTripOpt"},
+				b+"ClientConn).RoundTrip", b+"ClientConn).roundTrip",
+				i+"ClientConn).RoundTrip", i+"ClientConn).roundTrip")},
+
+		{Name: "x_server_start", Program: "nh_xrun", Group: groupXServer, Site: entry(x + "serverConn).runHandler")},
+		{Name: "x_server_end", Program: "nh_xh2_end", Group: groupXServer,
+			Site: probe.Site{Kind: probe.Entry, Funcs: []string{x + "serverConn).runHandler"},
+				Callees: []string{x + "responseWriter).handlerDone"}}},
+		{Name: "x_client_start", Program: "nh_xh2_call", Group: groupXClient,
+			Site: entry(x+"ClientConn).roundTrip", x+"ClientConn).RoundTrip")},
+		{Name: "x_client_stream", Program: "nh_xh2_stream", Group: groupXClient, Optional: true, MinGo: 21,
+			Site: entry(x + "clientStream).encodeAndWriteHeaders"),
+			Lost: "joining of HTTP/2 calls with their server"},
+		{Name: "x_client_end", Program: "nh_xh2_call_end", Group: groupXClient,
+			Site: after(3, []string{x + "Transport).roundTripViaPool", x + "Transport).RoundTripOpt"}, x+"ClientConn).RoundTrip", x+"ClientConn).roundTrip")},
+
+		{Name: "write_start", Program: "nh_write", Group: groupWrite, Site: entry("net/http.(*Request).write")},
+		{Name: "write_header", Program: "nh_write_h1", Group: groupWrite, Writes: true,
+			Site: call("net/http.Header.writeSubset", "net/http.(*Request).write")},
+		// One call is for the request's own headers, the other for net/http's extra ones;
+		// the program knows them by the header map.
+		{Name: "write_header_2", Program: "nh_write_h1", Group: groupWrite, Writes: true, Optional: true,
+			Site: probe.Site{Kind: probe.CallSite, Funcs: []string{"net/http.(*Request).write"},
+				Callees: []string{"net/http.Header.writeSubset"}, Nth: 1},
+			Lost: "nothing, where there is but one call"},
+		{Name: "h2_write_header", Program: "nh_write_h2", Group: groupH2Write, Writes: true,
+			Site: probe.Site{Kind: probe.CallSite, Funcs: []string{b + "Framer).WriteHeaders", i + "Framer).WriteHeaders"},
+				Callees: []string{b + "Framer).endWrite", i + "Framer).endWrite"}}},
+		{Name: "x_write_header", Program: "nh_write_xh2", Group: groupXWrite, Writes: true,
+			Site: call(x+"Framer).endWrite", x+"Framer).WriteHeaders")},
+	}
+}
+
+// propagation describes nh_props, by enum nh_prop.
+func propagation() *probe.Counters {
+	return &probe.Counters{
+		Map: "nh_props", Metric: "tracer_agent_propagation_total",
+		Help: "Attempts to hand a trace on to the next service, by mode and what became of them.",
+		Labels: [][2]string{
+			{"join", "announced"}, {"join", "unknown_connection"}, {"join", "joined"},
+			{"memory", "written"}, {"memory", "own_header_kept"}, {"memory", "absence_not_proven"},
+			{"memory", "no_room"}, {"memory", "unknown_buffer"}, {"memory", "write_failed"},
+		},
+	}
+}

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Runs the tests, installing what they need. As root, every test that needs the
+# kernel runs, and a skip that this kernel does not justify fails.
+#
+#   scripts/test.sh [usual|matrix|large]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+scripts/bootstrap.sh dev
+# shellcheck source=scripts/env.sh
+. scripts/env.sh
+
+if [ "$(id -u)" = 0 ]; then
+  export TRACER_REQUIRE_KERNEL=1
+else
+  echo 'test: not root: tests that load programs into the kernel are skipped'
+fi
+make --no-print-directory build
+
+case ${1:-usual} in
+  usual)
+    # The exporter is tried on a real OpenTelemetry Collector, and the Collector is
+    # one of the large programs that are traced. Built once: about four minutes.
+    testdata/collector/build.sh >/dev/null
+    export TRACER_REQUIRE_COLLECTOR=1
+    # One package at a time: tests that count what the kernel counts must not
+    # meet another test's agent, and two processors are few.
+    go test -count=1 -p 1 -timeout 40m ./...
+    ;;
+  matrix)
+    TRACER_MATRIX=full go test -count=1 -timeout 80m -v -run 'TestMatrix' ./test/e2e/
+    ;;
+  large)
+    TRACER_LARGE=1 go test -count=1 -timeout 60m -v -run 'TestLarge' ./test/e2e/
+    ;;
+  *)
+    echo "test: unknown set $1: usual, matrix or large" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Runs test/kernels inside other kernels, one virtual machine after the other, and
+# keeps what each said in out/kernels/KERNEL.jsonl, of which COMPATIBILITY.md is made.
+# Installs what it needs by apt when it is missing.
+#
+#   scripts/vm/matrix.sh KERNEL...      KERNEL is 5.10, 6.1, 6.12 or 7.3;
+#                                       6.1-lockdown is 6.1 with lockdown=integrity,
+#                                       6.12-arm64 loads the programs on arm64
+#   GO_VERSIONS="1.18.10 1.26.8"        builds the traced programs with these
+#   RUN=REGEXP                          runs only these tests
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+# shellcheck source=scripts/env.sh
+. scripts/env.sh
+
+if [ $# = 0 ]; then
+  sed -n '2,12p' "$0" >&2
+  exit 2
+fi
+versions=${GO_VERSIONS:-1.18.10 1.23.12 1.26.8}
+out=$PWD/out/kernels
+
+need=()
+want() { command -v "$1" >/dev/null 2>&1 || need+=("$2"); }
+want qemu-system-x86_64 qemu-system-x86
+case "$*" in *-arm64*) want qemu-system-aarch64 qemu-system-arm ;; esac
+want cpio cpio
+if [ ${#need[@]} -gt 0 ]; then
+  echo "matrix: installing ${need[*]}"
+  sudo=
+  if [ "$(id -u)" != 0 ]; then sudo=sudo; fi
+  export DEBIAN_FRONTEND=noninteractive
+  $sudo apt-get update -qq
+  $sudo apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
+fi
+
+# build makes the test and the agent for an architecture.
+build() {
+  local bin=$out/bin-$1
+  mkdir -p "$bin"
+  CGO_ENABLED=0 GOARCH=$1 go test -c -ldflags '-s -w' -o "$bin/kernels.test" ./test/kernels
+  CGO_ENABLED=0 GOARCH=$1 go build -trimpath -ldflags '-s -w' -o "$bin/tracer-agent" ./cmd/tracer-agent
+}
+build amd64
+case "$*" in *-arm64*) build arm64 ;; esac
+rm -rf "$out/targets"
+mkdir -p "$out/targets"
+for v in $versions; do
+  (cd testdata/targets/httpmatrix && GOFLAGS=-buildvcs=false GOTOOLCHAIN=go$v CGO_ENABLED=0 \
+    go build -o "$out/targets/httpmatrix-go$v" .)
+done
+
+failed=()
+for name in "$@"; do
+  arch=amd64 words='' only=${RUN:-}
+  case $name in
+    *-arm64) arch=arm64 only=${RUN:-TestLoadAll} ;;
+    *-lockdown) words=lockdown=integrity ;;
+  esac
+  echo "== kernel $name ($(date -u +%H:%M:%S))"
+  package=$(scripts/vm/kernel.sh "${name%%-*}" $arch)
+  status=0
+  scripts/vm/boot.sh -a $arch -k "$words" -t 1200 -f "$out/bin-$arch/tracer-agent:/tracer-agent" -f "$out/targets:/targets" \
+    -e TRACER_AGENT_BIN=/tracer-agent -e TRACER_TARGETS=/targets -e TRACER_RESULTS=1 \
+    -e TRACER_REQUIRE_KERNEL=1 -e TRACER_TEST_PATIENCE=6 \
+    "$package" "$out/bin-$arch/kernels.test" -test.v -test.timeout 18m ${only:+-test.run "$only"} \
+    >"$out/$name.log" || status=$?
+  sed -n 's/^@@result //p' "$out/$name.log" >"$out/$name.jsonl"
+  if [ $status = 0 ] && grep -q '"outcome":"pass"' "$out/$name.jsonl"; then
+    grep -E '^ *--- (PASS|SKIP)' "$out/$name.log"
+  else
+    grep -v '^tracer_agent_\|^# ' "$out/$name.log" | tail -n 200
+    echo "matrix: kernel $name failed with status $status; all of it: $out/$name.log" >&2
+    failed+=("$name")
+  fi
+done
+if [ ${#failed[@]} -gt 0 ]; then
+  echo "matrix: failed on ${failed[*]}" >&2
+  exit 1
+fi

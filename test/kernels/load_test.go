@@ -1,0 +1,208 @@
+package kernels
+
+import (
+	"errors"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
+
+	"github.com/tracer-agent/tracer-agent/internal/discover"
+	"github.com/tracer-agent/tracer-agent/internal/kernel"
+	"github.com/tracer-agent/tracer-agent/internal/probe"
+	"github.com/tracer-agent/tracer-agent/internal/testkernel"
+	"github.com/tracer-agent/tracer-agent/probes/nethttp"
+)
+
+// maxStack is BPF_PRIV_STACK_MIN_SIZE: from this frame size on, kernels from 6.13
+// on give a program a stack per processor, which a preempted uprobe program and
+// its successor would share. Programs on tracepoints are not run a second time on
+// a processor before the first run has ended, and iterators get no such stack.
+const maxStack = 64
+
+// collection is a set of programs and how the agent would load it.
+type collection struct {
+	name    string
+	spec    *ebpf.CollectionSpec
+	uprobes bool
+}
+
+func collections(t *testing.T) []collection {
+	t.Helper()
+	disc, err := discover.CollectionSpec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := []collection{{name: "discover", spec: disc}}
+	http, err := nethttp.New(nethttp.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*probe.Spec{http} {
+		spec, err := s.Load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Prepare != nil {
+			if err := s.Prepare(spec); err != nil {
+				t.Fatal(err)
+			}
+		}
+		out = append(out, collection{name: s.Name, spec: spec, uprobes: true})
+	}
+	return out
+}
+
+// TestLoadAll: the verifier accepts every program, except those that call a helper
+// which this kernel does not offer; those it must refuse.
+func TestLoadAll(t *testing.T) {
+	testkernel.Require(t, testkernel.Root, testkernel.BTF, testkernel.RingBuf)
+	if err := kernel.RaiseMemlock(); err != nil {
+		t.Log(err)
+	}
+	multi := features.HaveBPFLinkUprobeMulti() == nil
+	for _, c := range collections(t) {
+		t.Run(c.name, func(t *testing.T) {
+			facts := report(t, "")
+			maps := loadMaps(t, c.spec)
+			var loaded, refused []string
+			total, most, stack := 0, 0, 0
+			for name, ps := range c.spec.Programs {
+				if c.uprobes && multi {
+					ps.AttachType = ebpf.AttachTraceUprobeMulti
+				}
+				missing := missingHelper(ps)
+				log, err := loadOne(c.spec, name, maps)
+				switch {
+				case missing != "" && err == nil:
+					t.Errorf("%s: accepted although the kernel lacks %s", name, missing)
+					continue
+				case missing != "":
+					refused = append(refused, name)
+					continue
+				case err != nil:
+					t.Errorf("%s: %v\n%s", name, err, tail(err))
+					continue
+				}
+				loaded = append(loaded, name)
+				insns, depth, err := parseStats(log)
+				if err != nil {
+					t.Errorf("%s: %v in verifier log %q", name, err, log)
+				}
+				t.Logf("%s: %d instructions verified, deepest frame %d bytes", name, insns, depth)
+				total, most, stack = total+insns, max(most, insns), max(stack, depth)
+				if c.uprobes && depth >= maxStack {
+					t.Errorf("%s: a frame of %d bytes, want less than %d", name, depth, maxStack)
+				}
+			}
+			slices.Sort(refused)
+			facts["programs"], facts["verified_instructions"], facts["largest"] = len(loaded), total, most
+			facts["deepest_frame"], facts["left_out"] = stack, strings.Join(refused, " ")
+			if len(loaded) == 0 {
+				t.Error("no program was loaded")
+			}
+		})
+	}
+}
+
+// loadMaps creates a collection's maps.
+func loadMaps(t *testing.T, spec *ebpf.CollectionSpec) map[string]*ebpf.Map {
+	t.Helper()
+	only := spec.Copy()
+	only.Programs = nil
+	coll, err := ebpf.NewCollection(only)
+	if err != nil {
+		t.Fatalf("create maps: %v", err)
+	}
+	t.Cleanup(coll.Close)
+	return coll.Maps
+}
+
+// loadOne loads one program and returns the verifier's statistics.
+func loadOne(spec *ebpf.CollectionSpec, name string, maps map[string]*ebpf.Map) (string, error) {
+	one := spec.Copy()
+	for other := range one.Programs {
+		if other != name {
+			delete(one.Programs, other)
+		}
+	}
+	coll, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{
+		MapReplacements: maps,
+		Programs:        ebpf.ProgramOptions{LogLevel: ebpf.LogLevelStats},
+	})
+	if err != nil {
+		return "", err
+	}
+	defer coll.Close()
+	return coll.Programs[name].VerifierLog, nil
+}
+
+// missingHelper names the first helper that a program calls and that this kernel
+// does not offer, of those that the agent can do without.
+func missingHelper(ps *ebpf.ProgramSpec) string {
+	for _, ins := range ps.Instructions {
+		if !ins.IsBuiltinCall() {
+			continue
+		}
+		switch fn := asm.BuiltinFunc(ins.Constant); fn {
+		case asm.FnFindVma:
+			if features.HaveProgramHelper(ebpf.RawTracepoint, fn) != nil {
+				return fn.String()
+			}
+		case asm.FnProbeWriteUser:
+			if testkernel.Have(testkernel.WriteUser) != nil {
+				return fn.String()
+			}
+		}
+	}
+	return ""
+}
+
+// The verifier prints "stack depth 48+16", a number per function, and from Linux 7
+// on "subprog 0 (name) ... stack 48" for each.
+var (
+	processed = regexp.MustCompile(`processed (\d+) insns`)
+	frames    = regexp.MustCompile(`stack depth ([\d+]+)\n`)
+	subprog   = regexp.MustCompile(`(?m)^subprog .* stack (\d+)$`)
+)
+
+// parseStats reads the instructions the verifier looked at and the largest frame.
+func parseStats(log string) (insns, depth int, err error) {
+	m := processed.FindStringSubmatch(log)
+	if m == nil {
+		return 0, 0, errors.New("no count of instructions")
+	}
+	var sizes []string
+	if f := frames.FindStringSubmatch(log); f != nil {
+		sizes = strings.Split(f[1], "+")
+	}
+	for _, f := range subprog.FindAllStringSubmatch(log, -1) {
+		sizes = append(sizes, f[1])
+	}
+	if len(sizes) == 0 {
+		return 0, 0, errors.New("no stack depth")
+	}
+	for _, s := range sizes {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			return 0, 0, err
+		}
+		depth = max(depth, n)
+	}
+	insns, err = strconv.Atoi(m[1])
+	return insns, depth, err
+}
+
+// tail is the end of the verifier's log, where it says what it refuses.
+func tail(err error) string {
+	var verr *ebpf.VerifierError
+	if !errors.As(err, &verr) {
+		return ""
+	}
+	return strings.Join(verr.Log[max(0, len(verr.Log)-30):], "\n")
+}

@@ -1,0 +1,3 @@
+module tracer.example/gobins/std
+
+go 1.18

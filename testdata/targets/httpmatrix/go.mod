@@ -1,0 +1,3 @@
+module httpmatrix
+
+go 1.18
