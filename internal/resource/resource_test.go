@@ -73,7 +73,7 @@ func build(t *testing.T, b *Builder, p Process) map[string]string {
 		if _, dup := out[string(kv.Key)]; dup {
 			t.Errorf("attribute %s is there twice", kv.Key)
 		}
-		out[string(kv.Key)] = kv.Value.Emit()
+		out[string(kv.Key)] = kv.Value.String()
 	}
 	return out
 }
