@@ -174,19 +174,14 @@ static __noinline int conn_key(struct conn_sock *c, __u32 fd, bool local_is_clie
 }
 
 /* Client: the connection of fd carries this span's request next. The caller has set
- * c->val.tls. */
-static __always_inline bool conn_announce(struct conn_sock *c, __u32 fd, __u32 stream,
-					  const __u64 trace_id[2], __u64 span_id, __u32 flags)
+ * the ids, the flags and tls in c->val. */
+static __always_inline bool conn_announce(struct conn_sock *c, __u32 fd, __u32 stream)
 {
 	if (!conn_key(c, fd, true))
 		return false;
 	struct tcp_sock *tp = (void *)c->sk;
 
 	c->key.stream = stream;
-	c->val.trace_id[0] = trace_id[0];
-	c->val.trace_id[1] = trace_id[1];
-	c->val.span_id = span_id;
-	c->val.trace_flags = flags;
 	c->val.said_ns = bpf_ktime_get_ns();
 	c->val.seq = BPF_CORE_READ(tp, write_seq);
 	c->val.used = 0;

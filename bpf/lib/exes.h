@@ -18,7 +18,7 @@ struct tr_exe_key {
 
 struct tr_exe_auto {
 	__u32 exe_id;
-	__u32 flags;
+	__u32 pad;
 	/* Link-time address of the lowest executable PT_LOAD (p_vaddr): what
 	 * mm->start_code would be without a load bias. */
 	__u64 load_vaddr;

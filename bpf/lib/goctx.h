@@ -53,6 +53,8 @@ struct tr_goexe {
 	__u16 hm_b;
 	__u16 hm_buckets;
 	__u16 hm_oldbuckets;
+	__u8 timer_ptr; /* 1: context.timerCtx begins with a pointer (Go 1.20 only) */
+	__u8 pad[7];
 };
 
 struct {
@@ -227,7 +229,8 @@ static __always_inline bool scope_usable(struct tr_scope *s, __u64 now)
 
 /* Follow context.Context values from ctx to the context of a known scope. The
  * parent interface is the first field of every standard context type. */
-static __noinline struct tr_scope *scope_by_ctx(__u32 tgid, __u64 ctx, __u64 now)
+static __noinline struct tr_scope *scope_by_ctx(struct tr_goexe *ge, __u32 tgid, __u64 ctx,
+						__u64 now)
 {
 	struct tr_gokey key = { .tgid = tgid };
 
@@ -244,7 +247,11 @@ static __noinline struct tr_scope *scope_by_ctx(__u32 tgid, __u64 ctx, __u64 now
 			 * is not cancelled is a new context at the old one's address. */
 			return !s->end_ns || read_u64(ctx + CANCELCTX_ERR) ? s : NULL;
 		}
-		ctx = read_u64(ctx + 8);
+		/* timerCtx of Go 1.20 begins with a *cancelCtx: a heap address, where others
+		 * have the itab of the parent interface. */
+		__u64 first = ge->timer_ptr ? read_u64(ctx) : 0;
+
+		ctx = (first >> 32) - 0xc0 < 0x10 ? first : read_u64(ctx + 8);
 	}
 	return NULL;
 }
@@ -284,11 +291,13 @@ static __noinline struct tr_scope *scope_by_kin(struct tr_goexe *ge, __u32 tgid,
 	return s && s->span_id == kin->span_id && scope_usable(s, now) ? s : NULL;
 }
 
-/* The parent scope of a call made by goroutine goid (g) with context ctx, or NULL. */
+/* The parent scope of a call made by goroutine goid (g) with context ctx, or NULL.
+ * The answer may be a scope of a program that the process ran before: the caller
+ * checks since_epoch. */
 static __always_inline struct tr_scope *find_scope(struct tr_goexe *ge, __u32 tgid, __u64 g,
 						   __u64 goid, __u64 ctx, __u64 now)
 {
-	struct tr_scope *s = scope_by_ctx(tgid, ctx, now);
+	struct tr_scope *s = scope_by_ctx(ge, tgid, ctx, now);
 	struct tr_gokey key = { .tgid = tgid, .id = goid };
 
 	if (s)

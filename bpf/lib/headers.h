@@ -47,9 +47,9 @@ struct hdr_scan {
 	__u64 old;  /* hmap: oldbuckets, read after the others */
 	__u64 cur;  /* address of the group in work */
 	__u32 n, n_old, group;
-	__u32 more; /* groups there are that are not read */
-	__u32 fold; /* keys that are "traceparent" in any letter case */
-	__u32 pad;
+	__u32 more;    /* groups there are that are not read */
+	__u32 fold;    /* keys that are, or may be, "traceparent" in any letter case */
+	__u32 seen;    /* keys */
 	__u64 word[3]; /* of the key in work */
 	/* A copy of the group: control bytes or tophashes, slots, and of a bucket
 	 * the pointer to its overflow bucket. */
@@ -121,7 +121,11 @@ static __noinline int next_group(struct tr_goexe *ge, struct hdr_scan *sc)
 static __always_inline bool is_traceparent(__u64 ptr)
 {
 	const __u64 lower = 0x2020202020202020ULL;
-	__u64 a = read_u64(ptr), b = read_u64(ptr + 3);
+	__u64 a, b;
+
+	if (bpf_probe_read_user(&a, 8, (void *)ptr) ||
+	    bpf_probe_read_user(&b, 8, (void *)(ptr + 3)))
+		return true; /* not proven to be another */
 
 	/* OR-ing 0x20 folds letters; that it also maps a few other bytes to letters only
 	 * errs to the safe side: a header that is taken for one is not doubled. */
@@ -211,6 +215,7 @@ static __noinline int scan_headers(struct tr_goexe *ge, struct hdr_scan *sc, __u
 			val = slice[0];
 			val_len = slice[1];
 		}
+		sc->seen++;
 		take_header(sc, ptr, len, val, val_len);
 	}
 	return 0;

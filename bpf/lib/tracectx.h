@@ -8,6 +8,7 @@
 
 #define TRACEPARENT_LEN    55
 #define TRACE_FLAG_SAMPLED 1
+#define TRACE_FLAG_RANDOM  2 /* level 2: the id is random; bits not defined are not passed on */
 
 enum sampler_root {
 	ROOT_ALWAYS_ON = 0,

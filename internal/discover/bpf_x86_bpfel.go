@@ -51,7 +51,7 @@ const (
 type bpfTrExeAuto struct {
 	_         structs.HostLayout
 	ExeId     uint32
-	Flags     uint32
+	Pad       uint32
 	LoadVaddr uint64
 }
 
@@ -67,7 +67,7 @@ type bpfTrProc struct {
 	StartNs uint64
 	Bias    uint64
 	ExeId   uint32
-	Flags   uint32
+	Epoch   uint32
 }
 
 // Names of all BPF objects in the ELF.

@@ -363,7 +363,7 @@ func TestAutoSelect(t *testing.T) {
 
 	id := statExe(t, "/proc/self/exe")
 	key := bpfTrExeKey{Ino: id.Ino, Dev: id.Dev}
-	if err := exes.Put(key, bpfTrExeAuto{ExeId: 7, Flags: 3, LoadVaddr: 0x400000}); err != nil {
+	if err := exes.Put(key, bpfTrExeAuto{ExeId: 7, LoadVaddr: 0x400000}); err != nil {
 		t.Fatal(err)
 	}
 	c := startChild(t, "/proc/self/exe", childWait)
@@ -375,7 +375,14 @@ func TestAutoSelect(t *testing.T) {
 	if err := procs.Lookup(uint32(c.pid()), &got); err != nil {
 		t.Fatalf("not in tr_procs: %v", err)
 	}
-	want := bpfTrProc{StartNs: s.Process.Key.StartNs, Bias: s.Process.StartCode - 0x400000, ExeId: 7, Flags: 3}
+	want := bpfTrProc{StartNs: s.Process.Key.StartNs, Bias: s.Process.StartCode - 0x400000, ExeId: 7, Epoch: got.Epoch}
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		t.Fatal(err)
+	}
+	if age := uint32(now.Nano()>>20) - got.Epoch; age > 60<<10 {
+		t.Errorf("epoch %d is %d ms ago, want the time of the exec", got.Epoch, age)
+	}
 	if got != want {
 		t.Errorf("tr_procs has %+v, want %+v", got, want)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/tracer-agent/tracer-agent/internal/discover"
 	"github.com/tracer-agent/tracer-agent/internal/goexe"
@@ -234,7 +235,7 @@ type procValue struct {
 	StartNs uint64
 	Bias    uint64
 	ExeID   uint32
-	Flags   uint32
+	Epoch   uint32 // CLOCK_MONOTONIC >> 20
 }
 
 // bias returns the load bias of a process whose mm->start_code is startCode.
@@ -248,6 +249,16 @@ func bias(exe *goexe.Exe, startCode uint64) uint64 {
 // AddProcess lets a process of an attached executable in.
 func (m *Manager) AddProcess(key telemetry.ProcessKey, startCode uint64, a *Attached) error {
 	v := procValue{StartNs: key.StartNs, Bias: bias(a.Exe, startCode), ExeID: a.ID}
+	var old procValue
+	if err := m.procs.Lookup(uint32(key.PID), &old); err == nil && old.StartNs == v.StartNs && old.ExeID == v.ExeID {
+		v.Epoch = old.Epoch // the kernel let it in at exec; it may have begun requests
+	} else {
+		var now unix.Timespec
+		if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+			return fmt.Errorf("watch process %d: read the clock: %w", key.PID, err)
+		}
+		v.Epoch = uint32(now.Nano() >> 20)
+	}
 	if err := m.procs.Put(uint32(key.PID), v); err != nil {
 		return fmt.Errorf("watch process %d: %w", key.PID, err)
 	}
@@ -279,7 +290,7 @@ func (m *Manager) AutoSelect(a *Attached, on bool) error {
 		return nil
 	}
 	return m.exeAuto.Put(key, struct {
-		ExeID, Flags uint32
+		ExeID, Pad uint32
 		LoadVaddr    uint64
 	}{ExeID: a.ID, LoadVaddr: a.Exe.LoadVaddr()})
 }
@@ -289,9 +300,16 @@ func (m *Manager) dropProcesses(exeID uint32) {
 	var pid uint32
 	var v procValue
 	var gone []uint32
-	for it := m.procs.Iterate(); it.Next(&pid, &v); {
-		if v.ExeID == exeID {
-			gone = append(gone, pid)
+	// Processes that exit meanwhile can make an iteration end early.
+	for range 8 {
+		it := m.procs.Iterate()
+		for it.Next(&pid, &v) {
+			if v.ExeID == exeID {
+				gone = append(gone, pid)
+			}
+		}
+		if it.Err() == nil {
+			break
 		}
 	}
 	for _, pid := range gone {
@@ -339,7 +357,9 @@ func (m *Manager) addForgotten(v *ebpf.Variable, n uint64) {
 func keysOf(mp *ebpf.Map, tgid uint64) []goKey {
 	var keys []goKey
 	var prev any
-	for range mp.MaxEntries() {
+	// When the entry that comes next is deleted under our hands, the kernel begins
+	// from the first one again.
+	for range 8 * mp.MaxEntries() {
 		raw, err := mp.NextKeyBytes(prev)
 		if err != nil || raw == nil {
 			break

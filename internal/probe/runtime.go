@@ -3,6 +3,7 @@ package probe
 import (
 	"encoding/binary"
 	"fmt"
+	"strings"
 
 	"github.com/tracer-agent/tracer-agent/internal/goexe"
 )
@@ -58,6 +59,8 @@ type goExe struct {
 	HmB           uint16
 	HmBuckets     uint16
 	HmOldbuckets  uint16
+	TimerPtr      uint8
+	_             [7]byte
 }
 
 // encodeRuntime builds the value of tr_goexes for an executable.
@@ -70,6 +73,9 @@ func encodeRuntime(exe *goexe.Exe, offs map[goexe.Field]int64) ([]byte, error) {
 			missing = append(missing, f.Type+"."+f.Name)
 		}
 		return off
+	}
+	if x := mapExperiment(exe.GoVersion().Raw); x != "" {
+		return nil, fmt.Errorf("%w: built with GOEXPERIMENT=%s, whose maps have another layout", ErrRefused, x)
 	}
 	types, err := exe.TypesAddr()
 	if err != nil {
@@ -85,6 +91,9 @@ func encodeRuntime(exe *goexe.Exe, offs map[goexe.Field]int64) ([]byte, error) {
 		PanicGoexit: p.Offset(fGoexit),
 		TypeStr:     typeStrOff,
 	}
+	if exe.GoVersion().Minor == 20 {
+		g.TimerPtr = 1
+	}
 	if exe.GoVersion().Minor >= 24 {
 		g.Swiss = 1
 		g.MapUsed, g.MapDirPtr, g.MapDirLen = need(fMapUsed), need(fMapDirPtr), need(fMapDirLen)
@@ -97,4 +106,19 @@ func encodeRuntime(exe *goexe.Exe, offs map[goexe.Field]int64) ([]byte, error) {
 		return nil, fmt.Errorf("%w: offsets of %v are not known for %s", ErrRefused, missing, exe.GoVersion().Raw)
 	}
 	return binary.Append(nil, binary.NativeEndian, &g)
+}
+
+// mapExperiment returns the experiments that change the layout of maps, of a version
+// like "go1.24.1 X:noswissmap,jsonv2"; "" when there are none. The build info lists
+// only what differs from the release's defaults.
+func mapExperiment(version string) string {
+	_, list, _ := strings.Cut(version, " X:")
+	list, _, _ = strings.Cut(list, " ")
+	var found []string
+	for x := range strings.SplitSeq(list, ",") {
+		if strings.Contains(x, "swissmap") || strings.Contains(x, "mapsplitgroup") {
+			found = append(found, x)
+		}
+	}
+	return strings.Join(found, ",")
 }

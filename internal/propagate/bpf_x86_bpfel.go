@@ -66,7 +66,7 @@ type bpfTrProc struct {
 	StartNs uint64
 	Bias    uint64
 	ExeId   uint32
-	Flags   uint32
+	Epoch   uint32
 }
 
 type bpfTrSaidports struct {

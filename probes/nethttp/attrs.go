@@ -43,8 +43,11 @@ func (d *decoder) server(op *telemetry.Operation) *telemetry.Operation {
 	if d.has(bpfNhFlagF_TLS) {
 		scheme = "https"
 	}
-	path, query := d.target()
-	a = append(a, semconv.URLScheme(scheme), semconv.URLPath(path))
+	path, query := d.target(method)
+	a = append(a, semconv.URLScheme(scheme))
+	if path != "" {
+		a = append(a, semconv.URLPath(path))
+	}
 	if query != "" {
 		a = append(a, semconv.URLQuery(d.cfg.Redact.Query(query)))
 	}
@@ -199,8 +202,12 @@ func (d *decoder) route() string {
 }
 
 // target splits the request target; of an absolute one only path and query are kept.
-func (d *decoder) target() (path, query string) {
+// CONNECT's is an authority, OPTIONS's may be "*": neither has a path.
+func (d *decoder) target(method string) (path, query string) {
 	t := d.str(bpfNhStrS_URI)
+	if t == "*" || method == "CONNECT" && t != "" && t[0] != '/' {
+		return "", ""
+	}
 	if i := strings.Index(t, "://"); i > 0 && t[0] != '/' {
 		rest := t[i+3:]
 		j := strings.IndexAny(rest, "/?")

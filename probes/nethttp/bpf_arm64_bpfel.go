@@ -294,15 +294,14 @@ type bpfNhOp struct {
 	Conn      uint64
 	H2req     uint64
 	Hdr       uint64
-	Bias      uint64
 	G         uint64
 	Ctx       uint64
 	ParentLen uint32
 	Open      uint16
 	Xnet      uint8
-	OwnHeader uint8
+	Pad1      uint8
 	Expected  uint32
-	Pad1      uint32
+	Epoch     uint32
 	Scan      struct {
 		_     structs.HostLayout
 		Base  uint64
@@ -313,7 +312,7 @@ type bpfNhOp struct {
 		Group uint32
 		More  uint32
 		Fold  uint32
-		Pad   uint32
+		Seen  uint32
 		Word  [3]uint64
 		Copy  [42]uint64
 		At    [32]struct {
@@ -322,17 +321,23 @@ type bpfNhOp struct {
 			Len uint64
 		}
 	}
-	S struct {
-		_   structs.HostLayout
-		Ptr uint64
-		Len uint64
-	}
-	C struct {
-		_   structs.HostLayout
-		Sk  uint64
-		Key bpfTrConnkey
-		Pad uint32
-		Val bpfTrConn
+	Io struct {
+		_ structs.HostLayout
+		S struct {
+			_   structs.HostLayout
+			Ptr uint64
+			Len uint64
+		}
+		C struct {
+			_   structs.HostLayout
+			Sk  uint64
+			Key bpfTrConnkey
+			Pad uint32
+			Val bpfTrConn
+		}
+		Bias      uint64
+		OwnHeader uint32
+		Pad       uint32
 	}
 	Tp     [80]uint8
 	Parent struct {
@@ -365,6 +370,54 @@ const (
 	bpfNhStrS_CAPTURE0      bpfNhStr = 14
 	bpfNhStrS_COUNT         bpfNhStr = 20
 )
+
+type bpfNhWriter struct {
+	_       structs.HostLayout
+	Caller  uint64
+	StartNs uint64
+	Hdr     uint64
+	Conn    uint64
+	ExeId   uint32
+	Pad     uint32
+	Io      struct {
+		_ structs.HostLayout
+		S struct {
+			_   structs.HostLayout
+			Ptr uint64
+			Len uint64
+		}
+		C struct {
+			_   structs.HostLayout
+			Sk  uint64
+			Key bpfTrConnkey
+			Pad uint32
+			Val bpfTrConn
+		}
+		Bias      uint64
+		OwnHeader uint32
+		Pad       uint32
+	}
+	Tp   [80]uint8
+	Scan struct {
+		_     structs.HostLayout
+		Base  uint64
+		Old   uint64
+		Cur   uint64
+		N     uint32
+		N_old uint32
+		Group uint32
+		More  uint32
+		Fold  uint32
+		Seen  uint32
+		Word  [3]uint64
+		Copy  [42]uint64
+		At    [32]struct {
+			_   structs.HostLayout
+			Ptr uint64
+			Len uint64
+		}
+	}
+}
 
 type bpfTrConn struct {
 	_          structs.HostLayout
@@ -422,6 +475,8 @@ type bpfTrGoexe struct {
 	HmB           uint16
 	HmBuckets     uint16
 	HmOldbuckets  uint16
+	TimerPtr      uint8
+	Pad           [7]uint8
 }
 
 type bpfTrGokey struct {
@@ -441,7 +496,7 @@ type bpfTrProc struct {
 	StartNs uint64
 	Bias    uint64
 	ExeId   uint32
-	Flags   uint32
+	Epoch   uint32
 }
 
 type bpfTrSaidports struct {
@@ -516,6 +571,7 @@ const (
 	bpfVarKeepType       = "keep_type"
 	bpfVarNhEntries      = "nh_entries"
 	bpfVarNhForgotten    = "nh_forgotten"
+	bpfVarNhWriterZero   = "nh_writer_zero"
 	bpfVarNhZero         = "nh_zero"
 	bpfVarProbeId        = "probe_id"
 )
@@ -626,6 +682,7 @@ type bpfVariableSpecs struct {
 	KeepType       *ebpf.VariableSpec `ebpf:"keep_type"`
 	NhEntries      *ebpf.VariableSpec `ebpf:"nh_entries"`
 	NhForgotten    *ebpf.VariableSpec `ebpf:"nh_forgotten"`
+	NhWriterZero   *ebpf.VariableSpec `ebpf:"nh_writer_zero"`
 	NhZero         *ebpf.VariableSpec `ebpf:"nh_zero"`
 	ProbeId        *ebpf.VariableSpec `ebpf:"probe_id"`
 }
@@ -707,6 +764,7 @@ type bpfVariables struct {
 	KeepType       *ebpf.Variable `ebpf:"keep_type"`
 	NhEntries      *ebpf.Variable `ebpf:"nh_entries"`
 	NhForgotten    *ebpf.Variable `ebpf:"nh_forgotten"`
+	NhWriterZero   *ebpf.Variable `ebpf:"nh_writer_zero"`
 	NhZero         *ebpf.Variable `ebpf:"nh_zero"`
 	ProbeId        *ebpf.Variable `ebpf:"probe_id"`
 }

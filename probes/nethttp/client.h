@@ -36,7 +36,7 @@ static __noinline int client_trace(struct nh_op *op, struct tr_goexe *ge)
 {
 	op->ev.span_id = new_ids(op->ev.trace_id, op->ev.start_ns, op->ev.hdr.tgid, op->ev.goid);
 	if (op->scan.at[S_TRACEPARENT].len && adopted(op)) {
-		op->own_header = 1;
+		op->io.own_header = 1;
 		op->ev.trace_flags = sampled(op->ev.trace_id, true, op->parent.flags);
 		return op->ev.trace_flags;
 	}
@@ -44,6 +44,8 @@ static __noinline int client_trace(struct nh_op *op, struct tr_goexe *ge)
 		find_scope(ge, op->ev.hdr.tgid, op->g, op->ev.goid, op->ctx, op->ev.start_ns);
 	__u32 flags = 0;
 
+	if (s && !since_epoch(s->start_ns, op->epoch))
+		s = NULL;
 	if (s) {
 		op->ev.trace_id[0] = s->trace_id[0];
 		op->ev.trace_id[1] = s->trace_id[1];
@@ -109,7 +111,8 @@ static __noinline int client_fill(struct nh_op *op, struct tr_goexe *ge, enum cl
 	 * afterwards is read from the map. */
 	scan_headers(ge, &op->scan, op->hdr);
 	if (!client_trace(op, ge))
-		return e->join || e->inject; /* the decision is handed on */
+		return 1; /* kept: its decision is handed on, and HTTP/2 below must not begin anew
+			   */
 	if (!op->ev.str[S_SCHEME].len) {
 		put_gostr(op, S_METHOD, req + o->method);
 		put_gostr(op, S_SCHEME, url + e->url_scheme);
@@ -146,7 +149,7 @@ static __always_inline int client_start(struct pt_regs *ctx, enum client_kind ki
 	if (kind != CLIENT_H1) {
 		/* below getConn the attempt is open already */
 		op = bpf_map_lookup_elem(&nh_client, &key);
-		if (op && !op->conn) {
+		if (op && !op->conn && op->epoch == proc->epoch) {
 			op->conn = GO_ARG0(ctx);
 			op->h2req = GO_ARG1(ctx);
 			op->ev.flags |= F_H2;
@@ -205,7 +208,7 @@ static __always_inline void expect_write(struct nh_op *op, struct tr_gokey *key,
 {
 	__u64 goid = key->id;
 
-	if (op->own_header) {
+	if (op->io.own_header) {
 		count_prop(PROP_KEPT);
 		return;
 	}
@@ -216,34 +219,93 @@ static __always_inline void expect_write(struct nh_op *op, struct tr_gokey *key,
 	key->id = goid;
 }
 
-/* Say which span the connection of the net.Conn at addr carries next, and note the
- * peer's address. */
-static __noinline int announce(struct nh_op *op, struct tr_goexe *ge, struct nh_exe *e, __u64 addr,
+/* What is said of the operation to the other end. */
+static __always_inline void io_ids(struct nh_io *io, const struct nh_op *op)
+{
+	io->c.val.trace_id[0] = op->ev.trace_id[0];
+	io->c.val.trace_id[1] = op->ev.trace_id[1];
+	io->c.val.span_id = op->ev.span_id;
+	io->c.val.trace_flags = op->ev.trace_flags;
+}
+
+/* Say which span the connection of the net.Conn at addr carries next; the ids are in
+ * io. Afterwards io->c.key is the connection, if io->c.sk is set. */
+static __noinline int announce(struct nh_io *io, struct tr_goexe *ge, struct nh_exe *e, __u64 addr,
 			       __u32 stream)
 {
-	struct tr_connkey *k = &op->c.key;
-	int fd = fd_of_conn(op, ge, e, addr);
+	int fd = fd_of_conn(io, ge, e, addr);
 
-	op->c.key.stream = stream;
+	io->c.sk = 0;
+	io->c.key.stream = stream;
 	if (fd < 0) {
 		count_prop(PROP_JOIN_UNKNOWN);
 		return 0;
 	}
 	/* An SDK's header says more than we could: the server will have read it. */
-	if (e->join && !op->own_header)
-		count_prop(conn_announce(&op->c, fd, stream, op->ev.trace_id, op->ev.span_id,
-					 op->ev.trace_flags)
-				   ? PROP_JOIN_SAID
-				   : PROP_JOIN_UNKNOWN);
+	if (e->join && !io->own_header)
+		count_prop(conn_announce(&io->c, fd, stream) ? PROP_JOIN_SAID : PROP_JOIN_UNKNOWN);
 	else
-		conn_key(&op->c, fd, true);
-	op->c.key.stream = stream;
-	if (!op->c.sk)
-		return 0;
-	__builtin_memcpy(op->ev.peer_ip, k->server, 16);
-	op->ev.peer_ip_len = 16;
-	op->ev.peer_port = k->server_port;
+		conn_key(&io->c, fd, true);
+	io->c.key.stream = stream;
 	return 0;
+}
+
+/* Note the peer's address. */
+static __always_inline void put_peer(struct nh_op *op, const struct nh_io *io)
+{
+	if (!io->c.sk)
+		return;
+	__builtin_memcpy(op->ev.peer_ip, io->c.key.server, 16);
+	op->ev.peer_ip_len = 16;
+	op->ev.peer_port = io->c.key.server_port;
+}
+
+/* The template of new entries. */
+const struct nh_writer nh_writer_zero = {};
+
+/* The operation of the writer's caller, if it is still the one that was copied. */
+static __always_inline struct nh_op *writer_op(struct nh_writer *w, struct tr_gokey *key)
+{
+	struct nh_op *op;
+	__u64 writer = key->id;
+
+	key->id = w->caller;
+	op = bpf_map_lookup_elem(&nh_client, key);
+	key->id = writer;
+	return op && op->ev.start_ns == w->start_ns ? op : NULL;
+}
+
+/* Make the running goroutine, key, the writer of the operation of goroutine caller,
+ * whose request is req. NULL when there is no such operation any more. */
+static __noinline struct nh_writer *writer_new(struct tr_gokey *key, __u64 caller, __u64 req)
+{
+	__u64 writer = key->id;
+	struct nh_writer *w;
+	struct nh_op *op;
+
+	if (bpf_map_update_elem(&nh_writers, key, &nh_writer_zero, BPF_ANY))
+		return NULL;
+	w = bpf_map_lookup_elem(&nh_writers, key);
+	if (!w)
+		return NULL;
+	key->id = caller;
+	op = bpf_map_lookup_elem(&nh_client, key);
+	key->id = writer;
+	if (op && (op->ev.flags & F_H2 ? op->h2req : op->req) == req) {
+		w->caller = caller;
+		w->start_ns = op->ev.start_ns;
+		w->hdr = op->hdr;
+		w->conn = op->conn;
+		w->exe_id = op->ev.hdr.exe_id;
+		w->io.bias = op->io.bias;
+		w->io.own_header = op->io.own_header;
+		io_ids(&w->io, op);
+		/* the same start before and after: what was copied is of one operation */
+		if (writer_op(w, key) == op)
+			return w;
+	}
+	bpf_map_delete_elem(&nh_writers, key);
+	return NULL;
 }
 
 /* (*clientStream).encodeAndWriteHeaders runs in a goroutine that the call started;
@@ -254,6 +316,7 @@ static __always_inline int h2_client_stream(struct pt_regs *ctx, bool xnet)
 	struct tr_proc *proc = watched(&key);
 	struct nh_exe *e;
 	struct tr_goexe *ge;
+	struct nh_writer *w;
 	struct nh_op *op;
 	struct nh_h2 *h2;
 
@@ -263,19 +326,18 @@ static __always_inline int h2_client_stream(struct pt_regs *ctx, bool xnet)
 	ge = bpf_map_lookup_elem(&tr_goexes, &proc->exe_id);
 	if (!e || !ge || ge->g_parent_goid == OFF_NONE)
 		return 0;
-	key.id = read_u64(GO_G(ctx) + ge->g_parent_goid);
-	op = bpf_map_lookup_elem(&nh_client, &key);
-	if (!op || op->h2req != GO_ARG1(ctx))
+	key.id = read_u64(GO_G(ctx) + ge->g_goid);
+	w = writer_new(&key, read_u64(GO_G(ctx) + ge->g_parent_goid), GO_ARG1(ctx));
+	if (!w)
 		return 0;
-	if (e->inject && !op->own_header) {
-		__u64 goid = key.id;
-
-		key.id = read_u64(GO_G(ctx) + ge->g_goid);
-		bpf_map_update_elem(&nh_writers, &key, &goid, BPF_ANY);
-	}
 	h2 = xnet ? &e->xh2 : &e->h2;
-	announce(op, ge, e, read_u64(GO_ARG0(ctx) + h2->cs_cc) + h2->cc_tconn,
+	announce(&w->io, ge, e, read_u64(GO_ARG0(ctx) + h2->cs_cc) + h2->cc_tconn,
 		 read_u32(GO_ARG0(ctx) + h2->cs_id));
+	op = writer_op(w, &key);
+	if (op)
+		put_peer(op, &w->io);
+	if (!e->inject || w->io.own_header)
+		bpf_map_delete_elem(&nh_writers, &key);
 	return 0;
 }
 

@@ -113,7 +113,7 @@ func panicMessage(typ string, raw [2]uint64, text string) string {
 	case "runtime.errorString", "runtime.errorAddressString":
 		return "runtime error: " + text
 	case "runtime.boundsError":
-		return "runtime error: index out of range"
+		return "runtime error: index or slice bounds out of range"
 	case "syscall.Errno":
 		return syscall.Errno(raw[0]).Error()
 	}

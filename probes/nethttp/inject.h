@@ -47,57 +47,42 @@ static __always_inline void put_hex(__u8 *dst, const __u8 *src, int n)
 }
 
 /* The 55 bytes of the header's value. */
-static __noinline int put_value(__u8 *p, const struct nh_op *op)
+static __noinline int put_value(__u8 *p, const struct tr_conn *ids)
 {
 	p[0] = p[1] = '0';
 	p[2] = p[35] = p[52] = '-';
-	put_hex(p + 3, (const __u8 *)op->ev.trace_id, 16);
-	put_hex(p + 36, (const __u8 *)&op->ev.span_id, 8);
-	put_hex(p + 53, &op->ev.trace_flags, 1);
+	put_hex(p + 3, (const __u8 *)ids->trace_id, 16);
+	put_hex(p + 36, (const __u8 *)&ids->span_id, 8);
+	put_hex(p + 53, (const __u8 *)&ids->trace_flags, 1) /* its low byte */;
 	return 0;
 }
 
 /* Whether the header map surely has no traceparent; counts why not. */
-static __noinline int proven_absent(struct nh_op *op, struct tr_goexe *ge, __u64 map)
+static __noinline int proven_absent(struct nh_writer *w, struct tr_goexe *ge, __u64 map)
 {
-	struct hdr_scan *sc = &op->scan;
+	struct hdr_scan *sc = &w->scan;
+	__u64 count;
 
 	sc->base = sc->old = sc->cur = 0;
-	sc->n = sc->n_old = sc->group = sc->more = sc->fold = 0;
+	sc->n = sc->n_old = sc->group = sc->more = sc->fold = sc->seen = 0;
 	sc->copy[(8 + SLOTS_SIZE) / 8] = 0;
-	if (!map) {
+	/* maps.Map.used and hmap.count are the first word */
+	if (!map || bpf_probe_read_user(&sc->word[0], 8, (void *)map)) {
 		count_prop(PROP_UNKNOWN);
 		return 0;
 	}
+	count = sc->word[0];
 	scan_headers(ge, sc, map);
 	if (sc->fold) {
 		count_prop(PROP_KEPT);
 		return 0;
 	}
-	/* an empty map may have no groups at all: nothing is left out then */
-	if (sc->more) {
+	/* A map that grows, a read that failed, a layout that is another: keys are missing. */
+	if (sc->more || sc->seen < count) {
 		count_prop(PROP_UNPROVEN);
 		return 0;
 	}
 	return 1;
-}
-
-/* The operation whose headers the running goroutine is writing; it is found once.
- * With hdr, only if that is its header map. */
-static __noinline struct nh_op *writer_op(struct tr_gokey *key, __u64 hdr)
-{
-	__u64 *goid = bpf_map_lookup_elem(&nh_writers, key), writer = key->id;
-	struct nh_op *op;
-
-	if (!goid)
-		return NULL;
-	key->id = *goid;
-	op = bpf_map_lookup_elem(&nh_client, key);
-	if (op && hdr && op->hdr != hdr)
-		return NULL;
-	key->id = writer;
-	bpf_map_delete_elem(&nh_writers, key);
-	return op;
 }
 
 /* Append n bytes at src to the slice {ptr, len, cap or room} of the target, whose
@@ -116,19 +101,19 @@ static __noinline int append_user(__u64 to, __u64 len_addr, __u64 len, const voi
 }
 
 /* bw is the *bufio.Writer that the request is written to. */
-static __noinline int h1_inject(struct nh_op *op, struct tr_goexe *ge, __u64 bw)
+static __noinline int h1_inject(struct nh_writer *w, struct tr_goexe *ge, __u64 bw)
 {
-	struct nh_exe *e = bpf_map_lookup_elem(&nh_exes, &op->ev.hdr.exe_id);
+	struct nh_exe *e = bpf_map_lookup_elem(&nh_exes, &w->exe_id);
 	__u64 ptr, len, n;
 
 	if (!e || !bw)
 		return 0;
-	if (read_u64(op->conn + e->pc_bw) != bw || read_u64(bw)) {
+	if (read_u64(w->conn + e->pc_bw) != bw || read_u64(bw)) {
 		/* another writer than the connection's, or one that has failed */
 		count_prop(PROP_UNKNOWN);
 		return 0;
 	}
-	if (!proven_absent(op, ge, op->hdr))
+	if (!proven_absent(w, ge, w->hdr))
 		return 0;
 	ptr = read_u64(bw + e->bw_buf);
 	len = read_u64(bw + e->bw_buf + 8);
@@ -142,24 +127,24 @@ static __noinline int h1_inject(struct nh_op *op, struct tr_goexe *ge, __u64 bw)
 		count_prop(PROP_NO_ROOM);
 		return 0;
 	}
-	__builtin_memcpy(op->tp, "Traceparent: ", 13);
-	put_value(op->tp + 13, op);
-	op->tp[68] = '\r';
-	op->tp[69] = '\n';
-	return append_user(ptr, bw + e->bw_n, n, op->tp, LINE_LEN);
+	__builtin_memcpy(w->tp, "Traceparent: ", 13);
+	put_value(w->tp + 13, &w->io.c.val);
+	w->tp[68] = '\r';
+	w->tp[69] = '\n';
+	return append_user(ptr, bw + e->bw_n, n, w->tp, LINE_LEN);
 }
 
 /* fr is the *Framer with the complete HEADERS frame. */
-static __noinline int h2_inject(struct nh_op *op, struct tr_goexe *ge, __u64 fr, bool xnet)
+static __noinline int h2_inject(struct nh_writer *w, struct tr_goexe *ge, __u64 fr, bool xnet)
 {
-	struct nh_exe *e = bpf_map_lookup_elem(&nh_exes, &op->ev.hdr.exe_id);
+	struct nh_exe *e = bpf_map_lookup_elem(&nh_exes, &w->exe_id);
 	struct nh_h2 *h2;
 	__u64 ptr, len, cap, head;
 
 	if (!e)
 		return 0;
 	h2 = xnet ? &e->xh2 : &e->h2;
-	if (!proven_absent(op, ge, op->hdr))
+	if (!proven_absent(w, ge, w->hdr))
 		return 0;
 	ptr = read_u64(fr + h2->fr_wbuf);
 	len = read_u64(fr + h2->fr_wbuf + 8);
@@ -167,21 +152,21 @@ static __noinline int h2_inject(struct nh_op *op, struct tr_goexe *ge, __u64 fr,
 	head = read_u64(ptr); /* length 3, type 1, flags 1, first bytes of the stream's number */
 	if (!ptr || len < H2_HEADER_LEN || len > cap || cap > (1 << 24) ||
 	    (head >> 24 & 0xff) != H2_HEADERS || !(head >> 32 & H2_END_HEADERS) ||
-	    (head >> 32 & H2_PADDED) || bpf_ntohl(read_u32(ptr + 5)) != op->c.key.stream) {
+	    (head >> 32 & H2_PADDED) || bpf_ntohl(read_u32(ptr + 5)) != w->io.c.key.stream) {
 		count_prop(PROP_UNKNOWN);
 		return 0;
 	}
 	if (cap - len < HPACK_LEN || len > H2_MAX_BLOCK ||
-	    read_u64(op->conn + h2->cc_max_list) < H2_MIN_LIST_LIMIT) {
+	    read_u64(w->conn + h2->cc_max_list) < H2_MIN_LIST_LIMIT) {
 		count_prop(PROP_NO_ROOM);
 		return 0;
 	}
-	op->tp[0] = 0; /* literal without indexing, new name */
-	op->tp[1] = 11;
-	__builtin_memcpy(op->tp + 2, "traceparent", 11);
-	op->tp[13] = TRACEPARENT_LEN;
-	put_value(op->tp + 14, op);
-	return append_user(ptr, fr + h2->fr_wbuf + 8, len, op->tp, HPACK_LEN);
+	w->tp[0] = 0; /* literal without indexing, new name */
+	w->tp[1] = 11;
+	__builtin_memcpy(w->tp + 2, "traceparent", 11);
+	w->tp[13] = TRACEPARENT_LEN;
+	put_value(w->tp + 14, &w->io.c.val);
+	return append_user(ptr, fr + h2->fr_wbuf + 8, len, w->tp, HPACK_LEN);
 }
 
 /* In (*Framer).WriteHeaders, at the call of endWrite; AX the Framer. */
@@ -190,7 +175,7 @@ static __always_inline int h2_write(struct pt_regs *ctx, bool xnet)
 	struct tr_gokey key = {};
 	struct tr_proc *proc = watched(&key);
 	struct tr_goexe *ge;
-	struct nh_op *op;
+	struct nh_writer *w;
 
 	if (!proc)
 		return 0;
@@ -198,9 +183,11 @@ static __always_inline int h2_write(struct pt_regs *ctx, bool xnet)
 	if (!ge)
 		return 0;
 	key.id = read_u64(GO_G(ctx) + ge->g_goid);
-	op = writer_op(&key, 0);
-	if (op)
-		h2_inject(op, ge, GO_ARG0(ctx), xnet);
+	w = bpf_map_lookup_elem(&nh_writers, &key);
+	if (!w)
+		return 0;
+	h2_inject(w, ge, GO_ARG0(ctx), xnet);
+	bpf_map_delete_elem(&nh_writers, &key);
 	return 0;
 }
 

@@ -176,7 +176,9 @@ int nh_got_conn(struct pt_regs *ctx)
 	}
 	pc = go_loc_read(ctx, &e->conn_end[0]);
 	if (!read_u64(pc + e->pc_alt)) { /* else HTTP/2, where a stream is announced */
-		announce(op, ge, e, pc + e->pc_conn, 0);
+		io_ids(&op->io, op);
+		announce(&op->io, ge, e, pc + e->pc_conn, 0);
+		put_peer(op, &op->io);
 		if (e->inject)
 			expect_write(op, &key, pc);
 	}
@@ -245,7 +247,7 @@ int nh_write(struct pt_regs *ctx)
 	caller = *goid;
 	bpf_map_delete_elem(&nh_reqs, &key);
 	key.id = read_u64(GO_G(ctx) + ge->g_goid);
-	bpf_map_update_elem(&nh_writers, &key, &caller, BPF_ANY);
+	writer_new(&key, caller, GO_ARG0(ctx));
 	return 0;
 }
 
@@ -258,7 +260,7 @@ int nh_write_h1(struct pt_regs *ctx)
 	struct tr_gokey key = {};
 	struct tr_proc *proc = watched(&key);
 	struct tr_goexe *ge;
-	struct nh_op *op;
+	struct nh_writer *w;
 
 	if (!proc)
 		return 0;
@@ -266,9 +268,11 @@ int nh_write_h1(struct pt_regs *ctx)
 	if (!ge)
 		return 0;
 	key.id = read_u64(GO_G(ctx) + ge->g_goid);
-	op = writer_op(&key, GO_ARG0(ctx));
-	if (op)
-		h1_inject(op, ge, GO_ARG2(ctx));
+	w = bpf_map_lookup_elem(&nh_writers, &key);
+	if (!w || w->hdr != GO_ARG0(ctx))
+		return 0; /* net/http's own headers */
+	h1_inject(w, ge, GO_ARG2(ctx));
+	bpf_map_delete_elem(&nh_writers, &key);
 	return 0;
 }
 

@@ -114,6 +114,16 @@ struct nethttp_event {
 	__u8 tail[TAIL_MAX + STR_MAX + 1];
 };
 
+/* What it takes to look at a connection; belongs to the goroutine that runs. The ids
+ * to announce are in c.val. */
+struct nh_io {
+	struct go_str s;
+	struct conn_sock c;
+	__u64 bias;       /* load bias of the process */
+	__u32 own_header; /* client: the program set a traceparent itself */
+	__u32 pad;
+};
+
 /* The map's value: the record, then what is private to the programs. */
 struct nh_op {
 	struct nethttp_event ev;
@@ -124,20 +134,18 @@ struct nh_op {
 	__u64 conn;       /* client: *persistConn or *ClientConn */
 	__u64 h2req;      /* client: the request that HTTP/2 was given */
 	__u64 hdr;        /* client: the request's header map */
-	__u64 bias;       /* load bias of the process */
 	__u64 g;          /* client: the calling goroutine's g */
 	__u64 ctx;        /* data pointer of the request's context.Context */
 	__u32 parent_len; /* of the traceparent header, 0 = none */
 	__u16 open;       /* 0: the entry waits for the goroutine's next request */
 	__u8 xnet;        /* server: HTTP/2 is golang.org/x/net's */
-	__u8 own_header;  /* client: the program set a traceparent itself */
-	__u32 expected;   /* client: in nh_reqs */
-	__u32 pad1;
+	__u8 pad1;
+	__u32 expected; /* client: in nh_reqs */
+	__u32 epoch;    /* tr_proc.epoch at the start */
 	struct hdr_scan scan;
 	/* scratch from here on: not cleared */
-	struct go_str s;
-	struct conn_sock c;
-	__u8 tp[80]; /* a traceparent header as it was read, or as it is written */
+	struct nh_io io;
+	__u8 tp[80]; /* a traceparent header as it was read */
 	struct traceparent parent;
 	__u8 obj[REQ_MAX + 16]; /* a copy of the request structure, or the response's */
 };
@@ -221,15 +229,37 @@ const volatile __u64 cfg_keep = 2048;
 /* The template of new entries. */
 const struct nh_op nh_zero = {};
 
-/* Requests that wait to be written. Key: tgid, *http.Request (HTTP/1); or tgid, goid
- * of the goroutine that is about to write the request's headers. Value: goid of the
- * operation in nh_client. Deleted when the header is written and at the end; LRU. */
+/* Requests that wait to be written. Key: tgid, *http.Request (HTTP/1). Value: goid of
+ * the operation in nh_client. Deleted when the writing begins and at the end; LRU. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 8192);
 	__type(key, struct tr_gokey);
 	__type(value, __u64);
-} nh_reqs SEC(".maps"), nh_writers SEC(".maps");
+} nh_reqs SEC(".maps");
+
+/* A goroutine that writes a request's headers for the one that called: what it needs
+ * of the operation, copied, because the call may end at any moment and its entry be
+ * another's. Key: tgid, goid of the writer. Inserted when the writing begins, deleted
+ * when the header is written; LRU, for a write may fail before. */
+struct nh_writer {
+	__u64 caller;   /* goid of the operation in nh_client */
+	__u64 start_ns; /* of the operation */
+	__u64 hdr;      /* the request's header map */
+	__u64 conn;     /* *persistConn or *ClientConn */
+	__u32 exe_id;
+	__u32 pad;
+	struct nh_io io;
+	__u8 tp[80]; /* a traceparent header as it is written */
+	struct hdr_scan scan;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 2048);
+	__type(key, struct tr_gokey);
+	__type(value, struct nh_writer);
+} nh_writers SEC(".maps");
 
 /* What became of each attempt to hand on a trace. */
 enum nh_prop {
@@ -320,9 +350,11 @@ static __always_inline __u64 obj_u64(struct nh_op *op, __u16 off)
 /* Append the Go string whose header is at addr. */
 static __always_inline void put_gostr(struct nh_op *op, __u32 i, __u64 addr)
 {
-	op->s.ptr = op->s.len = 0;
-	bpf_probe_read_user(&op->s, sizeof(op->s), (void *)addr);
-	put_str(op, i, op->s.ptr, op->s.len);
+	struct go_str *v = &op->io.s;
+
+	v->ptr = v->len = 0;
+	bpf_probe_read_user(v, sizeof(*v), (void *)addr);
+	put_str(op, i, v->ptr, v->len);
 }
 
 static __always_inline void emit(struct nh_op *op, __u8 type)
@@ -369,7 +401,9 @@ static __noinline struct nh_op *op_new(void *map, struct tr_gokey *key, struct t
 	op->ev.hdr.proc_start_ns = proc->start_ns;
 	op->ev.goid = key->id;
 	op->ev.start_ns = bpf_ktime_get_ns();
-	op->bias = proc->bias;
+	op->io.bias = proc->bias;
+	op->io.own_header = 0;
+	op->epoch = proc->epoch;
 	op->open = 1;
 	return op;
 }
@@ -419,37 +453,41 @@ static __noinline int put_error(struct nh_op *op, struct tr_goexe *ge, __u64 ita
 }
 
 /* Whether an itab is of the type with that name; the first one found is kept. */
-static __always_inline bool itab_is(struct nh_op *op, struct tr_goexe *ge, __u64 itab, __s32 name,
+static __always_inline bool itab_is(struct nh_io *io, struct tr_goexe *ge, __u64 itab, __s32 name,
 				    __u64 *known)
 {
 	if (!itab || !name)
 		return false;
 	if (*known)
-		return itab - op->bias == *known;
+		return itab - io->bias == *known;
 	if ((__s32)read_u32(read_u64(itab + 8) + ge->type_str) != name)
 		return false;
-	*known = itab - op->bias;
+	*known = itab - io->bias;
 	return true;
 }
 
 /* The file descriptor of the net.Conn at addr: a *net.TCPConn, or a *tls.Conn over
  * one. -1 for any other type: what is not known is not touched. */
-static __noinline int fd_of_conn(struct nh_op *op, struct tr_goexe *ge, struct nh_exe *e,
+static __noinline int fd_of_conn(struct nh_io *io, struct tr_goexe *ge, struct nh_exe *e,
 				 __u64 addr)
 {
-	struct go_str *iface = &op->s; /* itab, data */
+	struct go_str *iface = &io->s; /* itab, data */
 
-	op->c.val.tls = 0;
+	io->c.val.tls = 0;
 	if (bpf_probe_read_user(iface, sizeof(*iface), (void *)addr))
 		return -1;
-	if (itab_is(op, ge, iface->ptr, e->tls_name, &e->tls_itab)) {
-		op->c.val.tls = 1;
+	if (itab_is(io, ge, iface->ptr, e->tls_name, &e->tls_itab)) {
+		io->c.val.tls = 1;
 		if (bpf_probe_read_user(iface, sizeof(*iface), (void *)(iface->len + e->tls_conn)))
 			return -1;
 	}
-	if (!itab_is(op, ge, iface->ptr, e->tcp_name, &e->tcp_itab))
+	if (!itab_is(io, ge, iface->ptr, e->tcp_name, &e->tcp_itab))
 		return -1;
-	return read_u32(read_u64(iface->len + e->conn_fd) + e->fd_sysfd);
+	/* a fault must not read as descriptor 0 */
+	if (bpf_probe_read_user(&iface->ptr, 8, (void *)(iface->len + e->conn_fd)) ||
+	    bpf_probe_read_user(&iface->len, 8, (void *)(iface->ptr + e->fd_sysfd)))
+		return -1;
+	return (int)iface->len;
 }
 
 #endif

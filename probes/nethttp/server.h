@@ -16,7 +16,7 @@
 /* Keep the traceparent header for server_trace. Several of them are none. */
 static __always_inline void get_traceparent(struct nh_op *op)
 {
-	struct go_str *v = &op->s;
+	struct go_str *v = &op->io.s;
 	struct go_str *at = &op->scan.at[S_TRACEPARENT];
 	__u32 n;
 
@@ -98,8 +98,8 @@ static __noinline int server_join(struct nh_op *op, struct tr_goexe *ge, struct 
 	} else {
 		at = read_u64(op->rw + e->w_conn) + e->hc_rwc;
 	}
-	fd = fd_of_conn(op, ge, e, at);
-	return fd >= 0 && conn_take(&op->c, fd, stream);
+	fd = fd_of_conn(&op->io, ge, e, at);
+	return fd >= 0 && conn_take(&op->io.c, fd, stream);
 }
 
 /* Trace id, parent and sampling of a server request; false when not sampled. */
@@ -113,14 +113,14 @@ static __always_inline bool server_trace(struct nh_op *op, struct tr_goexe *ge, 
 		op->ev.trace_id[1] = p->trace_id[1];
 		op->ev.parent_id = p->span_id;
 		op->ev.flags |= F_REMOTE_PARENT;
-		op->ev.trace_flags = p->flags & 0xfe;
+		op->ev.trace_flags = p->flags & TRACE_FLAG_RANDOM;
 	} else if (!op->scan.at[S_TRACEPARENT].len && server_join(op, ge, e)) {
-		op->ev.trace_id[0] = op->c.val.trace_id[0];
-		op->ev.trace_id[1] = op->c.val.trace_id[1];
-		op->ev.parent_id = op->c.val.span_id;
+		op->ev.trace_id[0] = op->io.c.val.trace_id[0];
+		op->ev.trace_id[1] = op->io.c.val.trace_id[1];
+		op->ev.parent_id = op->io.c.val.span_id;
 		op->ev.flags |= F_REMOTE_PARENT | F_JOINED;
 		count_prop(PROP_JOINED);
-		p->flags = op->c.val.trace_flags;
+		p->flags = op->io.c.val.trace_flags;
 	} else {
 		p->flags = 0;
 	}
@@ -246,7 +246,7 @@ static __always_inline int server_start(struct pt_regs *ctx, __u64 rw, __u64 req
 		return 0;
 	key.id = go_id(ge, GO_G(ctx));
 	op = bpf_map_lookup_elem(&nh_server, &key);
-	if (op && op->open && op->req == req)
+	if (op && op->open && op->xnet && op->req == req && op->epoch == proc->epoch)
 		return 0; /* runHandler of golang.org/x/net was here before serverHandler */
 	op = op_new(&nh_server, &key, proc, op);
 	if (!op)
