@@ -231,7 +231,7 @@ func (l Log) SlogLevel() slog.Level { return levels[l.Level] }
 func Default() Config {
 	return Config{
 		Sampling: Sampling{Sampler: ParentBasedOn, Ratio: 1},
-		OTLP:     OTLP{Compression: CompressionGzip, Timeout: 10 * time.Second},
+		OTLP:     OTLP{Compression: CompressionNone, Timeout: 10 * time.Second},
 		Batch: Batch{
 			ScheduleDelay: time.Second, ExportTimeout: 30 * time.Second,
 			MaxQueueSize: 8192, MaxBatchSize: 512,

@@ -291,7 +291,7 @@ func (m *Manager) AutoSelect(a *Attached, on bool) error {
 	}
 	return m.exeAuto.Put(key, struct {
 		ExeID, Pad uint32
-		LoadVaddr    uint64
+		LoadVaddr  uint64
 	}{ExeID: a.ID, LoadVaddr: a.Exe.LoadVaddr()})
 }
 
