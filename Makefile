@@ -11,8 +11,9 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 CLANG_FORMAT ?= clang-format-19
 FUZZTIME     ?= 30s
 SOAK         ?= 10m
+KERNELS      ?= 5.10 6.1 6.1-lockdown 6.12 7.3
 # Packages whose tests need root and a kernel.
-KERNEL_PKGS  := ./internal/kernel/... ./internal/discover/... ./internal/testkernel/... ./internal/event/... ./internal/probe/... ./probes/...
+KERNEL_PKGS  := ./internal/kernel/... ./internal/discover/... ./internal/testkernel/... ./internal/event/... ./internal/probe/... ./internal/propagate/... ./internal/supervise/... ./probes/... ./test/kernels/...
 
 export CGO_ENABLED ?= 0
 
@@ -64,6 +65,14 @@ test-unit: ## tests that need neither root nor a kernel feature
 .PHONY: test-kernel
 test-kernel: ## load, attach and hit-budget tests on the running kernel
 	TRACER_REQUIRE_KERNEL=1 go test -count=1 -v $(KERNEL_PKGS)
+
+.PHONY: test-vm
+test-vm: ## the same and end to end inside other kernels (QEMU); KERNELS="5.10 6.1 6.1-lockdown 6.12 7.3 6.12-arm64"
+	scripts/vm/matrix.sh $(KERNELS)
+
+.PHONY: compatibility
+compatibility: ## docs/COMPATIBILITY.md from what test-vm found
+	go run ./test/kernels/compat
 
 .PHONY: test-e2e
 test-e2e: build ## end-to-end tests; RUN=regexp picks some

@@ -40,7 +40,7 @@ const volatile struct hdr_rule cfg_hdrs[MAX_HDR_LEN][RULES_PER_LEN] = {};
 #define SLOTS_SIZE    (GROUP_SLOTS * (STR_SIZE + SLICE_SIZE))
 
 /* The state of one scan, and what it found. Lives in map memory: a program's stack
- * must stay below 64 bytes (see ADR on private stacks), and values read back from
+ * must stay below 64 bytes (see ADR 10), and values read back from
  * a map let the verifier prune. */
 struct hdr_scan {
 	__u64 base; /* address of group 0 */

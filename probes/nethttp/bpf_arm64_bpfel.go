@@ -294,13 +294,14 @@ type bpfNhOp struct {
 	Conn      uint64
 	H2req     uint64
 	Hdr       uint64
+	Bw        uint64
 	G         uint64
 	Ctx       uint64
 	ParentLen uint32
 	Open      uint16
 	Xnet      uint8
 	Pad1      uint8
-	Expected  uint32
+	Pad2      uint32
 	Epoch     uint32
 	Scan      struct {
 		_     structs.HostLayout
@@ -548,7 +549,6 @@ const (
 	bpfProgNhMux         = "nh_mux"
 	bpfProgNhPanic       = "nh_panic"
 	bpfProgNhServe       = "nh_serve"
-	bpfProgNhWrite       = "nh_write"
 	bpfProgNhWriteH1     = "nh_write_h1"
 	bpfProgNhWriteH2     = "nh_write_h2"
 	bpfProgNhWriteXh2    = "nh_write_xh2"
@@ -631,7 +631,6 @@ type bpfProgramSpecs struct {
 	NhMux        *ebpf.ProgramSpec `ebpf:"nh_mux"`
 	NhPanic      *ebpf.ProgramSpec `ebpf:"nh_panic"`
 	NhServe      *ebpf.ProgramSpec `ebpf:"nh_serve"`
-	NhWrite      *ebpf.ProgramSpec `ebpf:"nh_write"`
 	NhWriteH1    *ebpf.ProgramSpec `ebpf:"nh_write_h1"`
 	NhWriteH2    *ebpf.ProgramSpec `ebpf:"nh_write_h2"`
 	NhWriteXh2   *ebpf.ProgramSpec `ebpf:"nh_write_xh2"`
@@ -786,7 +785,6 @@ type bpfPrograms struct {
 	NhMux        *ebpf.Program `ebpf:"nh_mux"`
 	NhPanic      *ebpf.Program `ebpf:"nh_panic"`
 	NhServe      *ebpf.Program `ebpf:"nh_serve"`
-	NhWrite      *ebpf.Program `ebpf:"nh_write"`
 	NhWriteH1    *ebpf.Program `ebpf:"nh_write_h1"`
 	NhWriteH2    *ebpf.Program `ebpf:"nh_write_h2"`
 	NhWriteXh2   *ebpf.Program `ebpf:"nh_write_xh2"`
@@ -812,7 +810,6 @@ func (p *bpfPrograms) Close() error {
 		p.NhMux,
 		p.NhPanic,
 		p.NhServe,
-		p.NhWrite,
 		p.NhWriteH1,
 		p.NhWriteH2,
 		p.NhWriteXh2,

@@ -194,17 +194,18 @@ static __always_inline void client_finish(struct nh_op *op, struct tr_gokey *key
 	op->ev.end_ns = bpf_ktime_get_ns();
 	if (op->ev.trace_flags & TRACE_FLAG_SAMPLED)
 		emit(op, NH_CLIENT);
-	if (op->expected) {
+	if (op->bw) {
 		/* never written: the connection failed, or it was not ours to write to */
-		struct tr_gokey req = { .tgid = key->tgid, .id = op->req };
+		struct tr_gokey writer = { .tgid = key->tgid, .id = op->bw };
 
-		bpf_map_delete_elem(&nh_reqs, &req);
+		bpf_map_delete_elem(&nh_reqs, &writer);
 	}
 	bpf_map_delete_elem(&nh_client, key);
 }
 
-/* The next (*Request).write of this request belongs to the operation. */
-static __always_inline void expect_write(struct nh_op *op, struct tr_gokey *key, __u64 pc)
+/* What is next written to the connection's buffer is the operation's request. */
+static __always_inline void expect_write(struct nh_op *op, struct tr_gokey *key, struct nh_exe *e,
+					 __u64 pc)
 {
 	__u64 goid = key->id;
 
@@ -213,8 +214,10 @@ static __always_inline void expect_write(struct nh_op *op, struct tr_gokey *key,
 		return;
 	}
 	op->conn = pc;
-	op->expected = 1;
-	key->id = op->req;
+	op->bw = read_u64(pc + e->pc_bw);
+	if (!op->bw)
+		return;
+	key->id = op->bw;
 	bpf_map_update_elem(&nh_reqs, key, &goid, BPF_ANY);
 	key->id = goid;
 }
@@ -276,8 +279,9 @@ static __always_inline struct nh_op *writer_op(struct nh_writer *w, struct tr_go
 }
 
 /* Make the running goroutine, key, the writer of the operation of goroutine caller,
- * whose request is req. NULL when there is no such operation any more. */
-static __noinline struct nh_writer *writer_new(struct tr_gokey *key, __u64 caller, __u64 req)
+ * whose request (HTTP/2) or header map (HTTP/1) is what. NULL when there is no such
+ * operation any more. */
+static __noinline struct nh_writer *writer_new(struct tr_gokey *key, __u64 caller, __u64 what)
 {
 	__u64 writer = key->id;
 	struct nh_writer *w;
@@ -291,7 +295,7 @@ static __noinline struct nh_writer *writer_new(struct tr_gokey *key, __u64 calle
 	key->id = caller;
 	op = bpf_map_lookup_elem(&nh_client, key);
 	key->id = writer;
-	if (op && (op->ev.flags & F_H2 ? op->h2req : op->req) == req) {
+	if (op && (op->ev.flags & F_H2 ? op->h2req : op->hdr) == what) {
 		w->caller = caller;
 		w->start_ns = op->ev.start_ns;
 		w->hdr = op->hdr;

@@ -180,7 +180,7 @@ int nh_got_conn(struct pt_regs *ctx)
 		announce(&op->io, ge, e, pc + e->pc_conn, 0);
 		put_peer(op, &op->io);
 		if (e->inject)
-			expect_write(op, &key, pc);
+			expect_write(op, &key, e, pc);
 	}
 	return 0;
 }
@@ -225,32 +225,6 @@ int nh_h2_call_end(struct pt_regs *ctx)
 	return h2_client_end(ctx, false);
 }
 
-/* func (r *Request) write(w io.Writer, usingProxy bool, extraHeaders Header,
- * waitForContinue func() bool) error   AX r; runs in the connection's writeLoop */
-SEC("uprobe")
-int nh_write(struct pt_regs *ctx)
-{
-	struct tr_gokey key = {};
-	struct tr_proc *proc = watched(&key);
-	struct tr_goexe *ge;
-	__u64 *goid, caller;
-
-	if (!proc)
-		return 0;
-	ge = bpf_map_lookup_elem(&tr_goexes, &proc->exe_id);
-	if (!ge)
-		return 0;
-	key.id = GO_ARG0(ctx);
-	goid = bpf_map_lookup_elem(&nh_reqs, &key);
-	if (!goid)
-		return 0;
-	caller = *goid;
-	bpf_map_delete_elem(&nh_reqs, &key);
-	key.id = read_u64(GO_G(ctx) + ge->g_goid);
-	writer_new(&key, caller, GO_ARG0(ctx));
-	return 0;
-}
-
 /* in (*Request).write, at the call of
  * func (h Header) writeSubset(w io.Writer, exclude map[string]bool, trace *ClientTrace) error
  * AX h, BX CX w */
@@ -261,18 +235,26 @@ int nh_write_h1(struct pt_regs *ctx)
 	struct tr_proc *proc = watched(&key);
 	struct tr_goexe *ge;
 	struct nh_writer *w;
+	__u64 *goid, caller;
 
 	if (!proc)
 		return 0;
 	ge = bpf_map_lookup_elem(&tr_goexes, &proc->exe_id);
 	if (!ge)
 		return 0;
+	key.id = GO_ARG2(ctx);
+	goid = bpf_map_lookup_elem(&nh_reqs, &key);
+	if (!goid)
+		return 0;
+	caller = *goid;
 	key.id = read_u64(GO_G(ctx) + ge->g_goid);
-	w = bpf_map_lookup_elem(&nh_writers, &key);
-	if (!w || w->hdr != GO_ARG0(ctx))
-		return 0; /* net/http's own headers */
+	w = writer_new(&key, caller, GO_ARG0(ctx));
+	if (!w)
+		return 0; /* net/http's own headers, or an attempt that has ended */
 	h1_inject(w, ge, GO_ARG2(ctx));
 	bpf_map_delete_elem(&nh_writers, &key);
+	key.id = GO_ARG2(ctx);
+	bpf_map_delete_elem(&nh_reqs, &key);
 	return 0;
 }
 

@@ -134,14 +134,15 @@ struct nh_op {
 	__u64 conn;       /* client: *persistConn or *ClientConn */
 	__u64 h2req;      /* client: the request that HTTP/2 was given */
 	__u64 hdr;        /* client: the request's header map */
+	__u64 bw;         /* client: the connection's *bufio.Writer, a key in nh_reqs; or 0 */
 	__u64 g;          /* client: the calling goroutine's g */
 	__u64 ctx;        /* data pointer of the request's context.Context */
 	__u32 parent_len; /* of the traceparent header, 0 = none */
 	__u16 open;       /* 0: the entry waits for the goroutine's next request */
 	__u8 xnet;        /* server: HTTP/2 is golang.org/x/net's */
 	__u8 pad1;
-	__u32 expected; /* client: in nh_reqs */
-	__u32 epoch;    /* tr_proc.epoch at the start */
+	__u32 pad2;
+	__u32 epoch; /* tr_proc.epoch at the start */
 	struct hdr_scan scan;
 	/* scratch from here on: not cleared */
 	struct nh_io io;
@@ -229,8 +230,9 @@ const volatile __u64 cfg_keep = 2048;
 /* The template of new entries. */
 const struct nh_op nh_zero = {};
 
-/* Requests that wait to be written. Key: tgid, *http.Request (HTTP/1). Value: goid of
- * the operation in nh_client. Deleted when the writing begins and at the end; LRU. */
+/* HTTP/1 requests that wait to be written. Key: tgid, *bufio.Writer of the connection,
+ * which carries one request at a time. Value: goid of the operation in nh_client.
+ * Deleted when the headers are written and at the end; LRU. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 8192);

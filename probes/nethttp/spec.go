@@ -2,6 +2,7 @@ package nethttp
 
 import (
 	_ "embed"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -116,9 +117,20 @@ func groups() []probe.Group {
 
 func checkWrite(p *probe.Placed) error { return need(p, writeFields()) }
 func checkH2Write(p *probe.Placed) error {
+	if _, ok := p.Points["h2_client_stream"]; !ok {
+		return errNoStream
+	}
 	return need(p, stdH2(p.Exe.GoVersion().Minor).writeFields())
 }
-func checkXH2Write(p *probe.Placed) error { return need(p, h2XNet.writeFields()) }
+func checkXH2Write(p *probe.Placed) error {
+	if _, ok := p.Points["x_client_stream"]; !ok {
+		return errNoStream
+	}
+	return need(p, h2XNet.writeFields())
+}
+
+// errNoStream: before Go 1.21 a goroutine does not know who started it.
+var errNoStream = errors.New("the stream's caller cannot be told before Go 1.21")
 
 func checkH2(p *probe.Placed) error  { return need(p, stdH2(p.Exe.GoVersion().Minor).fields()) }
 func checkXH2(p *probe.Placed) error { return need(p, h2XNet.fields()) }
@@ -187,7 +199,6 @@ func points() []probe.Point {
 		{Name: "x_client_end", Program: "nh_xh2_call_end", Group: groupXClient,
 			Site: after(3, []string{x + "Transport).roundTripViaPool", x + "Transport).RoundTripOpt"}, x+"ClientConn).RoundTrip", x+"ClientConn).roundTrip")},
 
-		{Name: "write_start", Program: "nh_write", Group: groupWrite, Site: entry("net/http.(*Request).write")},
 		{Name: "write_header", Program: "nh_write_h1", Group: groupWrite, Writes: true,
 			Site: call("net/http.Header.writeSubset", "net/http.(*Request).write")},
 		// One call is for the request's own headers, the other for net/http's extra ones;

@@ -1,0 +1,198 @@
+// Command compat writes docs/COMPATIBILITY.md from what the tests in other kernels
+// said: one file KERNEL.jsonl per virtual machine, made by scripts/vm/matrix.sh.
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// result is a line that test/kernels prints.
+type result struct {
+	Kernel   string         `json:"kernel"`
+	Arch     string         `json:"arch"`
+	Lockdown string         `json:"lockdown"`
+	Test     string         `json:"test"`
+	Go       string         `json:"go"`
+	Outcome  string         `json:"outcome"`
+	Facts    map[string]any `json:"facts"`
+}
+
+// guest is one virtual machine.
+type guest struct {
+	kernel, arch, lockdown string
+	results                []result
+}
+
+func main() {
+	in := flag.String("in", "out/kernels", "folder with the KERNEL.jsonl files")
+	out := flag.String("out", "docs/COMPATIBILITY.md", "file to write")
+	flag.Parse()
+	if err := run(*in, *out); err != nil {
+		fmt.Fprintln(os.Stderr, "compat:", err)
+		os.Exit(1)
+	}
+}
+
+func run(in, out string) error {
+	guests, err := read(in)
+	if err != nil {
+		return err
+	}
+	f, err := os.Create(out)
+	if err != nil {
+		return err
+	}
+	w := bufio.NewWriter(f)
+	write(w, guests)
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+func read(dir string) ([]guest, error) {
+	files, err := filepath.Glob(filepath.Join(dir, "*.jsonl"))
+	if err != nil {
+		return nil, err
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("%s has no results: run scripts/vm/matrix.sh first", dir)
+	}
+	var guests []guest
+	for _, name := range files {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		var g guest
+		for line := range strings.Lines(string(b)) {
+			var r result
+			if err := json.Unmarshal([]byte(line), &r); err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
+			}
+			g.kernel, g.arch, g.lockdown = r.Kernel, r.Arch, r.Lockdown
+			g.results = append(g.results, r)
+		}
+		if len(g.results) > 0 {
+			guests = append(guests, g)
+		}
+	}
+	slices.SortFunc(guests, func(a, b guest) int {
+		return cmp.Or(slices.Compare(numbers(a.kernel), numbers(b.kernel)), strings.Compare(a.arch, b.arch),
+			strings.Compare(a.lockdown, b.lockdown))
+	})
+	return guests, nil
+}
+
+// numbers are the first two of a kernel's release.
+func numbers(release string) []int {
+	var out []int
+	for _, part := range strings.SplitN(release, ".", 3)[:2] {
+		n, err := strconv.Atoi(part)
+		if err != nil {
+			n = 0
+		}
+		out = append(out, n)
+	}
+	return out
+}
+
+func write(w io.Writer, guests []guest) {
+	fmt.Fprint(w, `# What was tried on which kernel
+
+Written by `+"`make compatibility`"+` from what test/kernels said inside these kernels (QEMU;
+Debian's packages). Chain: client and server spans of three services, one trace, with
+the exact number of probe hits. Memory: a traceparent header written into HTTP/1,
+HTTPS and HTTP/2 requests; lockdown forbids it. Hits: per served request / per call
+with the header written.
+
+| kernel | arch | lockdown | programs load | largest, verified instructions | chain, by Go version | memory | agent killed, started again | hits |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+`)
+	for _, g := range guests {
+		fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", g.kernel, g.arch, g.lockdown,
+			g.outcome("TestLoadAll/"), g.fact("TestLoadAll/nethttp", "largest"), g.chains(), g.memory(),
+			g.outcome("TestAgent/kill", "TestAgent/again"), g.hits())
+	}
+}
+
+func (g guest) matching(prefixes ...string) (out []result) {
+	for _, r := range g.results {
+		if slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(r.Test, p) }) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// outcome is "yes" when all of the tests passed.
+func (g guest) outcome(prefixes ...string) string {
+	rs := g.matching(prefixes...)
+	if len(rs) == 0 {
+		return "-"
+	}
+	for _, r := range rs {
+		if r.Outcome != "pass" {
+			return r.Outcome
+		}
+	}
+	return "yes"
+}
+
+func (g guest) fact(test, name string) string {
+	for _, r := range g.matching(test) {
+		if v, ok := r.Facts[name]; ok {
+			return fmt.Sprint(v)
+		}
+	}
+	return "-"
+}
+
+// chains lists the Go versions whose programs were traced over every protocol.
+func (g guest) chains() string {
+	bad := map[string]bool{}
+	var versions []string
+	for _, r := range g.matching("TestAgent/chain/") {
+		if !slices.Contains(versions, r.Go) {
+			versions = append(versions, r.Go)
+		}
+		bad[r.Go] = bad[r.Go] || r.Outcome != "pass"
+	}
+	for i, v := range versions {
+		if bad[v] {
+			versions[i] = v + " failed"
+		}
+	}
+	return cmp.Or(strings.Join(versions, ", "), "-")
+}
+
+// memory says whether headers were written.
+func (g guest) memory() string {
+	rs := g.matching("TestAgent/propagation/")
+	if len(rs) == 0 {
+		return "-"
+	}
+	for _, r := range rs {
+		switch {
+		case r.Outcome != "pass":
+			return r.Outcome
+		case r.Facts["memory"] != true:
+			return "refused"
+		}
+	}
+	return "yes"
+}
+
+func (g guest) hits() string {
+	return g.fact("TestAgent/chain/", "hits_per_request") + " / " + g.fact("TestAgent/chain/", "hits_per_call")
+}
