@@ -47,7 +47,7 @@ struct tr_goexe {
 	__u8 sane;  /* set here once g.m.curg == g has been seen */
 	__u16 map_used;
 	__u16 map_dir_ptr;
-	__u16 map_dir_len;
+	__u16 map_dir_len; /* map_dir_ptr + 8 */
 	__u16 tab_groups_data;
 	__u16 tab_groups_mask;
 	__u16 hm_b;

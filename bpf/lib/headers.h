@@ -71,18 +71,21 @@ static __always_inline bool groups_of(struct tr_goexe *ge, __u64 map, struct hdr
 			sc->n_old = b && b < 6 ? 1 << (b - 1) : 1;
 		return sc->base != 0;
 	}
-	sc->base = read_u64(map + ge->map_dir_ptr);
+	/* dirPtr and, behind it, dirLen */
+	if (bpf_probe_read_user(sc->word, 16, (void *)(map + ge->map_dir_ptr)))
+		return false;
+	sc->base = sc->word[0];
 	sc->n = 1;
 	if (!sc->base)
 		return false;
-	if (read_u64(map + ge->map_dir_len) != 0) {
+	if (sc->word[1] != 0) {
 		/* A directory of tables. Up to 1024 slots there is one table, which
 		 * is more than MAX_GROUPS groups. */
 		__u64 table = read_u64(sc->base);
 
 		sc->base = read_u64(table + ge->tab_groups_data);
 		sc->n = read_u64(table + ge->tab_groups_mask) + 1;
-		sc->more = sc->n > MAX_GROUPS || read_u64(map + ge->map_dir_len) > 1;
+		sc->more = sc->n > MAX_GROUPS || sc->word[1] > 1;
 	}
 	return sc->base != 0;
 }

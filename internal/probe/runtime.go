@@ -97,6 +97,9 @@ func encodeRuntime(exe *goexe.Exe, offs map[goexe.Field]int64) ([]byte, error) {
 	if exe.GoVersion().Minor >= 24 {
 		g.Swiss = 1
 		g.MapUsed, g.MapDirPtr, g.MapDirLen = need(fMapUsed), need(fMapDirPtr), need(fMapDirLen)
+		if g.MapDirLen != g.MapDirPtr+8 {
+			missing = append(missing, fMapDirLen.Type+" with dirLen behind dirPtr")
+		}
 		groups := need(fTabGroups)
 		g.TabGroupsData, g.TabGroupsMask = groups+need(fGroupsData), groups+need(fGroupsMask)
 	} else {

@@ -322,7 +322,9 @@ type bpfNhOp struct {
 			Len uint64
 		}
 	}
-	Io struct {
+	PeerPtr uint64
+	PeerLen uint64
+	Io      struct {
 		_ structs.HostLayout
 		S struct {
 			_   structs.HostLayout

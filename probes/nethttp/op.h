@@ -145,6 +145,8 @@ struct nh_op {
 	__u32 epoch; /* tr_proc.epoch at the start */
 	struct hdr_scan scan;
 	/* scratch from here on: not cleared */
+	__u64 peer_ptr; /* server: RemoteAddr whose bytes are at the tail's beginning, */
+	__u64 peer_len; /* from an earlier request on the connection */
 	struct nh_io io;
 	__u8 tp[80]; /* a traceparent header as it was read */
 	struct traceparent parent;

@@ -160,10 +160,50 @@ static __always_inline void scope_close(struct tr_gokey *key, __u64 now)
 		s->end_ns = now;
 }
 
+/* RemoteAddr, which is the same string for all of a connection's requests; so is the
+ * goroutine, and the entry, with HTTP/1. It comes first in the tail. */
+static __noinline int put_remote(struct nh_op *op, struct nh_exe *e)
+{
+	struct go_str *v = (struct go_str *)&op->obj[e->req_remote & (REQ_MAX - 1)];
+
+	if (v->len && v->ptr == op->peer_ptr && v->len == op->peer_len) {
+		op->ev.str[S_PEER].len = v->len;
+		op->ev.tail_len = v->len;
+		return 0;
+	}
+	put_str(op, S_PEER, v->ptr, v->len);
+	op->peer_len = op->ev.str[S_PEER].len;
+	op->peer_ptr = op->peer_len == v->len ? v->ptr : 0;
+	return 0;
+}
+
+/* The method; and the target, if it is its neighbour in the line that was received. */
+static __noinline int put_line(struct nh_op *op, struct nh_exe *e)
+{
+	struct go_str *m = (struct go_str *)&op->obj[e->req_method & (REQ_MAX - 1)];
+	struct go_str *u = (struct go_str *)&op->obj[e->req_uri & (REQ_MAX - 1)];
+	__u64 len = m->len, all = len + 1 + u->len;
+
+	if (u->ptr != m->ptr + len + 1 || !u->len || len > 64 || u->len > STR_MAX - 65)
+		all = len;
+	put_str(op, S_METHOD, m->ptr, all);
+	if (all == len || op->ev.str[S_METHOD].len != all)
+		return 0;
+	op->ev.str[S_METHOD].len = len;
+	op->ev.str[S_URI].off = op->ev.str[S_METHOD].off + len + 1;
+	op->ev.str[S_URI].len = all - len - 1;
+	return 0;
+}
+
+static __always_inline __u8 method_char(struct nh_op *op, __u32 i)
+{
+	return op->ev.tail[(op->ev.str[S_METHOD].off + i) & (STR_MAX)];
+}
+
 /* What the offsets must lead to, checked until it once did. */
 static __always_inline enum nh_check server_check(struct nh_op *op, struct nh_exe *e)
 {
-	__u8 c = op->ev.str[S_METHOD].len ? op->ev.tail[0] : 0;
+	__u8 c = op->ev.str[S_METHOD].len ? method_char(op, 0) : 0;
 
 	if (op->ev.str[S_METHOD].len > 64 || !((c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z')))
 		return CHECK_METHOD;
@@ -190,7 +230,8 @@ static __noinline int server_fill(struct nh_op *op, struct tr_gokey *key, struct
 		count_lost(probe_id, LOST_READ);
 		return 0;
 	}
-	put_field(op, S_METHOD, e->req_method);
+	put_remote(op, e);
+	put_line(op, e);
 	op->ctx = obj_u64(op, e->req_ctx + 8);
 	if (!e->server_sane) {
 		enum nh_check bad = server_check(op, e);
@@ -201,10 +242,9 @@ static __noinline int server_fill(struct nh_op *op, struct tr_gokey *key, struct
 		}
 	}
 	/* "PRI * HTTP/2.0": a connection that goes on as HTTP/2, not a request */
-	if (op->ev.str[S_METHOD].len == 3 && op->ev.tail[0] == 'P' && op->ev.tail[1] == 'R')
+	if (op->ev.str[S_METHOD].len == 3 && method_char(op, 0) == 'P' && method_char(op, 1) == 'R')
 		return 0;
 	scan_headers(ge, &op->scan, obj_u64(op, e->req_header));
-	put_field(op, S_PEER, e->req_remote);
 	get_traceparent(op);
 	op->ev.proto_major = obj_u64(op, e->req_major);
 	op->ev.proto_minor = obj_u64(op, e->req_minor);
@@ -215,7 +255,8 @@ static __noinline int server_fill(struct nh_op *op, struct tr_gokey *key, struct
 	scope_open(op, key);
 	if (!n)
 		return 0;
-	put_field(op, S_URI, e->req_uri);
+	if (!op->ev.str[S_URI].len)
+		put_field(op, S_URI, e->req_uri);
 	op->uri_ptr = obj_u64(op, e->req_uri);
 	put_field(op, S_HOST, e->req_host);
 	op->ev.req_size = obj_u64(op, e->req_clen);
