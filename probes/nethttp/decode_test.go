@@ -117,6 +117,12 @@ func TestServer(t *testing.T) {
 		}},
 		"route with method and host": {edit: func(r *record) { r.str(bpfNhStrS_ROUTE, "GET shop/a/{id}") },
 			name: "GET /a/{id}", want: map[string]any{"http.route": "/a/{id}"}},
+		"CONNECT has an authority, no path": {edit: func(r *record) {
+			r.str(bpfNhStrS_METHOD, "CONNECT").str(bpfNhStrS_URI, "user:canary@broker:443")
+		}, name: "CONNECT", want: map[string]any{"url.path": nil, "url.query": nil}},
+		"OPTIONS of the server": {edit: func(r *record) {
+			r.str(bpfNhStrS_METHOD, "OPTIONS").str(bpfNhStrS_URI, "*")
+		}, name: "OPTIONS", want: map[string]any{"url.path": nil}},
 		"unknown method": {edit: func(r *record) { r.str(bpfNhStrS_METHOD, "BREW") }, name: "HTTP",
 			want: map[string]any{"http.request.method": "_OTHER", "http.request.method_original": "BREW"}},
 		"secret query": {edit: func(r *record) { r.str(bpfNhStrS_URI, "/a?token=canary") },
