@@ -71,7 +71,7 @@ type bpfTrProc struct {
 
 type bpfTrSaidports struct {
 	_    structs.HostLayout
-	Bits [1024]uint64
+	Said [65536]uint8
 }
 
 // Names of all BPF objects in the ELF.

@@ -504,7 +504,7 @@ type bpfTrProc struct {
 
 type bpfTrSaidports struct {
 	_    structs.HostLayout
-	Bits [1024]uint64
+	Said [65536]uint8
 }
 
 type bpfTrScope struct {
