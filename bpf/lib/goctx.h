@@ -76,7 +76,7 @@ struct tr_scope {
 	__u64 end_ns; /* 0 while open */
 	__u64 ctx;    /* the operation's context.Context data pointer */
 	__u32 trace_flags;
-	__u32 pad;
+	__u32 epoch; /* tr_proc.epoch of the program that made it */
 };
 
 /* Key: tgid, goid of the goroutine that runs the operation. Inserted at the
@@ -293,7 +293,7 @@ static __noinline struct tr_scope *scope_by_kin(struct tr_goexe *ge, __u32 tgid,
 
 /* The parent scope of a call made by goroutine goid (g) with context ctx, or NULL.
  * The answer may be a scope of a program that the process ran before: the caller
- * checks since_epoch. */
+ * compares the epoch. */
 static __always_inline struct tr_scope *find_scope(struct tr_goexe *ge, __u32 tgid, __u64 g,
 						   __u64 goid, __u64 ctx, __u64 now)
 {

@@ -20,20 +20,14 @@ struct tr_proc {
 	__u64 start_ns; /* task->start_boottime of the group leader */
 	__u64 bias;     /* load bias of the main executable (PIE), else 0 */
 	__u32 exe_id;   /* index into every per-executable array */
-	/* When it was let in: the start of this very program or later, CLOCK_MONOTONIC in
-	 * units of 2^20 ns. What an earlier program of the same process began is older. */
+	/* Tells this program from others that the process ran before: when it was let in,
+	 * CLOCK_MONOTONIC in units of 2^20 ns. */
 	__u32 epoch;
 };
 
 static __always_inline __u32 epoch_now(void)
 {
 	return bpf_ktime_get_ns() >> 20;
-}
-
-/* Whether something that began at that time, or later, may be this process's. */
-static __always_inline bool since_epoch(__u64 start_ns, __u32 epoch)
-{
-	return (__s32)((__u32)(start_ns >> 20) - epoch) >= 0;
 }
 
 struct {

@@ -215,7 +215,7 @@ type bpfNhExe struct {
 		CsCc       uint16
 		CcMaxList  uint16
 		FrWbuf     uint16
-		Pad        uint16
+		Inject     uint16
 		_          [2]byte
 		End        [3]struct {
 			_     structs.HostLayout
@@ -250,7 +250,7 @@ type bpfNhExe struct {
 		CsCc       uint16
 		CcMaxList  uint16
 		FrWbuf     uint16
-		Pad        uint16
+		Inject     uint16
 		_          [2]byte
 		End        [3]struct {
 			_     structs.HostLayout
@@ -515,7 +515,7 @@ type bpfTrScope struct {
 	EndNs      uint64
 	Ctx        uint64
 	TraceFlags uint32
-	Pad        uint32
+	Epoch      uint32
 }
 
 // Names of all BPF objects in the ELF.

@@ -44,7 +44,7 @@ static __noinline int client_trace(struct nh_op *op, struct tr_goexe *ge)
 		find_scope(ge, op->ev.hdr.tgid, op->g, op->ev.goid, op->ctx, op->ev.start_ns);
 	__u32 flags = 0;
 
-	if (s && !since_epoch(s->start_ns, op->epoch))
+	if (s && s->epoch != op->epoch)
 		s = NULL;
 	if (s) {
 		op->ev.trace_id[0] = s->trace_id[0];
@@ -178,6 +178,7 @@ static __always_inline struct nh_op *client_op(struct tr_gokey *key, struct pt_r
 					       struct nh_exe **e, struct tr_goexe **ge)
 {
 	struct tr_proc *proc = watched(key);
+	struct nh_op *op;
 
 	if (!proc)
 		return NULL;
@@ -186,7 +187,8 @@ static __always_inline struct nh_op *client_op(struct tr_gokey *key, struct pt_r
 	if (!*e || !*ge)
 		return NULL;
 	key->id = read_u64(GO_G(ctx) + (*ge)->g_goid);
-	return bpf_map_lookup_elem(&nh_client, key);
+	op = bpf_map_lookup_elem(&nh_client, key);
+	return op && op->epoch == proc->epoch ? op : NULL;
 }
 
 static __always_inline void client_finish(struct nh_op *op, struct tr_gokey *key)
@@ -197,8 +199,10 @@ static __always_inline void client_finish(struct nh_op *op, struct tr_gokey *key
 	if (op->bw) {
 		/* never written: the connection failed, or it was not ours to write to */
 		struct tr_gokey writer = { .tgid = key->tgid, .id = op->bw };
+		__u64 *goid = bpf_map_lookup_elem(&nh_reqs, &writer);
 
-		bpf_map_delete_elem(&nh_reqs, &writer);
+		if (goid && *goid == key->id)
+			bpf_map_delete_elem(&nh_reqs, &writer);
 	}
 	bpf_map_delete_elem(&nh_client, key);
 }
@@ -340,7 +344,7 @@ static __always_inline int h2_client_stream(struct pt_regs *ctx, bool xnet)
 	op = writer_op(w, &key);
 	if (op)
 		put_peer(op, &w->io);
-	if (!e->inject || w->io.own_header)
+	if (!h2->inject || w->io.own_header)
 		bpf_map_delete_elem(&nh_writers, &key);
 	return 0;
 }

@@ -124,9 +124,7 @@ func encodeExe(p *probe.Placed) *bpfNhExe {
 	v.Creq.Method, v.Creq.Url, v.Creq.Ctx = v.ReqMethod, v.ReqUrl, v.ReqCtx
 	v.Creq.Clen, v.Creq.Header = v.ReqClen, v.ReqHeader
 	v.PcBw, v.BwBuf, v.BwN = o(pconn("bw")), o(std("bufio.Writer", "buf")), o(std("bufio.Writer", "n"))
-	if p.Groups[groupWrite] || p.Groups[groupH2Write] || p.Groups[groupXWrite] {
-		v.Inject = 1
-	}
+	v.Inject = flag(p.Groups[groupWrite])
 	// Without its end, an HTTP/2 request must not begin. Whose HTTP/2 a request is that
 	// golang.org/x/net was refused for cannot be told.
 	v.H2End = flag(p.Groups[groupH2Server] && p.Refused[groupXServer] == nil)
@@ -153,6 +151,8 @@ func encodeExe(p *probe.Placed) *bpfNhExe {
 		h.CsId, h.CsCc, h.CcTconn = o(t.field(t.cs, "ID")), o(t.field(t.cs, "cc")), o(t.field(t.cc, "tconn"))
 		t, h = &h2XNet, &v.Xh2
 	}
+	v.H2.Inject = uint16(flag(p.Groups[groupH2Write]))
+	v.Xh2.Inject = uint16(flag(p.Groups[groupXWrite]))
 	setLocs(v.H2.End[:], p.Points["h2_client_end"])
 	setLocs(v.Xh2.End[:], p.Points["x_client_end"])
 	return v

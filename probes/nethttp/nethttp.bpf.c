@@ -235,6 +235,7 @@ int nh_write_h1(struct pt_regs *ctx)
 	struct tr_proc *proc = watched(&key);
 	struct tr_goexe *ge;
 	struct nh_writer *w;
+	struct nh_op *op;
 	__u64 *goid, caller;
 
 	if (!proc)
@@ -252,6 +253,10 @@ int nh_write_h1(struct pt_regs *ctx)
 	if (!w)
 		return 0; /* net/http's own headers, or an attempt that has ended */
 	h1_inject(w, ge, GO_ARG2(ctx));
+	/* The connection may carry the next request before this call's end is seen. */
+	op = writer_op(w, &key);
+	if (op)
+		op->bw = 0;
 	bpf_map_delete_elem(&nh_writers, &key);
 	key.id = GO_ARG2(ctx);
 	bpf_map_delete_elem(&nh_reqs, &key);

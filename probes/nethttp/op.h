@@ -172,8 +172,8 @@ struct nh_h2 {
 	__u16 rws_stream, stream_id, rws_conn, sc_conn; /* server */
 	__u16 cs_id, cs_cc, cc_max_list;                /* client */
 	__u16 fr_wbuf;                                  /* Framer.wbuf */
-	__u16 pad;
-	struct go_loc end[3]; /* response, error type, error data */
+	__u16 inject;                                   /* 1: headers are written */
+	struct go_loc end[3];                           /* response, error type, error data */
 };
 
 /* Everything the programs must know of one executable; written by user space. */
@@ -196,7 +196,7 @@ struct nh_exe {
 	__u16 w_conn, hc_rwc;              /* response.conn, conn.rwc */
 	__u16 tls_conn, conn_fd, fd_sysfd; /* tls.Conn.conn, net.conn.fd, netFD.pfd.Sysfd */
 	__u8 join;                         /* 1: connections are joined */
-	__u8 inject;                       /* 1: headers are written */
+	__u8 inject;                       /* 1: headers of HTTP/1 are written */
 	__s32 tcp_name, tls_name;          /* nameOff of *net.TCPConn, *tls.Conn; 0 = not there */
 	__u64 tcp_itab, tls_itab;          /* link-time, once seen; set here */
 	struct go_loc conn_end[3];         /* pconn, error type, error data */

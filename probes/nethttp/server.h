@@ -148,6 +148,7 @@ static __noinline int scope_open(struct nh_op *op, struct tr_gokey *key)
 	s->start_ns = op->ev.start_ns;
 	s->end_ns = 0;
 	s->trace_flags = op->ev.trace_flags;
+	s->epoch = op->epoch;
 	scope_ctx(key, s, op->ctx);
 	return 0;
 }
@@ -289,6 +290,8 @@ static __always_inline int server_start(struct pt_regs *ctx, __u64 rw, __u64 req
 	op = bpf_map_lookup_elem(&nh_server, &key);
 	if (op && op->open && op->xnet && op->req == req && op->epoch == proc->epoch)
 		return 0; /* runHandler of golang.org/x/net was here before serverHandler */
+	if (op && op->epoch != proc->epoch)
+		op->peer_len = 0; /* what is kept is of another program */
 	op = op_new(&nh_server, &key, proc, op);
 	if (!op)
 		return 0;
@@ -337,7 +340,7 @@ static __always_inline struct nh_op *server_op(struct tr_gokey *key, struct pt_r
 		return NULL;
 	key->id = read_u64(GO_G(ctx) + (*ge)->g_goid);
 	op = bpf_map_lookup_elem(&nh_server, key);
-	return op && op->open ? op : NULL;
+	return op && op->open && op->epoch == proc->epoch ? op : NULL;
 }
 
 /* A request that is not sampled has a scope and no entry. */
