@@ -2,6 +2,7 @@ package resource
 
 import (
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,6 +31,10 @@ func child(t *testing.T, env []string, args ...string) telemetry.ProcessKey {
 	if err != nil {
 		t.Fatal(err)
 	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -37,6 +42,14 @@ func child(t *testing.T, env []string, args ...string) telemetry.ProcessKey {
 		in.Close()
 		cmd.Wait()
 	})
+	// Start returns when execve has closed its pipe, a little before the new program's
+	// environment is in its place: only what the program says proves that it runs.
+	if _, err := in.Write([]byte{'x'}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
 	return keyOf(t, cmd.Process.Pid)
 }
 
