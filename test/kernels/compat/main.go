@@ -113,8 +113,8 @@ func write(w io.Writer, guests []guest) {
 Written by `+"`make compatibility`"+` from what test/kernels said inside these kernels (QEMU;
 Debian's packages). Chain: client and server spans of three services, one trace, with
 the exact number of probe hits. Memory: a traceparent header written into HTTP/1,
-HTTPS and HTTP/2 requests; lockdown forbids it. Hits: per served request / per call
-with the header written. A kernel that is not in the table was not tried; Debian's 6.12.95
+HTTPS requests, and HTTP/2 ones where the buffer has room; lockdown forbids it. Hits: per
+served request / per HTTP/2 call of the newest Go, with the header written (HTTP/1: as many). A kernel that is not in the table was not tried; Debian's 6.12.95
 panics in this emulator, in its own memory allocator, before a test begins.
 
 | kernel | arch | lockdown | programs load | largest, verified instructions | chain, by Go version | memory | agent killed, started again | hits |
@@ -150,8 +150,9 @@ func (g guest) outcome(prefixes ...string) string {
 	return "yes"
 }
 
+// fact is of the last such test: the newest Go's.
 func (g guest) fact(test, name string) string {
-	for _, r := range g.matching(test) {
+	for _, r := range slices.Backward(g.matching(test)) {
 		if v, ok := r.Facts[name]; ok {
 			return fmt.Sprint(v)
 		}
