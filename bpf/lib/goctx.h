@@ -46,15 +46,14 @@ struct tr_goexe {
 	__u8 swiss; /* 1: internal/runtime/maps (Go 1.24+), 0: hmap */
 	__u8 sane;  /* set here once g.m.curg == g has been seen */
 	__u16 map_used;
-	__u16 map_dir_ptr;
-	__u16 map_dir_len; /* map_dir_ptr + 8 */
+	__u16 map_dir_ptr; /* map_dir_len is behind it */
 	__u16 tab_groups_data;
 	__u16 tab_groups_mask;
 	__u16 hm_b;
 	__u16 hm_buckets;
 	__u16 hm_oldbuckets;
 	__u8 timer_ptr; /* 1: context.timerCtx begins with a pointer (Go 1.20 only) */
-	__u8 pad[7];
+	__u8 pad;
 };
 
 struct {
@@ -292,20 +291,21 @@ static __noinline struct tr_scope *scope_by_kin(struct tr_goexe *ge, __u32 tgid,
 }
 
 /* The parent scope of a call made by goroutine goid (g) with context ctx, or NULL.
- * The answer may be a scope of a program that the process ran before: the caller
- * compares the epoch. */
+ * A scope of a program that the process ran before is of another epoch. */
 static __always_inline struct tr_scope *find_scope(struct tr_goexe *ge, __u32 tgid, __u64 g,
-						   __u64 goid, __u64 ctx, __u64 now)
+						   __u64 goid, __u64 ctx, __u64 now, __u32 epoch)
 {
 	struct tr_scope *s = scope_by_ctx(ge, tgid, ctx, now);
 	struct tr_gokey key = { .tgid = tgid, .id = goid };
 
-	if (s)
-		return s;
-	s = bpf_map_lookup_elem(&tr_scopes, &key);
-	if (s)
-		return scope_usable(s, now) ? s : NULL;
-	return scope_by_kin(ge, tgid, g, goid, now);
+	if (!s) {
+		s = bpf_map_lookup_elem(&tr_scopes, &key);
+		if (s && !scope_usable(s, now))
+			return NULL;
+	}
+	if (!s)
+		s = scope_by_kin(ge, tgid, g, goid, now);
+	return s && s->epoch == epoch ? s : NULL;
 }
 
 #endif

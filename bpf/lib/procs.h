@@ -25,11 +25,6 @@ struct tr_proc {
 	__u32 epoch;
 };
 
-static __always_inline __u32 epoch_now(void)
-{
-	return bpf_ktime_get_ns() >> 20;
-}
-
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_PROCS);

@@ -190,7 +190,7 @@ static __always_inline bool decide(__u32 tgid, struct task_struct *leader, struc
 	proc.start_ns = BPF_CORE_READ(leader, start_boottime);
 	proc.bias = BPF_CORE_READ(mm, start_code) - exe->load_vaddr;
 	proc.exe_id = exe->exe_id;
-	proc.epoch = epoch_now();
+	proc.epoch = bpf_ktime_get_ns() >> 20;
 	return bpf_map_update_elem(&tr_procs, &tgid, &proc, BPF_ANY) == 0;
 }
 

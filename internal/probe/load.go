@@ -297,22 +297,14 @@ func (m *Manager) AutoSelect(a *Attached, on bool) error {
 
 // dropProcesses takes every process of an executable out.
 func (m *Manager) dropProcesses(exeID uint32) {
-	var pid uint32
-	var v procValue
-	var gone []uint32
-	// Processes that exit meanwhile can make an iteration end early.
-	for range 8 {
-		it := m.procs.Iterate()
-		for it.Next(&pid, &v) {
-			if v.ExeID == exeID {
-				gone = append(gone, pid)
-			}
+	gone := map[uint32]bool{}
+	eachKey(m.procs, func(raw []byte) {
+		var v procValue
+		if err := m.procs.Lookup(raw, &v); err == nil && v.ExeID == exeID {
+			gone[binary.NativeEndian.Uint32(raw)] = true
 		}
-		if it.Err() == nil {
-			break
-		}
-	}
-	for _, pid := range gone {
+	})
+	for pid := range gone {
 		_ = m.procs.Delete(pid)
 		m.forget(pid)
 	}
@@ -353,24 +345,31 @@ func (m *Manager) addForgotten(v *ebpf.Variable, n uint64) {
 	}
 }
 
-// keysOf lists the keys of one process; values are big and not read.
+// keysOf returns the keys of a process's entries; one that is there throughout is in it.
 func keysOf(mp *ebpf.Map, tgid uint64) []goKey {
 	var keys []goKey
-	var prev any
-	// When the entry that comes next is deleted under our hands, the kernel begins
-	// from the first one again.
-	for range 8 * mp.MaxEntries() {
-		raw, err := mp.NextKeyBytes(prev)
-		if err != nil || raw == nil {
-			break
-		}
+	eachKey(mp, func(raw []byte) {
 		k := goKey{binary.NativeEndian.Uint64(raw), binary.NativeEndian.Uint64(raw[8:])}
 		if k.TGID == tgid {
 			keys = append(keys, k)
 		}
+	})
+	return keys
+}
+
+// eachKey calls f for every key of a map that programs change meanwhile: for some
+// more than once, because the kernel begins from the first one again when the key
+// that was given last is deleted.
+func eachKey(mp *ebpf.Map, f func(raw []byte)) {
+	var prev any
+	for range 8 * mp.MaxEntries() {
+		raw, err := mp.NextKeyBytes(prev)
+		if err != nil || raw == nil {
+			return
+		}
+		f(raw)
 		prev = raw
 	}
-	return keys
 }
 
 func (m *Manager) closeMaps() {

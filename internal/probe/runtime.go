@@ -53,14 +53,13 @@ type goExe struct {
 	Sane          uint8
 	MapUsed       uint16
 	MapDirPtr     uint16
-	MapDirLen     uint16
 	TabGroupsData uint16
 	TabGroupsMask uint16
 	HmB           uint16
 	HmBuckets     uint16
 	HmOldbuckets  uint16
 	TimerPtr      uint8
-	_             [7]byte
+	_             byte
 }
 
 // encodeRuntime builds the value of tr_goexes for an executable.
@@ -96,8 +95,8 @@ func encodeRuntime(exe *goexe.Exe, offs map[goexe.Field]int64) ([]byte, error) {
 	}
 	if exe.GoVersion().Minor >= 24 {
 		g.Swiss = 1
-		g.MapUsed, g.MapDirPtr, g.MapDirLen = need(fMapUsed), need(fMapDirPtr), need(fMapDirLen)
-		if g.MapDirLen != g.MapDirPtr+8 {
+		g.MapUsed, g.MapDirPtr = need(fMapUsed), need(fMapDirPtr)
+		if need(fMapDirLen) != g.MapDirPtr+8 {
 			missing = append(missing, fMapDirLen.Type+" with dirLen behind dirPtr")
 		}
 		groups := need(fTabGroups)

@@ -472,14 +472,13 @@ type bpfTrGoexe struct {
 	Sane          uint8
 	MapUsed       uint16
 	MapDirPtr     uint16
-	MapDirLen     uint16
 	TabGroupsData uint16
 	TabGroupsMask uint16
 	HmB           uint16
 	HmBuckets     uint16
 	HmOldbuckets  uint16
 	TimerPtr      uint8
-	Pad           [7]uint8
+	Pad           uint8
 }
 
 type bpfTrGokey struct {

@@ -40,12 +40,10 @@ static __noinline int client_trace(struct nh_op *op, struct tr_goexe *ge)
 		op->ev.trace_flags = sampled(op->ev.trace_id, true, op->parent.flags);
 		return op->ev.trace_flags;
 	}
-	struct tr_scope *s =
-		find_scope(ge, op->ev.hdr.tgid, op->g, op->ev.goid, op->ctx, op->ev.start_ns);
+	struct tr_scope *s = find_scope(ge, op->ev.hdr.tgid, op->g, op->ev.goid, op->ctx,
+					op->ev.start_ns, op->epoch);
 	__u32 flags = 0;
 
-	if (s && s->epoch != op->epoch)
-		s = NULL;
 	if (s) {
 		op->ev.trace_id[0] = s->trace_id[0];
 		op->ev.trace_id[1] = s->trace_id[1];

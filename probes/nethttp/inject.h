@@ -53,7 +53,7 @@ static __noinline int put_value(__u8 *p, const struct tr_conn *ids)
 	p[2] = p[35] = p[52] = '-';
 	put_hex(p + 3, (const __u8 *)ids->trace_id, 16);
 	put_hex(p + 36, (const __u8 *)&ids->span_id, 8);
-	put_hex(p + 53, (const __u8 *)&ids->trace_flags, 1) /* its low byte */;
+	put_hex(p + 53, (const __u8 *)&ids->trace_flags, 1); /* its low byte */
 	return 0;
 }
 
@@ -66,8 +66,9 @@ static __noinline int proven_absent(struct nh_writer *w, struct tr_goexe *ge, __
 	sc->base = sc->old = sc->cur = 0;
 	sc->n = sc->n_old = sc->group = sc->more = sc->fold = sc->seen = 0;
 	sc->copy[(8 + SLOTS_SIZE) / 8] = 0;
-	/* maps.Map.used and hmap.count are the first word */
-	if (!map || bpf_probe_read_user(&sc->word[0], 8, (void *)map)) {
+	/* hmap.count is the first word */
+	if (!map ||
+	    bpf_probe_read_user(&sc->word[0], 8, (void *)(map + (ge->swiss ? ge->map_used : 0)))) {
 		count_prop(PROP_UNKNOWN);
 		return 0;
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"github.com/tracer-agent/tracer-agent/internal/goexe"
 	"github.com/tracer-agent/tracer-agent/internal/offsets"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 )
@@ -117,16 +118,17 @@ func groups() []probe.Group {
 
 func checkWrite(p *probe.Placed) error { return need(p, writeFields()) }
 func checkH2Write(p *probe.Placed) error {
-	if _, ok := p.Points["h2_client_stream"]; !ok {
-		return errNoStream
-	}
-	return need(p, stdH2(p.Exe.GoVersion().Minor).writeFields())
+	return needStream(p, "h2_client_stream", stdH2(p.Exe.GoVersion().Minor).writeFields())
 }
 func checkXH2Write(p *probe.Placed) error {
-	if _, ok := p.Points["x_client_stream"]; !ok {
+	return needStream(p, "x_client_stream", h2XNet.writeFields())
+}
+
+func needStream(p *probe.Placed, point string, fields []goexe.Field) error {
+	if _, ok := p.Points[point]; !ok {
 		return errNoStream
 	}
-	return need(p, h2XNet.writeFields())
+	return need(p, fields)
 }
 
 // errNoStream: before Go 1.21 a goroutine does not know who started it.
