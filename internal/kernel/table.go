@@ -79,8 +79,8 @@ var table = []entry{
 		Missing: "containers of one image are treated as different executables",
 	}, helper(asm.FnFindVma), true},
 	{Feature{
-		Name: Loop, MinKernel: "5.17", Need: Unused,
-		Use: "nothing", Missing: "does not matter: all loops are bounded",
+		Name: Loop, MinKernel: "5.17", Need: Better,
+		Use: "propagation mode kernel: look for the end of a request's header", Missing: "no mode kernel",
 	}, helper(asm.FnLoop), true},
 	{Feature{
 		Name: WriteUser, MinKernel: "4.8", Need: Better,
@@ -89,14 +89,12 @@ var table = []entry{
 			"and end at this host's edge; lockdown (Secure Boot) switches the helper off on purpose",
 	}, tryWriteUser, true},
 	{Feature{
-		Name: SockOps, MinKernel: "4.13", Need: Unused,
-		Use:     "nothing; one way to put the trace id into plaintext requests later",
-		Missing: "does not matter: this version changes no traffic",
+		Name: SockOps, MinKernel: "4.13", Need: Better,
+		Use: "propagation mode kernel: see connections that a watched process opens", Missing: "no mode kernel",
 	}, func() error { return features.HaveProgramType(ebpf.SockOps) }, true},
 	{Feature{
-		Name: SkMsg, MinKernel: "4.17", Need: Unused,
-		Use:     "nothing; one way to put the trace id into plaintext requests later",
-		Missing: "does not matter: this version changes no traffic",
+		Name: SkMsg, MinKernel: "4.17", Need: Better,
+		Use: "propagation mode kernel: put the trace id into plaintext HTTP/1 requests", Missing: "no mode kernel",
 	}, func() error { return features.HaveProgramType(ebpf.SkMsg) }, true},
 	{Feature{
 		Name: Kprobe, MinKernel: "4.1", Need: Unused,
