@@ -158,18 +158,24 @@ type bpfNhExe struct {
 	UrlQuery   uint16
 	W_conn     uint16
 	HcRwc      uint16
-	TlsConn    uint16
-	ConnFd     uint16
-	FdSysfd    uint16
 	Join       uint8
 	Inject     uint8
-	_          [2]byte
-	TcpName    int32
-	TlsName    int32
 	_          [4]byte
-	TcpItab    uint64
-	TlsItab    uint64
-	ConnEnd    [3]struct {
+	Net        struct {
+		_        structs.HostLayout
+		TlsConn  uint16
+		ConnFd   uint16
+		FdSysfd  uint16
+		Pad      uint16
+		TcpName  int32
+		TlsName  int32
+		WrapName int32
+		Pad2     uint32
+		TcpItab  uint64
+		TlsItab  uint64
+		WrapItab uint64
+	}
+	ConnEnd [3]struct {
 		_     structs.HostLayout
 		Off   int32
 		Stack uint8

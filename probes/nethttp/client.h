@@ -225,7 +225,7 @@ static __always_inline void expect_write(struct nh_op *op, struct tr_gokey *key,
 }
 
 /* What is said of the operation to the other end. */
-static __always_inline void io_ids(struct nh_io *io, const struct nh_op *op)
+static __always_inline void io_ids(struct tr_goio *io, const struct nh_op *op)
 {
 	io->c.val.trace_id[0] = op->ev.trace_id[0];
 	io->c.val.trace_id[1] = op->ev.trace_id[1];
@@ -235,10 +235,10 @@ static __always_inline void io_ids(struct nh_io *io, const struct nh_op *op)
 
 /* Say which span the connection of the net.Conn at addr carries next; the ids are in
  * io. Afterwards io->c.key is the connection, if io->c.sk is set. */
-static __noinline int announce(struct nh_io *io, struct tr_goexe *ge, struct nh_exe *e, __u64 addr,
-			       __u32 stream)
+static __noinline int announce(struct tr_goio *io, struct tr_goexe *ge, struct nh_exe *e,
+			       __u64 addr, __u32 stream)
 {
-	int fd = fd_of_conn(io, ge, e, addr);
+	int fd = fd_of_conn(io, ge, &e->net, addr);
 
 	io->c.sk = 0;
 	io->c.key.stream = stream;
@@ -256,7 +256,7 @@ static __noinline int announce(struct nh_io *io, struct tr_goexe *ge, struct nh_
 }
 
 /* Note the peer's address. */
-static __always_inline void put_peer(struct nh_op *op, const struct nh_io *io)
+static __always_inline void put_peer(struct nh_op *op, const struct tr_goio *io)
 {
 	if (!io->c.sk)
 		return;

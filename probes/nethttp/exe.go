@@ -35,7 +35,7 @@ func attachExe(c *ebpf.Collection, p *probe.Placed, join bool) error {
 	if err != nil {
 		names = nil // errors go by their outermost type then, and nothing is joined
 	}
-	v.TcpName, v.TlsName = only(names[tcpConnType]), only(names[tlsConnType])
+	v.Net.TcpName, v.Net.TlsName = only(names[tcpConnType]), only(names[tlsConnType])
 	raw, err := binary.Append(nil, binary.NativeEndian, v)
 	if err != nil {
 		return err
@@ -115,10 +115,10 @@ func encodeExe(p *probe.Placed) *bpfNhExe {
 		UrlScheme: o(uri("Scheme")), UrlUser: o(uri("User")), UrlHost: o(uri("Host")),
 		UrlPath: o(uri("Path")), UrlRawPath: o(uri("RawPath")), UrlQuery: o(uri("RawQuery")),
 		W_conn: o(w("conn")), HcRwc: o(std("net/http.conn", "rwc")),
-		TlsConn: o(std("crypto/tls.Conn", "conn")), ConnFd: o(std("net.conn", "fd")),
 	}
+	v.Net.TlsConn, v.Net.ConnFd = o(std("crypto/tls.Conn", "conn")), o(std("net.conn", "fd"))
 	if need(p, connFields()) == nil {
-		v.FdSysfd = o(std("net.netFD", "pfd")) + o(std("internal/poll.FD", "Sysfd"))
+		v.Net.FdSysfd = o(std("net.netFD", "pfd")) + o(std("internal/poll.FD", "Sysfd"))
 		v.Join = 1
 	}
 	v.Creq.Method, v.Creq.Url, v.Creq.Ctx = v.ReqMethod, v.ReqUrl, v.ReqCtx

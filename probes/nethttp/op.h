@@ -9,8 +9,8 @@
 #ifndef NH_OP_H
 #define NH_OP_H
 
-#include "../../bpf/lib/conn.h"
 #include "../../bpf/lib/event.h"
+#include "../../bpf/lib/goconn.h"
 #include "../../bpf/lib/headers.h"
 #include "../../bpf/lib/tracectx.h"
 
@@ -114,16 +114,6 @@ struct nethttp_event {
 	__u8 tail[TAIL_MAX + STR_MAX + 1];
 };
 
-/* What it takes to look at a connection; belongs to the goroutine that runs. The ids
- * to announce are in c.val. */
-struct nh_io {
-	struct go_str s;
-	struct conn_sock c;
-	__u64 bias;       /* load bias of the process */
-	__u32 own_header; /* client: the program set a traceparent itself */
-	__u32 pad;
-};
-
 /* The map's value: the record, then what is private to the programs. */
 struct nh_op {
 	struct nethttp_event ev;
@@ -147,7 +137,7 @@ struct nh_op {
 	/* scratch from here on: not cleared */
 	__u64 peer_ptr; /* server: RemoteAddr whose bytes are at the tail's beginning, */
 	__u64 peer_len; /* from an earlier request on the connection */
-	struct nh_io io;
+	struct tr_goio io;
 	__u8 tp[80]; /* a traceparent header as it was read */
 	struct traceparent parent;
 	__u8 obj[REQ_MAX + 16]; /* a copy of the request structure, or the response's */
@@ -193,15 +183,13 @@ struct nh_exe {
 	__u16 pc_conn, pc_alt, pc_bw;
 	__u16 bw_buf, bw_n; /* bufio.Writer */
 	__u16 url_scheme, url_user, url_host, url_path, url_raw_path, url_query;
-	__u16 w_conn, hc_rwc;              /* response.conn, conn.rwc */
-	__u16 tls_conn, conn_fd, fd_sysfd; /* tls.Conn.conn, net.conn.fd, netFD.pfd.Sysfd */
-	__u8 join;                         /* 1: connections are joined */
-	__u8 inject;                       /* 1: headers of HTTP/1 are written */
-	__s32 tcp_name, tls_name;          /* nameOff of *net.TCPConn, *tls.Conn; 0 = not there */
-	__u64 tcp_itab, tls_itab;          /* link-time, once seen; set here */
-	struct go_loc conn_end[3];         /* pconn, error type, error data */
-	struct go_loc call_end[3];         /* response, error type, error data */
-	struct go_loc match_end[4];        /* handler type, data, pattern pointer, length */
+	__u16 w_conn, hc_rwc; /* response.conn, conn.rwc */
+	__u8 join;            /* 1: connections are joined */
+	__u8 inject;          /* 1: headers of HTTP/1 are written */
+	struct tr_goconn net;
+	struct go_loc conn_end[3];  /* pconn, error type, error data */
+	struct go_loc call_end[3];  /* response, error type, error data */
+	struct go_loc match_end[4]; /* handler type, data, pattern pointer, length */
 	struct nh_h2 h2, xh2;
 };
 
@@ -253,7 +241,7 @@ struct nh_writer {
 	__u64 conn;     /* *persistConn or *ClientConn */
 	__u32 exe_id;
 	__u32 pad;
-	struct nh_io io;
+	struct tr_goio io;
 	__u8 tp[80]; /* a traceparent header as it is written */
 	struct hdr_scan scan;
 };
@@ -454,44 +442,6 @@ static __noinline int put_error(struct nh_op *op, struct tr_goexe *ge, __u64 ita
 	if (op->ev.err_raw[0] > 4095 && op->ev.err_raw[1] && op->ev.err_raw[1] < 512)
 		put_str(op, S_ERR_MSG, op->ev.err_raw[0], op->ev.err_raw[1]);
 	return 0;
-}
-
-/* Whether an itab is of the type with that name; the first one found is kept. */
-static __always_inline bool itab_is(struct nh_io *io, struct tr_goexe *ge, __u64 itab, __s32 name,
-				    __u64 *known)
-{
-	if (!itab || !name)
-		return false;
-	if (*known)
-		return itab - io->bias == *known;
-	if ((__s32)read_u32(read_u64(itab + 8) + ge->type_str) != name)
-		return false;
-	*known = itab - io->bias;
-	return true;
-}
-
-/* The file descriptor of the net.Conn at addr: a *net.TCPConn, or a *tls.Conn over
- * one. -1 for any other type: what is not known is not touched. */
-static __noinline int fd_of_conn(struct nh_io *io, struct tr_goexe *ge, struct nh_exe *e,
-				 __u64 addr)
-{
-	struct go_str *iface = &io->s; /* itab, data */
-
-	io->c.val.tls = 0;
-	if (bpf_probe_read_user(iface, sizeof(*iface), (void *)addr))
-		return -1;
-	if (itab_is(io, ge, iface->ptr, e->tls_name, &e->tls_itab)) {
-		io->c.val.tls = 1;
-		if (bpf_probe_read_user(iface, sizeof(*iface), (void *)(iface->len + e->tls_conn)))
-			return -1;
-	}
-	if (!itab_is(io, ge, iface->ptr, e->tcp_name, &e->tcp_itab))
-		return -1;
-	/* a fault must not read as descriptor 0 */
-	if (bpf_probe_read_user(&iface->ptr, 8, (void *)(iface->len + e->conn_fd)) ||
-	    bpf_probe_read_user(&iface->len, 8, (void *)(iface->ptr + e->fd_sysfd)))
-		return -1;
-	return (int)iface->len;
 }
 
 #endif

@@ -98,7 +98,7 @@ static __noinline int server_join(struct nh_op *op, struct tr_goexe *ge, struct 
 	} else {
 		at = read_u64(op->rw + e->w_conn) + e->hc_rwc;
 	}
-	fd = fd_of_conn(&op->io, ge, e, at);
+	fd = fd_of_conn(&op->io, ge, &e->net, at);
 	return fd >= 0 && conn_take(&op->io.c, fd, stream);
 }
 
