@@ -3,11 +3,9 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"os"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,10 +18,8 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/pipeline"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/propagate"
-	"github.com/tracer-agent/tracer-agent/internal/redact"
 	"github.com/tracer-agent/tracer-agent/internal/selfmetrics"
 	"github.com/tracer-agent/tracer-agent/internal/supervise"
-	"github.com/tracer-agent/tracer-agent/probes/nethttp"
 )
 
 // agent is everything that runs, wired.
@@ -35,20 +31,6 @@ type agent struct {
 	watcher    *discover.Watcher
 	supervisor *supervise.Supervisor
 	kernelMode *propagate.Kernel // nil unless it was asked for and is possible
-}
-
-// specs are the probes of this build.
-func specs(cfg config.Config) ([]*probe.Spec, error) {
-	http, err := nethttp.New(nethttp.Config{
-		Redact:         redact.New(cfg.Redact.QueryNames),
-		CaptureHeaders: cfg.Propagation.CorrelationHeaders,
-		Join: slices.Contains([]string{config.PropagateAuto, config.PropagateJoin, config.PropagateKernel, config.PropagateMemory},
-			cfg.Propagation.Mode),
-	})
-	if err != nil {
-		return nil, fmt.Errorf("probe nethttp: %w", err)
-	}
-	return []*probe.Spec{http}, nil
 }
 
 // newAgent loads everything and attaches nothing yet.

@@ -33,6 +33,7 @@ type Attached struct {
 	links  map[pointKey]link.Link
 	target *link.Executable
 	closed bool
+	off    map[string]bool // specs that were taken off while it ran
 	// detaching closes the links; set before the first one is made.
 	detaching *detacher
 }
@@ -60,7 +61,7 @@ func (a *Attached) attachPoint(s *Spec, pt Point, prog *ebpf.Program, multi bool
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	key := pointKey{s.Name, pt.Name}
-	if a.closed || a.links[key] != nil {
+	if a.closed || a.off[s.Name] || a.links[key] != nil {
 		return nil
 	}
 	l, err := uprobe(a.target, prog, at.Offset, multi)
@@ -88,6 +89,29 @@ func (a *Attached) detachPoint(spec, point string) error {
 		return nil
 	}
 	return a.detaching.close(l)
+}
+
+// detachSpec takes a probe off for good and says how many points of others are left.
+func (a *Attached) detachSpec(s *Spec) (left int, err error) {
+	a.mu.Lock()
+	if a.off == nil {
+		a.off = map[string]bool{}
+	}
+	a.off[s.Name] = true
+	var mine []pointKey
+	for k := range a.links {
+		if k.spec == s.Name {
+			mine = append(mine, k)
+		} else {
+			left++
+		}
+	}
+	a.mu.Unlock()
+	var errs []error
+	for _, k := range mine {
+		errs = append(errs, a.detachPoint(k.spec, k.point))
+	}
+	return left, errors.Join(errs...)
 }
 
 // detachAll closes all links at the same time: closing a perf-event uprobe waits

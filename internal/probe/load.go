@@ -40,15 +40,12 @@ func (m *Manager) load() error {
 	}
 	m.colls = map[string]*ebpf.Collection{}
 	shared := map[string]*ebpf.Map{"tr_procs": m.procs, "tr_exe_auto": m.exeAuto}
-	for _, s := range m.opts.Specs {
-		coll, err := m.loadSpec(s, shared)
-		if err != nil {
-			return fmt.Errorf("load probe %s: %w", s.Name, err)
-		}
-		m.colls[s.Name] = coll
-	}
+	err = m.loadSpecs(shared)
 	m.events, m.lost, m.goexes = shared["tr_events"], shared["tr_lost"], shared["tr_goexes"]
-	m.conns = shared["tr_conns"]
+	m.conns, m.errTypes = shared["tr_conns"], shared["tr_errtypes"]
+	if err != nil {
+		return err
+	}
 	if m.events == nil || m.lost == nil || m.goexes == nil {
 		return errors.New("load probes: no probe uses the shared maps")
 	}
@@ -57,6 +54,30 @@ func (m *Manager) load() error {
 	} else {
 		m.log.Info("hits and run time of probes are not counted", "err", err)
 	}
+	return nil
+}
+
+// loadSpecs loads every probe that can be loaded; one that cannot is left out, which is
+// an error only when no other is left.
+func (m *Manager) loadSpecs(shared map[string]*ebpf.Map) error {
+	var kept []*Spec
+	var errs []error
+	for _, s := range m.opts.Specs {
+		coll, err := m.loadSpec(s, shared)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("load probe %s: %w", s.Name, err))
+			continue
+		}
+		m.colls[s.Name] = coll
+		kept = append(kept, s)
+	}
+	if len(kept) == 0 {
+		return errors.Join(errs...)
+	}
+	for _, err := range errs {
+		m.log.Error("a probe is left out", "err", err)
+	}
+	m.opts.Specs = kept
 	return nil
 }
 
@@ -159,6 +180,11 @@ func (m *Manager) install(ctx context.Context, a *Attached) error {
 	if err := m.goexes.Put(a.ID, rt); err != nil {
 		return fmt.Errorf("write runtime offsets: %w", err)
 	}
+	if m.errTypes != nil {
+		if err := putErrTypes(m.errTypes, a.ID, a.Exe); err != nil {
+			return err
+		}
+	}
 	attached := 0
 	for _, s := range m.opts.Specs {
 		p := a.Placed[s.Name]
@@ -167,7 +193,8 @@ func (m *Manager) install(ctx context.Context, a *Attached) error {
 			continue
 		}
 		if err := s.AttachExe(m.colls[s.Name], p); err != nil {
-			return fmt.Errorf("probe %s: %w", s.Name, err)
+			p.refuseAll(s, err)
+			continue
 		}
 		for _, g := range s.Groups {
 			if !p.Groups[g.Name] {
@@ -182,7 +209,7 @@ func (m *Manager) install(ctx context.Context, a *Attached) error {
 		}
 	}
 	for _, s := range m.opts.Specs {
-		if s.Propagation != nil {
+		if s.Propagation != nil && len(a.Placed[s.Name].Groups) > 0 {
 			a.Propagation = s.Propagation(a.Placed[s.Name])
 		}
 	}
@@ -376,7 +403,7 @@ func (m *Manager) closeMaps() {
 	for _, c := range m.colls {
 		c.Close()
 	}
-	for _, mp := range []*ebpf.Map{m.procs, m.exeAuto, m.events, m.lost, m.goexes, m.conns} {
+	for _, mp := range []*ebpf.Map{m.procs, m.exeAuto, m.events, m.lost, m.goexes, m.conns, m.errTypes} {
 		if mp != nil {
 			mp.Close()
 		}

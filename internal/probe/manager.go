@@ -49,6 +49,7 @@ type Manager struct {
 
 	procs, exeAuto, events, lost, goexes *ebpf.Map
 	conns                                *ebpf.Map // nil: no probe announces connections
+	errTypes                             *ebpf.Map // nil: no probe looks into errors
 	colls                                map[string]*ebpf.Collection
 
 	attaching  sync.Mutex // one analysis at a time: it bounds memory
@@ -143,8 +144,9 @@ func (m *Manager) read(ctx context.Context, r *event.Reader) {
 	decoders := map[uint16]Decoder{}
 	records := map[uint16]*selfmetrics.Counter{}
 	broken := map[uint16]*selfmetrics.Counter{}
-	env := DecoderEnv{TypeName: m.typeName, Refuse: m.refuse, SetPoint: m.setPoint}
 	for _, s := range m.opts.Specs {
+		env := DecoderEnv{TypeName: m.typeName, SetPoint: m.setPoint,
+			Refuse: func(exeID uint32, reason string) { m.refuse(s, exeID, reason) }}
 		decoders[uint16(s.ID)] = s.NewDecoder(env)
 		records[uint16(s.ID)] = m.opts.Metrics.Records(s.Name)
 		broken[uint16(s.ID)] = m.opts.Metrics.Lost(selfmetrics.DecodeError, s.Name)
@@ -208,7 +210,9 @@ func (m *Manager) typeName(id uint32, nameOff int32) string {
 	return name
 }
 
-func (m *Manager) refuse(id uint32, reason string) {
+// refuse takes a probe off an executable and, when it was the last one there, the
+// executable out.
+func (m *Manager) refuse(s *Spec, id uint32, reason string) {
 	a := m.attached(id)
 	if a == nil {
 		return
@@ -217,10 +221,18 @@ func (m *Manager) refuse(id uint32, reason string) {
 		if m.attached(id) != a {
 			return
 		}
-		err := fmt.Errorf("%w: %s", ErrRefused, reason)
+		left, err := a.detachSpec(s)
+		if err != nil {
+			m.log.Warn("detaching", "exe", a.Ref.Path, "probe", s.Name, "err", err)
+		}
+		if left > 0 {
+			m.log.Warn("probe taken off", "probe", s.Name, "exe", a.Ref.Path, "reason", reason)
+			return
+		}
+		why := fmt.Errorf("%w: %s", ErrRefused, reason)
 		m.Detach(a)
 		if m.opts.OnRefuse != nil {
-			m.opts.OnRefuse(a, err)
+			m.opts.OnRefuse(a, why)
 		}
 	})
 }
@@ -298,19 +310,13 @@ func analyseInto(a *Attached, specs []*Spec) error {
 	if err := indexFuncs(a.Exe, specs); err != nil {
 		return err
 	}
-	found := false
-	for _, s := range specs {
-		p, err := place(a.Exe, s)
-		if err != nil {
-			return err
+	placeAll(a, specs)
+	for _, p := range a.Placed {
+		if len(p.Groups) > 0 || len(p.Refused) > 0 {
+			return nil
 		}
-		a.Placed[s.Name] = p
-		found = found || len(p.Groups) > 0 || len(p.Refused) > 0
 	}
-	if !found {
-		return ErrNothingToDo
-	}
-	return nil
+	return ErrNothingToDo
 }
 
 // Detach takes the probes off an executable and forgets it.
@@ -331,6 +337,9 @@ func (m *Manager) Detach(a *Attached) {
 	a.mu.Lock()
 	a.Exe.Close()
 	a.mu.Unlock()
+	if m.errTypes != nil {
+		dropErrTypes(m.errTypes, a.ID)
+	}
 	for _, s := range m.opts.Specs {
 		if s.DetachExe != nil {
 			s.DetachExe(m.colls[s.Name], a.ID)

@@ -30,16 +30,42 @@ func indexFuncs(exe *goexe.Exe, specs []*Spec) error {
 	return exe.Index(goexe.Names(exact, parents))
 }
 
-// place computes where a spec's points are in an executable, and which of its
-// groups can be attached. Indexing must have been done.
-func place(exe *goexe.Exe, s *Spec) (*Placed, error) {
-	p := &Placed{
+// placeAll places every spec; what goes wrong with one is that one's.
+func placeAll(a *Attached, specs []*Spec) {
+	for _, s := range specs {
+		p, err := place(a.Exe, s)
+		if err != nil {
+			p = newPlaced(a.Exe)
+			p.refuseAll(s, err)
+		}
+		a.Placed[s.Name] = p
+	}
+}
+
+func newPlaced(exe *goexe.Exe) *Placed {
+	return &Placed{
 		Exe:     exe,
 		Points:  map[string]goexe.Point{},
 		Groups:  map[string]bool{},
 		Absent:  map[string]bool{},
 		Refused: map[string]error{},
 	}
+}
+
+// refuseAll refuses every group that is not absent.
+func (p *Placed) refuseAll(s *Spec, why error) {
+	for _, g := range s.Groups {
+		if !p.Absent[g.Name] && p.Refused[g.Name] == nil {
+			p.Refused[g.Name] = why
+		}
+		delete(p.Groups, g.Name)
+	}
+}
+
+// place computes where a spec's points are in an executable, and which of its
+// groups can be attached. Indexing must have been done.
+func place(exe *goexe.Exe, s *Spec) (*Placed, error) {
+	p := newPlaced(exe)
 	if !anyFunc(exe, s) {
 		for _, g := range s.Groups {
 			p.Absent[g.Name] = true

@@ -160,7 +160,7 @@ const OffNone = 0xffff
 type DecoderEnv struct {
 	// TypeName returns the name of a type of an executable, "" when unknown.
 	TypeName func(exeID uint32, nameOff int32) string
-	// Refuse takes a whole executable out: what its offsets lead to is not sane.
+	// Refuse takes the probe off an executable: what its offsets lead to is not sane.
 	Refuse func(exeID uint32, reason string)
 	// SetPoint attaches or detaches a lazy point of an executable.
 	SetPoint func(exeID uint32, point string, on bool)

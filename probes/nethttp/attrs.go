@@ -12,6 +12,7 @@ import (
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/tracer-agent/tracer-agent/internal/goerror"
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
 )
 
@@ -106,7 +107,7 @@ func (d *decoder) serverOutcome(op *telemetry.Operation, status int) {
 	typ, msg := "", ""
 	if d.has(bpfNhFlagF_SAW_PANIC) {
 		typ = d.typeName(e.Hdr.ExeId, e.PanicType.TypeName, e.PanicType.Tflag)
-		msg = panicMessage(typ, e.PanicRaw, d.str(bpfNhStrS_PANIC_MSG))
+		msg = goerror.PanicMessage(typ, e.PanicRaw, d.str(bpfNhStrS_PANIC_MSG))
 	}
 	switch {
 	case d.has(bpfNhFlagF_PANIC) && msg == errAbortHandler:
@@ -160,7 +161,7 @@ func (d *decoder) client(op *telemetry.Operation) *telemetry.Operation {
 	a = d.captured(a)
 	if d.has(bpfNhFlagF_ERROR) {
 		info := d.errorInfo(e.Hdr.ExeId)
-		typ, desc := info.kind()
+		typ, desc := info.Kind()
 		a = append(a, semconv.ErrorTypeKey.String(typ))
 		op.Status, op.StatusDescription = codes.Error, desc
 		op.Attributes = a

@@ -55,19 +55,23 @@ type bpfNethttpEvent struct {
 	TraceFlags uint8
 	ProtoMajor uint8
 	ProtoMinor uint8
-	N_err      uint8
 	PeerIpLen  uint8
-	Pad0       [3]uint8
+	Pad0       [4]uint8
 	PeerIp     [16]uint8
 	PeerPort   uint32
 	TailLen    uint32
-	Err        [5]struct {
-		_        structs.HostLayout
-		TypeName int32
-		Tflag    uint8
-		Pad      [3]uint8
+	Err        struct {
+		_    structs.HostLayout
+		Type [5]struct {
+			_        structs.HostLayout
+			TypeName int32
+			Tflag    uint8
+			Pad      [3]uint8
+		}
+		Raw [2]uint64
+		N   uint32
+		Pad uint32
 	}
-	ErrRaw    [2]uint64
 	PanicType struct {
 		_        structs.HostLayout
 		TypeName int32
@@ -99,12 +103,6 @@ const (
 	bpfNhCheckCHECK_URL     bpfNhCheck = 3
 	bpfNhCheckCHECK_CONTEXT bpfNhCheck = 4
 )
-
-type bpfNhErrkey struct {
-	_        structs.HostLayout
-	ExeId    uint32
-	TypeName int32
-}
 
 type bpfNhExe struct {
 	_             structs.HostLayout
@@ -464,6 +462,12 @@ type bpfTrCtxset struct {
 	}
 }
 
+type bpfTrErrkey struct {
+	_        structs.HostLayout
+	ExeId    uint32
+	TypeName int32
+}
+
 type bpfTrGoexe struct {
 	_             structs.HostLayout
 	TypesAddr     uint64
@@ -528,7 +532,6 @@ type bpfTrScope struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	bpfMapNhClient       = "nh_client"
-	bpfMapNhErrs         = "nh_errs"
 	bpfMapNhExes         = "nh_exes"
 	bpfMapNhProps        = "nh_props"
 	bpfMapNhReqs         = "nh_reqs"
@@ -536,6 +539,7 @@ const (
 	bpfMapNhWriters      = "nh_writers"
 	bpfMapTrConns        = "tr_conns"
 	bpfMapTrCtxs         = "tr_ctxs"
+	bpfMapTrErrtypes     = "tr_errtypes"
 	bpfMapTrEvents       = "tr_events"
 	bpfMapTrGoexes       = "tr_goexes"
 	bpfMapTrKins         = "tr_kins"
@@ -652,22 +656,22 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
-	NhClient  *ebpf.MapSpec `ebpf:"nh_client"`
-	NhErrs    *ebpf.MapSpec `ebpf:"nh_errs"`
-	NhExes    *ebpf.MapSpec `ebpf:"nh_exes"`
-	NhProps   *ebpf.MapSpec `ebpf:"nh_props"`
-	NhReqs    *ebpf.MapSpec `ebpf:"nh_reqs"`
-	NhServer  *ebpf.MapSpec `ebpf:"nh_server"`
-	NhWriters *ebpf.MapSpec `ebpf:"nh_writers"`
-	TrConns   *ebpf.MapSpec `ebpf:"tr_conns"`
-	TrCtxs    *ebpf.MapSpec `ebpf:"tr_ctxs"`
-	TrEvents  *ebpf.MapSpec `ebpf:"tr_events"`
-	TrGoexes  *ebpf.MapSpec `ebpf:"tr_goexes"`
-	TrKins    *ebpf.MapSpec `ebpf:"tr_kins"`
-	TrLost    *ebpf.MapSpec `ebpf:"tr_lost"`
-	TrProcs   *ebpf.MapSpec `ebpf:"tr_procs"`
-	TrSaid    *ebpf.MapSpec `ebpf:"tr_said"`
-	TrScopes  *ebpf.MapSpec `ebpf:"tr_scopes"`
+	NhClient   *ebpf.MapSpec `ebpf:"nh_client"`
+	NhExes     *ebpf.MapSpec `ebpf:"nh_exes"`
+	NhProps    *ebpf.MapSpec `ebpf:"nh_props"`
+	NhReqs     *ebpf.MapSpec `ebpf:"nh_reqs"`
+	NhServer   *ebpf.MapSpec `ebpf:"nh_server"`
+	NhWriters  *ebpf.MapSpec `ebpf:"nh_writers"`
+	TrConns    *ebpf.MapSpec `ebpf:"tr_conns"`
+	TrCtxs     *ebpf.MapSpec `ebpf:"tr_ctxs"`
+	TrErrtypes *ebpf.MapSpec `ebpf:"tr_errtypes"`
+	TrEvents   *ebpf.MapSpec `ebpf:"tr_events"`
+	TrGoexes   *ebpf.MapSpec `ebpf:"tr_goexes"`
+	TrKins     *ebpf.MapSpec `ebpf:"tr_kins"`
+	TrLost     *ebpf.MapSpec `ebpf:"tr_lost"`
+	TrProcs    *ebpf.MapSpec `ebpf:"tr_procs"`
+	TrSaid     *ebpf.MapSpec `ebpf:"tr_said"`
+	TrScopes   *ebpf.MapSpec `ebpf:"tr_scopes"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -713,28 +717,27 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
-	NhClient  *ebpf.Map `ebpf:"nh_client"`
-	NhErrs    *ebpf.Map `ebpf:"nh_errs"`
-	NhExes    *ebpf.Map `ebpf:"nh_exes"`
-	NhProps   *ebpf.Map `ebpf:"nh_props"`
-	NhReqs    *ebpf.Map `ebpf:"nh_reqs"`
-	NhServer  *ebpf.Map `ebpf:"nh_server"`
-	NhWriters *ebpf.Map `ebpf:"nh_writers"`
-	TrConns   *ebpf.Map `ebpf:"tr_conns"`
-	TrCtxs    *ebpf.Map `ebpf:"tr_ctxs"`
-	TrEvents  *ebpf.Map `ebpf:"tr_events"`
-	TrGoexes  *ebpf.Map `ebpf:"tr_goexes"`
-	TrKins    *ebpf.Map `ebpf:"tr_kins"`
-	TrLost    *ebpf.Map `ebpf:"tr_lost"`
-	TrProcs   *ebpf.Map `ebpf:"tr_procs"`
-	TrSaid    *ebpf.Map `ebpf:"tr_said"`
-	TrScopes  *ebpf.Map `ebpf:"tr_scopes"`
+	NhClient   *ebpf.Map `ebpf:"nh_client"`
+	NhExes     *ebpf.Map `ebpf:"nh_exes"`
+	NhProps    *ebpf.Map `ebpf:"nh_props"`
+	NhReqs     *ebpf.Map `ebpf:"nh_reqs"`
+	NhServer   *ebpf.Map `ebpf:"nh_server"`
+	NhWriters  *ebpf.Map `ebpf:"nh_writers"`
+	TrConns    *ebpf.Map `ebpf:"tr_conns"`
+	TrCtxs     *ebpf.Map `ebpf:"tr_ctxs"`
+	TrErrtypes *ebpf.Map `ebpf:"tr_errtypes"`
+	TrEvents   *ebpf.Map `ebpf:"tr_events"`
+	TrGoexes   *ebpf.Map `ebpf:"tr_goexes"`
+	TrKins     *ebpf.Map `ebpf:"tr_kins"`
+	TrLost     *ebpf.Map `ebpf:"tr_lost"`
+	TrProcs    *ebpf.Map `ebpf:"tr_procs"`
+	TrSaid     *ebpf.Map `ebpf:"tr_said"`
+	TrScopes   *ebpf.Map `ebpf:"tr_scopes"`
 }
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.NhClient,
-		m.NhErrs,
 		m.NhExes,
 		m.NhProps,
 		m.NhReqs,
@@ -742,6 +745,7 @@ func (m *bpfMaps) Close() error {
 		m.NhWriters,
 		m.TrConns,
 		m.TrCtxs,
+		m.TrErrtypes,
 		m.TrEvents,
 		m.TrGoexes,
 		m.TrKins,

@@ -8,6 +8,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tracer-agent/tracer-agent/internal/event"
+	"github.com/tracer-agent/tracer-agent/internal/goerror"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
 )
@@ -77,8 +78,8 @@ func (d *decoder) load(raw []byte) error {
 			return fmt.Errorf("%w: string %d ends at %d of %d bytes", ErrRecord, i, int(s.Off)+int(s.Len), d.ev.TailLen)
 		}
 	}
-	if int(d.ev.N_err) > len(d.ev.Err) || int(d.ev.PeerIpLen) > len(d.ev.PeerIp) {
-		return fmt.Errorf("%w: %d errors, address of %d bytes", ErrRecord, d.ev.N_err, d.ev.PeerIpLen)
+	if int(d.ev.Err.N) > len(d.ev.Err.Type) || int(d.ev.PeerIpLen) > len(d.ev.PeerIp) {
+		return fmt.Errorf("%w: %d errors, address of %d bytes", ErrRecord, d.ev.Err.N, d.ev.PeerIpLen)
 	}
 	return nil
 }
@@ -126,23 +127,16 @@ func (d *decoder) operation(rec event.Record) *telemetry.Operation {
 }
 
 // errorInfo resolves the error in the record.
-func (d *decoder) errorInfo(exeID uint32) errorInfo {
-	info := errorInfo{raw: d.ev.ErrRaw, text: d.str(bpfNhStrS_ERR_MSG)}
-	for i := range int(d.ev.N_err) {
-		info.types = append(info.types, d.typeName(exeID, d.ev.Err[i].TypeName, d.ev.Err[i].Tflag))
+func (d *decoder) errorInfo(exeID uint32) goerror.Info {
+	info := goerror.Info{Raw: d.ev.Err.Raw, Text: d.str(bpfNhStrS_ERR_MSG)}
+	for i := range int(d.ev.Err.N) {
+		info.Types = append(info.Types, d.typeName(exeID, d.ev.Err.Type[i].TypeName, d.ev.Err.Type[i].Tflag))
 	}
 	return info
 }
 
-// tflagExtraStar is abi.TFlagExtraStar: the stored name has a star too many.
-const tflagExtraStar = 1 << 1
-
 func (d *decoder) typeName(exeID uint32, nameOff int32, tflag uint8) string {
-	name := d.env.TypeName(exeID, nameOff)
-	if tflag&tflagExtraStar != 0 && name != "" && name[0] == '*' {
-		return name[1:]
-	}
-	return name
+	return d.env.ErrTypeName(exeID, nameOff, tflag)
 }
 
 // interned keeps one copy of each of a bounded number of strings.

@@ -228,15 +228,15 @@ func TestClient(t *testing.T) {
 			want: map[string]any{"error.type": "404", "http.response.status_code": int64(404)}},
 		"refused": {edit: func(r *record) {
 			r.flags(bpfNhFlagF_ERROR, bpfNhFlagF_CONN_ERROR)
-			r.ev.Status, r.ev.N_err = 0, 3
-			r.ev.Err[0].TypeName, r.ev.Err[1].TypeName = 1, 2
-			r.ev.Err[2].TypeName, r.ev.Err[2].Tflag = 3, tflagExtraStar
-			r.ev.ErrRaw[0] = 111
+			r.ev.Status, r.ev.Err.N = 0, 3
+			r.ev.Err.Type[0].TypeName, r.ev.Err.Type[1].TypeName = 1, 2
+			r.ev.Err.Type[2].TypeName, r.ev.Err.Type[2].Tflag = 3, probe.TflagExtraStar
+			r.ev.Err.Raw[0] = 111
 		}, err: true, want: map[string]any{"error.type": "connection_refused", "http.response.status_code": nil}},
 		"cancelled": {edit: func(r *record) {
 			r.flags(bpfNhFlagF_ERROR).str(bpfNhStrS_ERR_MSG, "context canceled")
-			r.ev.N_err = 1
-			r.ev.Err[0].TypeName = 4
+			r.ev.Err.N = 1
+			r.ev.Err.Type[0].TypeName = 4
 		}, err: true, want: map[string]any{"error.type": "canceled"}},
 		"IPv4 peer in a 16-byte address": {edit: func(r *record) {
 			copy(r.ev.PeerIp[:], []byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, 0, 0, 1})

@@ -12,28 +12,14 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 )
 
-// wrappers are the error types that hold another error, by name, with the
-// offset of the inner error interface. They are part of Go's API or stable in
-// every release from 1.18 to 1.27; url.Error is unwrapped above the transport.
-var wrappers = map[string]uint32{
-	"net.OpError":                       64, // Op, Net string; Source, Addr net.Addr; Err
-	"os.SyscallError":                   16, // Syscall string; Err
-	"fmt.wrapError":                     16, // msg string; err
-	"tls.CertificateVerificationError":  24, // UnverifiedCertificates slice; Err
-	"tls.permanentError":                0,
-	"http.nothingWrittenError":          0,
-	"http.transportReadFromServerError": 0,
-	"http.http2StreamError":             16, // StreamID uint32, Code uint32; Cause
-}
-
 func attachExe(c *ebpf.Collection, p *probe.Placed, join bool) error {
 	v := encodeExe(p)
 	if !join {
 		v.Join = 0
 	}
-	names, err := p.Exe.TypeNameOffsets(append(wrapperNames(), tcpConnType, tlsConnType))
+	names, err := p.Exe.TypeNameOffsets([]string{tcpConnType, tlsConnType})
 	if err != nil {
-		names = nil // errors go by their outermost type then, and nothing is joined
+		names = nil // nothing is joined then
 	}
 	v.Net.TcpName, v.Net.TlsName = only(names[tcpConnType]), only(names[tlsConnType])
 	raw, err := binary.Append(nil, binary.NativeEndian, v)
@@ -43,7 +29,7 @@ func attachExe(c *ebpf.Collection, p *probe.Placed, join bool) error {
 	if err := c.Maps["nh_exes"].Put(p.ExeID, raw); err != nil {
 		return fmt.Errorf("write offsets: %w", err)
 	}
-	return putWrappers(c.Maps["nh_errs"], p.ExeID, names)
+	return nil
 }
 
 // The types of connections that are looked into.
@@ -58,44 +44,6 @@ func only(offs []int32) int32 {
 		return offs[0]
 	}
 	return 0
-}
-
-func wrapperNames() []string {
-	names := make([]string, 0, len(wrappers))
-	for n := range wrappers {
-		names = append(names, "*"+n) // how the name is stored, for the type and for its pointer
-	}
-	return names
-}
-
-// putWrappers tells the programs where in this executable's types the wrapping
-// error types are, so that they can follow a chain of errors.
-func putWrappers(m *ebpf.Map, exeID uint32, found map[string][]int32) error {
-	for name, inner := range wrappers {
-		for _, off := range found["*"+name] {
-			if err := m.Put(bpfNhErrkey{ExeId: exeID, TypeName: off}, inner); err != nil {
-				return fmt.Errorf("write error types: %w", err)
-			}
-		}
-	}
-	return nil
-}
-
-// dropWrappers takes an executable's error types out: its number will be another's.
-func dropWrappers(m *ebpf.Map, exeID uint32) {
-	var (
-		key  bpfNhErrkey
-		val  uint32
-		gone []bpfNhErrkey
-	)
-	for it := m.Iterate(); it.Next(&key, &val); {
-		if key.ExeId == exeID {
-			gone = append(gone, key)
-		}
-	}
-	for _, k := range gone {
-		_ = m.Delete(k) // gone already is as good
-	}
 }
 
 // encodeExe builds struct nh_exe.

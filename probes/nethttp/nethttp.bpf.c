@@ -9,7 +9,7 @@
  *
  * Lost by design: header values past 511 bytes (marked), headers past the 128th
  * slot of the header map, requests that net/http itself refuses before dialling.
- * Minimum kernel: 5.10. Maps: nh_server, nh_client, nh_exes, nh_errs; tr_*.
+ * Minimum kernel: 5.10. Maps: nh_server, nh_client, nh_exes; tr_*.
  */
 #include <linux/bpf.h>
 #include <stdbool.h>
@@ -138,7 +138,7 @@ int nh_panic(struct pt_regs *ctx)
 	if (!op)
 		return 0;
 	op->ev.flags |= F_SAW_PANIC;
-	put_type(&op->ev.panic_type, ge, GO_ARG0(ctx));
+	err_type(&op->ev.panic_type, ge, GO_ARG0(ctx));
 	op->ev.panic_raw[0] = op->ev.panic_raw[1] = 0;
 	bpf_probe_read_user(op->ev.panic_raw, sizeof(op->ev.panic_raw), (void *)GO_ARG1(ctx));
 	op->ev.str[S_PANIC_MSG].len = 0;

@@ -11,13 +11,13 @@
 
 #include "../../bpf/lib/event.h"
 #include "../../bpf/lib/goconn.h"
+#include "../../bpf/lib/goerr.h"
 #include "../../bpf/lib/headers.h"
 #include "../../bpf/lib/tracectx.h"
 
-#define TAIL_MAX   1536 /* bytes of strings in one record */
-#define STR_MAX    511  /* bytes of one string; longer ones are cut and marked */
-#define ERR_LEVELS 5
-#define REQ_MAX    512 /* bytes of http.Request that are read */
+#define TAIL_MAX 1536 /* bytes of strings in one record */
+#define STR_MAX  511  /* bytes of one string; longer ones are cut and marked */
+#define REQ_MAX  512  /* bytes of http.Request that are read */
 
 const volatile __u16 probe_id = 1;
 
@@ -39,7 +39,7 @@ enum nh_flag {
 	F_PANIC = 1 << 1,    /* ended by a panic that nobody recovered */
 	F_GOEXIT = 1 << 2,   /* ended by runtime.Goexit */
 	F_HIJACKED = 1 << 3, /* the handler took the connection over */
-	F_ERROR = 1 << 4,    /* client: err[] holds the error */
+	F_ERROR = 1 << 4,    /* client: err holds the error */
 	F_TLS = 1 << 5,
 	F_H2 = 1 << 6,
 	F_USERINFO = 1 << 7,   /* the URL has a user part; it is not read */
@@ -79,12 +79,6 @@ struct nh_span {
 	__u16 off, len; /* in tail */
 };
 
-struct nh_err {
-	__s32 type_name; /* nameOff of the dynamic type */
-	__u8 tflag;      /* of the type: bit 1 = name has an extra star */
-	__u8 pad[3];
-};
-
 struct nethttp_event {
 	struct event_hdr hdr;
 	__u64 trace_id[2];
@@ -100,15 +94,13 @@ struct nethttp_event {
 	__u8 trace_flags;
 	__u8 proto_major;
 	__u8 proto_minor;
-	__u8 n_err;
 	__u8 peer_ip_len; /* 0, 4 or 16 */
-	__u8 pad0[3];
+	__u8 pad0[4];
 	__u8 peer_ip[16];
 	__u32 peer_port;
 	__u32 tail_len;
-	struct nh_err err[ERR_LEVELS];
-	__u64 err_raw[2]; /* first words of the innermost error's value */
-	struct nh_err panic_type;
+	struct tr_errs err;
+	struct tr_errtype panic_type;
 	__u64 panic_raw[2];
 	struct nh_span str[S_COUNT];
 	__u8 tail[TAIL_MAX + STR_MAX + 1];
@@ -282,20 +274,6 @@ static __always_inline void count_prop(__u32 what)
 		__sync_fetch_and_add(n, 1);
 }
 
-/* How an error type holds the error it wraps. Key: executable, nameOff of the
- * type; value: offset of the inner error interface. Filled by user space. */
-struct nh_errkey {
-	__u32 exe_id;
-	__s32 type_name;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
-	__type(key, struct nh_errkey);
-	__type(value, __u32);
-} nh_errs SEC(".maps");
-
 /* Append len bytes at ptr of the target to the tail as string i. */
 static __noinline int put_str(struct nh_op *op, __u32 i, __u64 ptr, __u64 len)
 {
@@ -410,38 +388,13 @@ static __always_inline void unsane(struct nh_op *op, enum nh_check what)
 	emit(op, NH_UNSANE);
 }
 
-static __always_inline void put_type(struct nh_err *e, struct tr_goexe *ge, __u64 type)
+/* Record a chain of errors from the words itab, data of an error interface. */
+static __always_inline void put_error(struct nh_op *op, struct tr_goexe *ge, __u64 itab, __u64 data)
 {
-	e->type_name = read_u32(type + ge->type_str);
-	e->tflag = read_u8(type + 20); /* abi.Type.TFlag: the same in Go 1.18 to 1.27 */
-}
-
-/* Record a chain of errors from the words itab, data of an error interface. The
- * dynamic type is the second word of an itab (abi.ITab). */
-static __noinline int put_error(struct nh_op *op, struct tr_goexe *ge, __u64 itab, __u64 data)
-{
-	struct nh_errkey key = { .exe_id = op->ev.hdr.exe_id };
-
 	op->ev.flags |= F_ERROR;
-	for (int i = 0; i < ERR_LEVELS; i++) {
-		if (!itab)
-			break;
-		put_type(&op->ev.err[i], ge, read_u64(itab + 8));
-		op->ev.n_err = i + 1;
-		key.type_name = op->ev.err[i].type_name;
-		__u32 *inner = bpf_map_lookup_elem(&nh_errs, &key);
-		if (!inner)
-			break;
-		__u64 at = data + *inner;
-
-		itab = read_u64(at);
-		data = read_u64(at + 8);
-	}
-	bpf_probe_read_user(op->ev.err_raw, sizeof(op->ev.err_raw), (void *)data);
-	/* a guess: only user space knows whether the type begins with a string */
-	if (op->ev.err_raw[0] > 4095 && op->ev.err_raw[1] && op->ev.err_raw[1] < 512)
-		put_str(op, S_ERR_MSG, op->ev.err_raw[0], op->ev.err_raw[1]);
-	return 0;
+	err_chain(&op->ev.err, ge, op->ev.hdr.exe_id, itab, data);
+	if (err_has_text(&op->ev.err))
+		put_str(op, S_ERR_MSG, op->ev.err.raw[0], op->ev.err.raw[1]);
 }
 
 #endif

@@ -80,8 +80,7 @@ func New(cfg Config) (*probe.Spec, error) {
 			}
 			return nil
 		},
-		DetachExe: func(c *ebpf.Collection, id uint32) { dropWrappers(c.Maps["nh_errs"], id) },
-		Counters:  propagation(),
+		Counters: propagation(),
 		Propagation: func(p *probe.Placed) string {
 			var modes []string
 			if p.Groups[groupWrite] || p.Groups[groupH2Write] || p.Groups[groupXWrite] {

@@ -39,11 +39,9 @@ func collections(t *testing.T) []collection {
 		t.Fatal(err)
 	}
 	out := []collection{{name: "discover", spec: disc}}
-	http, err := nethttp.New(nethttp.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range []*probe.Spec{http} {
+	for _, s := range []*probe.Spec{
+		must(nethttp.New(nethttp.Config{})),
+	} {
 		spec, err := s.Load()
 		if err != nil {
 			t.Fatal(err)
@@ -56,6 +54,13 @@ func collections(t *testing.T) []collection {
 		out = append(out, collection{name: s.Name, spec: spec, uprobes: true})
 	}
 	return out
+}
+
+func must(s *probe.Spec, err error) *probe.Spec {
+	if err != nil {
+		panic(err)
+	}
+	return s
 }
 
 // TestLoadAll: the verifier accepts every program, except those that call a helper

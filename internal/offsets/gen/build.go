@@ -121,6 +121,9 @@ func byMinor(versions []string) [][]string {
 // sampled cuts the versions into groups that share their ends, so that the
 // measurement goes on across them.
 func (b *builder) sampled(versions []string, n int) [][]string {
+	if len(versions) == 1 {
+		return [][]string{versions}
+	}
 	var out [][]string
 	start := 0
 	for i := 1; i < n; i++ {

@@ -1,18 +1,20 @@
-package nethttp
+// Package goerror names errors of a watched Go program by their types, for error.type
+// and for a description without values that could be secret.
+package goerror
 
 import (
 	"strings"
 	"syscall"
 )
 
-// errorInfo is what is known of an error value of the target.
-type errorInfo struct {
-	// types are the dynamic types' names from the outermost error inwards.
-	types []string
-	// raw are the first two words of the innermost error's value.
-	raw [2]uint64
-	// text is the innermost error's string, where it begins with one.
-	text string
+// Info is what is known of an error value of the target.
+type Info struct {
+	// Types are the dynamic types' names from the outermost error inwards.
+	Types []string
+	// Raw are the first two words of the innermost error's value.
+	Raw [2]uint64
+	// Text is the innermost error's string, where it begins with one.
+	Text string
 }
 
 // byType maps types whose meaning is plain to values of error.type.
@@ -63,33 +65,33 @@ var byErrno = map[syscall.Errno]string{
 	syscall.EADDRNOTAVAIL: "address_not_available",
 }
 
-// kind returns error.type and a description without values that could be secret:
+// Kind returns error.type and a description without values that could be secret:
 // refused, reset, timeout, cancelled, name resolution and TLS are told apart, and
 // whatever else there is goes by its Go type.
-func (e *errorInfo) kind() (errorType, description string) {
-	if len(e.types) == 0 {
+func (e *Info) Kind() (errorType, description string) {
+	if len(e.Types) == 0 {
 		return "_OTHER", ""
 	}
-	last := e.types[len(e.types)-1]
+	last := e.Types[len(e.Types)-1]
 	if last == "syscall.Errno" {
-		no := syscall.Errno(e.raw[0])
+		no := syscall.Errno(e.Raw[0])
 		if t, ok := byErrno[no]; ok {
 			return t, no.Error()
 		}
 		return "errno_" + strings.ReplaceAll(no.Error(), " ", "_"), no.Error()
 	}
-	for i := len(e.types) - 1; i >= 0; i-- {
-		if t, ok := byType[e.types[i]]; ok {
+	for i := len(e.Types) - 1; i >= 0; i-- {
+		if t, ok := byType[e.Types[i]]; ok {
 			return t, t
 		}
 	}
-	if t, ok := byText[e.text]; ok {
-		return t, e.text
+	if t, ok := byText[e.Text]; ok {
+		return t, e.Text
 	}
-	if strings.HasPrefix(e.text, "net/http: request canceled") {
+	if strings.HasPrefix(e.Text, "net/http: request canceled") {
 		return "canceled", "net/http: request canceled"
 	}
-	if plainString(last) && e.text != "" {
+	if plainString(last) && e.Text != "" {
 		// The text of somebody's own error may hold anything, a password too.
 		typ := strings.TrimPrefix(last, "*")
 		return typ, typ
@@ -107,8 +109,8 @@ func plainString(typ string) bool {
 	return false
 }
 
-// panicMessage renders a recovered value's text where its type is known to hold one.
-func panicMessage(typ string, raw [2]uint64, text string) string {
+// PanicMessage renders a recovered value's text where its type is known to hold one.
+func PanicMessage(typ string, raw [2]uint64, text string) string {
 	switch typ {
 	case "runtime.errorString", "runtime.errorAddressString":
 		return "runtime error: " + text
@@ -121,4 +123,18 @@ func panicMessage(typ string, raw [2]uint64, text string) string {
 		return text
 	}
 	return ""
+}
+
+// Wrappers are the error types that hold another error, by name, with the offset of the
+// inner error interface. They are part of an API or the same in every release: of Go
+// from 1.18 to 1.27. url.Error is unwrapped above the transport.
+var Wrappers = map[string]uint32{
+	"net.OpError":                       64, // Op, Net string; Source, Addr net.Addr; Err
+	"os.SyscallError":                   16, // Syscall string; Err
+	"fmt.wrapError":                     16, // msg string; err
+	"tls.CertificateVerificationError":  24, // UnverifiedCertificates slice; Err
+	"tls.permanentError":                0,
+	"http.nothingWrittenError":          0,
+	"http.transportReadFromServerError": 0,
+	"http.http2StreamError":             16, // StreamID uint32, Code uint32; Cause
 }

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/tracer-agent/tracer-agent/internal/config"
+	"github.com/tracer-agent/tracer-agent/internal/probe"
+	"github.com/tracer-agent/tracer-agent/internal/redact"
+	"github.com/tracer-agent/tracer-agent/probes/nethttp"
+)
+
+// specs are the probes of this build, a line each.
+func specs(cfg config.Config) ([]*probe.Spec, error) {
+	var list []*probe.Spec
+	for _, newSpec := range []func(config.Config) (*probe.Spec, error){
+		httpSpec,
+	} {
+		s, err := newSpec(cfg)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, s)
+	}
+	return list, nil
+}
+
+func httpSpec(cfg config.Config) (*probe.Spec, error) {
+	s, err := nethttp.New(nethttp.Config{
+		Redact:         redact.New(cfg.Redact.QueryNames),
+		CaptureHeaders: cfg.Propagation.CorrelationHeaders,
+		Join: slices.Contains([]string{config.PropagateAuto, config.PropagateJoin, config.PropagateKernel, config.PropagateMemory},
+			cfg.Propagation.Mode),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("probe nethttp: %w", err)
+	}
+	return s, nil
+}
