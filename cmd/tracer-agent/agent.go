@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,6 +16,7 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/config"
 	"github.com/tracer-agent/tracer-agent/internal/discover"
 	"github.com/tracer-agent/tracer-agent/internal/kernel"
+	"github.com/tracer-agent/tracer-agent/internal/metrics"
 	"github.com/tracer-agent/tracer-agent/internal/pipeline"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/propagate"
@@ -27,6 +29,7 @@ type agent struct {
 	log        *slog.Logger
 	stdout     *os.File
 	pipeline   *pipeline.Pipeline
+	metrics    *metrics.Store
 	manager    *probe.Manager
 	watcher    *discover.Watcher
 	supervisor *supervise.Supervisor
@@ -34,7 +37,7 @@ type agent struct {
 }
 
 // newAgent loads everything and attaches nothing yet.
-func newAgent(cfg config.Config, log *slog.Logger, metrics *selfmetrics.Registry) (_ *agent, err error) {
+func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (_ *agent, err error) {
 	a := &agent{log: log}
 	defer func() {
 		if err != nil {
@@ -51,7 +54,13 @@ func newAgent(cfg config.Config, log *slog.Logger, metrics *selfmetrics.Registry
 	if err != nil {
 		return nil, err
 	}
-	if err := a.openPipeline(cfg, metrics, dir); err != nil {
+	if a.stdout, err = console.Stdout(); err != nil {
+		return nil, err
+	}
+	if err := a.openMetrics(cfg, self, dir); err != nil {
+		return nil, err
+	}
+	if err := a.openPipeline(cfg, self, dir); err != nil {
 		return nil, err
 	}
 	list, err := specs(cfg)
@@ -59,7 +68,7 @@ func newAgent(cfg config.Config, log *slog.Logger, metrics *selfmetrics.Registry
 		return nil, err
 	}
 	a.manager, err = probe.NewManager(probe.ManagerOptions{
-		Logger: log, Specs: list, Emit: a.pipeline.Submit, Sampling: sampling(cfg.Sampling), Metrics: metrics,
+		Logger: log, Specs: list, Emit: a.pipeline.Submit, Sampling: sampling(cfg.Sampling), Metrics: self,
 		WriteMemory: writeMemory(cfg.Propagation, log),
 		OnRefuse:    func(at *probe.Attached, why error) { a.supervisor.Refused(at, why) },
 	})
@@ -69,7 +78,7 @@ func newAgent(cfg config.Config, log *slog.Logger, metrics *selfmetrics.Registry
 	procs, exeAuto := a.manager.Maps()
 	if cfg.Propagation.Mode == config.PropagateKernel {
 		a.kernelMode, err = propagate.New(propagate.Options{
-			Conns: a.manager.Conns(), Procs: procs, Logger: log, Metrics: metrics,
+			Conns: a.manager.Conns(), Procs: procs, Logger: log, Metrics: self,
 		})
 		if errors.Is(err, propagate.ErrRefused) {
 			log.Warn("propagation mode kernel is not possible; traces go on by connection only", "error", err)
@@ -83,7 +92,7 @@ func newAgent(cfg config.Config, log *slog.Logger, metrics *selfmetrics.Registry
 	if err != nil {
 		return nil, err
 	}
-	registerDiscovery(metrics, a.watcher)
+	registerDiscovery(self, a.watcher)
 	a.supervisor = supervise.New(supervise.Options{
 		Logger: log, Selector: selector, Attacher: a.manager,
 		Directory: dir, Events: a.watcher.Events(), Check: a.watcher.Check,
@@ -108,16 +117,29 @@ func writeMemory(cfg config.Propagation, log *slog.Logger) bool {
 	return false
 }
 
-func (a *agent) openPipeline(cfg config.Config, metrics *selfmetrics.Registry, resources pipeline.Resources) (err error) {
-	if a.stdout, err = console.Stdout(); err != nil {
+// openMetrics starts the metrics and lets the directory announce processes to them.
+func (a *agent) openMetrics(cfg config.Config, self *selfmetrics.Registry, dir *directory) error {
+	push, pull, err := fromconfig.OpenMetrics(context.Background(), cfg, a.log, a.stdout)
+	if err != nil {
 		return err
 	}
+	a.metrics = metrics.New(metrics.Options{
+		Log: a.log, Metrics: self, Push: push, Pull: pull, Version: version,
+		Interval: cfg.Metrics.Interval, Timeout: cfg.Metrics.Timeout, Limit: cfg.Metrics.SeriesLimit,
+		Sources: []metrics.Source{metrics.NewSelf(self)},
+	})
+	dir.metrics = a.metrics
+	a.metrics.Add(metrics.Agent, dir.builder.Self())
+	return nil
+}
+
+func (a *agent) openPipeline(cfg config.Config, self *selfmetrics.Registry, resources pipeline.Resources) error {
 	exporters, err := fromconfig.Open(context.Background(), cfg, version, a.stdout)
 	if err != nil {
 		return err
 	}
 	a.pipeline = pipeline.New(pipeline.Options{
-		Exporters: exporters, Resources: resources, Log: a.log, Metrics: metrics,
+		Exporters: exporters, Resources: resources, Recorder: a.metrics, Log: a.log, Metrics: self,
 		QueueSize: cfg.Batch.MaxQueueSize, BatchSize: cfg.Batch.MaxBatchSize,
 		ScheduleDelay: cfg.Batch.ScheduleDelay, ExportTimeout: cfg.Batch.ExportTimeout,
 	})
@@ -201,9 +223,17 @@ func (a *agent) close(ctx context.Context) error {
 		}
 		errs = append(errs, errors.New("detaching takes too long; left to the kernel"))
 	}
+	// Both at once: they may wait for the same dead collector.
+	var wg sync.WaitGroup
+	var spans, values error
 	if a.pipeline != nil {
-		errs = append(errs, a.pipeline.Shutdown(ctx))
+		wg.Go(func() { spans = a.pipeline.Shutdown(ctx) })
 	}
+	if a.metrics != nil {
+		wg.Go(func() { values = a.metrics.Shutdown(ctx) })
+	}
+	wg.Wait()
+	errs = append(errs, spans, values)
 	if a.stdout != nil {
 		errs = append(errs, a.stdout.Close())
 	}

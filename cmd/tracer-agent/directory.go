@@ -6,6 +6,7 @@ import (
 
 	"github.com/tracer-agent/tracer-agent/internal/config"
 	"github.com/tracer-agent/tracer-agent/internal/discover"
+	"github.com/tracer-agent/tracer-agent/internal/metrics"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/resource"
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
@@ -20,6 +21,7 @@ const maxEarly = 1024
 type directory struct {
 	builder *resource.Builder
 	store   *resource.Store
+	metrics *metrics.Store
 	log     *slog.Logger
 
 	mu sync.Mutex
@@ -76,6 +78,7 @@ func (d *directory) Add(p discover.Process, at *probe.Attached) string {
 		return ""
 	}
 	d.store.Put(p.Key, r)
+	d.metrics.Add(p.Key, r)
 	return serviceName(r)
 }
 
@@ -85,6 +88,7 @@ func (d *directory) Remove(key telemetry.ProcessKey) {
 	delete(d.early, key)
 	d.mu.Unlock()
 	d.store.Remove(key)
+	d.metrics.Remove(key)
 }
 
 // serviceName is a resource's service.name, "" when it has none.

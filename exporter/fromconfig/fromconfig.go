@@ -5,11 +5,13 @@ package fromconfig
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 
 	"github.com/tracer-agent/tracer-agent/exporter"
 	"github.com/tracer-agent/tracer-agent/exporter/console"
 	"github.com/tracer-agent/tracer-agent/exporter/otlp"
+	"github.com/tracer-agent/tracer-agent/exporter/prom"
 	"github.com/tracer-agent/tracer-agent/internal/config"
 )
 
@@ -36,4 +38,36 @@ func Open(ctx context.Context, cfg config.Config, version string, stdout *os.Fil
 		}
 	}
 	return out, nil
+}
+
+// OpenMetrics makes the destinations of metrics that cfg names: those that are sent
+// to, and those that ask.
+func OpenMetrics(ctx context.Context, cfg config.Config, log *slog.Logger, stdout *os.File) (
+	push []exporter.Metrics, pull []exporter.MetricsPull, err error,
+) {
+	for _, name := range cfg.Metrics.Exporters {
+		switch name {
+		case config.ExporterOTLP:
+			e, err := otlp.NewMetrics(ctx, cfg.MetricsOTLP, cfg.Metrics)
+			if err != nil {
+				return nil, nil, err
+			}
+			push = append(push, e)
+		case config.ExporterConsole:
+			e, err := console.NewMetrics(stdout)
+			if err != nil {
+				return nil, nil, err
+			}
+			push = append(push, e)
+		case config.ExporterPrometheus:
+			e, err := prom.New(cfg.Metrics, log)
+			if err != nil {
+				return nil, nil, err
+			}
+			pull = append(pull, e)
+		default:
+			return nil, nil, fmt.Errorf("unknown metrics exporter %q", name)
+		}
+	}
+	return push, pull, nil
 }

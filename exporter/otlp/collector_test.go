@@ -110,12 +110,14 @@ receivers:
       http: {endpoint: %q, auth: {authenticator: bearertokenauth}%s}
 exporters:
   file: {path: %s, flush_interval: 50ms}
+  file/metrics: {path: %s, flush_interval: 50ms}
 service:
   extensions: [bearertokenauth]
   telemetry: {metrics: {level: none}}
   pipelines:
     traces: {receivers: [otlp], exporters: [file]}
-`, apiKey, c.grpc, tls, c.http, tls, c.path("spans.json"))
+    metrics: {receivers: [otlp], exporters: [file/metrics]}
+`, apiKey, c.grpc, tls, c.http, tls, c.path("spans.json"), c.path("metrics.json"))
 	if err := os.WriteFile(c.path("config.yaml"), []byte(cfg), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -81,18 +81,7 @@ func New(ctx context.Context, cfg config.OTLP, version string) (*Exporter, error
 // grpcClient and traceHTTPClient pass every option, so that the environment,
 // which the SDK reads by itself, never overrules a file or a flag.
 func grpcClient(cfg config.OTLP, u *url.URL, tlsConfig *tls.Config) otlptrace.Client {
-	creds := insecure.NewCredentials()
-	if u.Scheme == "https" {
-		creds = credentials.NewTLS(tlsConfig)
-	}
-	target := u.Host
-	if u.Scheme == "unix" {
-		target = u.String()
-	}
-	compressor := ""
-	if cfg.Compression == config.CompressionGzip {
-		compressor = "gzip"
-	}
+	target, compressor, creds := grpcTarget(cfg, u, tlsConfig)
 	return otlptracegrpc.NewClient(
 		otlptracegrpc.WithEndpoint(target),
 		otlptracegrpc.WithHeaders(cfg.Headers),
@@ -103,12 +92,32 @@ func grpcClient(cfg config.OTLP, u *url.URL, tlsConfig *tls.Config) otlptrace.Cl
 		}),
 		otlptracegrpc.WithDialOption(
 			grpc.WithTransportCredentials(creds),
-			grpc.WithConnectParams(grpc.ConnectParams{
-				Backoff:           backoff.Config{BaseDelay: retryInitial, Multiplier: 1.6, Jitter: 0.2, MaxDelay: reconnectMax},
-				MinConnectTimeout: reconnectMax,
-			}),
+			connectParams(),
 		),
 	)
+}
+
+// grpcTarget is what both signals need of the configuration.
+func grpcTarget(cfg config.OTLP, u *url.URL, tlsConfig *tls.Config) (target, compressor string, creds credentials.TransportCredentials) {
+	creds = insecure.NewCredentials()
+	if u.Scheme == "https" {
+		creds = credentials.NewTLS(tlsConfig)
+	}
+	target = u.Host
+	if u.Scheme == "unix" {
+		target = u.String()
+	}
+	if cfg.Compression == config.CompressionGzip {
+		compressor = "gzip"
+	}
+	return target, compressor, creds
+}
+
+func connectParams() grpc.DialOption {
+	return grpc.WithConnectParams(grpc.ConnectParams{
+		Backoff:           backoff.Config{BaseDelay: retryInitial, Multiplier: 1.6, Jitter: 0.2, MaxDelay: reconnectMax},
+		MinConnectTimeout: reconnectMax,
+	})
 }
 
 func traceHTTPClient(cfg config.OTLP, u *url.URL, h *http.Client) otlptrace.Client {

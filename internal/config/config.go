@@ -23,8 +23,11 @@ type Config struct {
 	// empty after Load when the user said none.
 	Exporters []string `yaml:"exporters"`
 	OTLP      OTLP     `yaml:"otlp"`
-	Batch     Batch    `yaml:"batch"`
-	Redact    Redact   `yaml:"redact"`
+	// MetricsOTLP is OTLP with what the environment says for metrics in particular.
+	MetricsOTLP OTLP    `yaml:"-"`
+	Metrics     Metrics `yaml:"metrics"`
+	Batch       Batch   `yaml:"batch"`
+	Redact      Redact  `yaml:"redact"`
 	// Propagation is how a trace gets from one service to the next.
 	Propagation Propagation `yaml:"propagation"`
 	Log         Log         `yaml:"log"`
@@ -37,6 +40,8 @@ const (
 	ExporterTree    = "tree"
 	ExporterJSON    = "json"
 	ExporterNone    = "none"
+
+	ExporterPrometheus = "prometheus" // of metrics only
 )
 
 // Select says which processes are watched. A process is watched when any of
@@ -102,6 +107,8 @@ type OTLP struct {
 	Endpoint string `yaml:"endpoint"`
 	// TracesEndpoint overrules Endpoint and is used as it is.
 	TracesEndpoint string `yaml:"traces_endpoint"`
+	// MetricsEndpoint is the same for metrics.
+	MetricsEndpoint string `yaml:"metrics_endpoint"`
 	// Protocol is ProtocolGRPC or ProtocolHTTP.
 	Protocol    string        `yaml:"protocol"`
 	Headers     Headers       `yaml:"headers"`
@@ -124,8 +131,13 @@ const (
 )
 
 // TracesURL is the full URL that spans are sent to.
-func (o OTLP) TracesURL() (*url.URL, error) {
-	raw := o.TracesEndpoint
+func (o OTLP) TracesURL() (*url.URL, error) { return o.signalURL(o.TracesEndpoint, "v1/traces") }
+
+// MetricsURL is the full URL that metrics are sent to.
+func (o OTLP) MetricsURL() (*url.URL, error) { return o.signalURL(o.MetricsEndpoint, "v1/metrics") }
+
+func (o OTLP) signalURL(own, path string) (*url.URL, error) {
+	raw := own
 	if raw == "" {
 		raw = o.Endpoint
 	}
@@ -134,8 +146,8 @@ func (o OTLP) TracesURL() (*url.URL, error) {
 		// url.Error repeats the whole value, which may hold a password.
 		return nil, fmt.Errorf("OTLP endpoint is not a URL; want one such as %s", endpointExample)
 	}
-	if o.TracesEndpoint == "" && o.Protocol == ProtocolHTTP {
-		u = u.JoinPath("v1/traces")
+	if own == "" && o.Protocol == ProtocolHTTP {
+		u = u.JoinPath(path)
 	}
 	return u, nil
 }
@@ -229,13 +241,16 @@ func (l Log) SlogLevel() slog.Level { return levels[l.Level] }
 
 // Default is what holds when nobody says anything else.
 func Default() Config {
+	otlp := OTLP{Compression: CompressionNone, Timeout: 10 * time.Second}
 	return Config{
-		Sampling: Sampling{Sampler: ParentBasedOn, Ratio: 1},
-		OTLP:     OTLP{Compression: CompressionNone, Timeout: 10 * time.Second},
+		Sampling:    Sampling{Sampler: ParentBasedOn, Ratio: 1},
+		OTLP:        otlp,
+		MetricsOTLP: otlp,
 		Batch: Batch{
 			ScheduleDelay: time.Second, ExportTimeout: 30 * time.Second,
 			MaxQueueSize: 8192, MaxBatchSize: 512,
 		},
+		Metrics: DefaultMetrics(),
 		Propagation: Propagation{
 			Mode: PropagateAuto, CorrelationHeaders: []string{"X-Correlation-ID", "X-Request-ID"},
 		},

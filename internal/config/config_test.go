@@ -37,6 +37,7 @@ func TestDefaults(t *testing.T) {
 	want := Default()
 	want.Exporters = []string{"console"}
 	want.OTLP.Protocol = "http/protobuf"
+	want.MetricsOTLP.Protocol, want.MetricsOTLP.Endpoint = "http/protobuf", "http://localhost:4318"
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -108,6 +109,9 @@ func TestEnvironment(t *testing.T) {
 		Endpoint: "https://h:4317/", Protocol: ProtocolGRPC, Headers: Headers{"api-key": "a=b"}, Compression: "none",
 		Timeout: 1500 * time.Millisecond, Certificate: "/ca", ClientCertificate: "/c", ClientKey: "/k",
 	}
+	want.MetricsOTLP = want.OTLP
+	want.MetricsOTLP.Headers = Headers{"api-key": "general", "x": "1"}
+	want.Metrics.Exporters = []string{"otlp"}
 	want.Batch = Batch{ScheduleDelay: 200 * time.Millisecond, ExportTimeout: 5 * time.Second, MaxQueueSize: 100, MaxBatchSize: 10}
 	want.Log.Level = "none"
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -115,6 +119,66 @@ func TestEnvironment(t *testing.T) {
 	}
 	if got.Sampling.RootRatio() != 0.25 || got.Log.SlogLevel() <= slog.LevelError {
 		t.Errorf("ratio %v, level %v", got.Sampling.RootRatio(), got.Log.SlogLevel())
+	}
+}
+
+// TestMetricsEnvironment is what New Relic's and Datadog's instructions say to set.
+func TestMetricsEnvironment(t *testing.T) {
+	got, err := load(t, "metrics: {interval: 5s, histogram: explicit_bucket_histogram, process: false}", map[string]string{
+		"OTEL_METRICS_EXPORTER": "otlp,prometheus", "OTEL_METRIC_EXPORT_INTERVAL": "10000", "OTEL_METRIC_EXPORT_TIMEOUT": "2000",
+		"OTEL_EXPORTER_OTLP_ENDPOINT": "https://otlp.example.com", "OTEL_EXPORTER_OTLP_HEADERS": "api-key=general",
+		"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "https://m.example.com:4317", "OTEL_EXPORTER_OTLP_METRICS_HEADERS": "api-key=metrics",
+		"OTEL_EXPORTER_OTLP_METRICS_COMPRESSION": "gzip", "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "Delta",
+		"OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION": "BASE2_EXPONENTIAL_BUCKET_HISTOGRAM",
+		"OTEL_EXPORTER_PROMETHEUS_HOST":                            "0.0.0.0", "OTEL_EXPORTER_PROMETHEUS_PORT": "9999",
+	}, Flags{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := DefaultMetrics()
+	want.Exporters = []string{ExporterOTLP, ExporterPrometheus}
+	want.Interval, want.Timeout = 10*time.Second, 2*time.Second
+	want.Temporality, want.Histogram = TemporalityDelta, HistogramExponential
+	want.PrometheusHost, want.PrometheusPort, want.Process = "0.0.0.0", 9999, false
+	if diff := cmp.Diff(want, got.Metrics); diff != "" {
+		t.Error(diff)
+	}
+	u, err := got.MetricsOTLP.MetricsURL()
+	if err != nil || u.String() != "https://m.example.com:4317" || got.MetricsOTLP.Protocol != ProtocolGRPC {
+		t.Errorf("metrics go to %v by %s, %v", u, got.MetricsOTLP.Protocol, err)
+	}
+	if got.MetricsOTLP.Headers["api-key"] != "metrics" || got.MetricsOTLP.Compression != CompressionGzip {
+		t.Errorf("headers and compression of metrics: %v", got.MetricsOTLP)
+	}
+	if got.OTLP.Protocol != ProtocolHTTP || got.OTLP.Headers["api-key"] != "general" || got.OTLP.Compression != CompressionNone {
+		t.Errorf("what is said for metrics holds for traces, too: %+v", got.OTLP)
+	}
+}
+
+func TestMetricsDestination(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		env   map[string]string
+		flags Flags
+		want  string
+	}{
+		{"nothing said", nil, Flags{}, "[] http://localhost:4318/v1/metrics"},
+		{"endpoint", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h:1"}, Flags{}, "[otlp] http://h:1/v1/metrics"},
+		{"traces only", map[string]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://h:1/x"}, Flags{}, "[] http://localhost:4318/v1/metrics"},
+		{"metrics only", map[string]string{"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://h:1/x"}, Flags{}, "[otlp] http://h:1/x"},
+		{"switched off", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h:1", "OTEL_METRICS_EXPORTER": "none"}, Flags{}, "[] http://h:1/v1/metrics"},
+		{"flag", map[string]string{"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://h:1/x"}, Flags{Endpoint: "http://f:1"}, "[otlp] http://f:1/v1/metrics"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, err := load(t, "", tt.env, tt.flags)
+			if err != nil {
+				t.Fatal(err)
+			}
+			u, err := c.MetricsOTLP.MetricsURL()
+			if got := fmt.Sprint(c.Metrics.Exporters, " ", u); err != nil || got != tt.want {
+				t.Errorf("got %s, %v; want %s", got, err, tt.want)
+			}
+		})
 	}
 }
 
@@ -308,8 +372,10 @@ func TestDocumentation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.Metrics.Exporters = nil // an example
 	for name, pair := range map[string][2]any{
-		"batch": {c.Batch, def.Batch}, "log": {c.Log, def.Log}, "sampling": {c.Sampling, def.Sampling},
+		"metrics": {c.Metrics, def.Metrics},
+		"batch":   {c.Batch, def.Batch}, "log": {c.Log, def.Log}, "sampling": {c.Sampling, def.Sampling},
 		"compression": {c.OTLP.Compression, def.OTLP.Compression}, "timeout": {c.OTLP.Timeout, def.OTLP.Timeout},
 	} {
 		if diff := cmp.Diff(pair[1], pair[0]); diff != "" {
@@ -322,9 +388,13 @@ func TestDocumentation(t *testing.T) {
 	}
 	checkKeys(t, reflect.TypeFor[Config](), node, "")
 
-	code, err := os.ReadFile("env.go")
-	if err != nil {
-		t.Fatal(err)
+	var code []byte
+	for _, name := range []string{"env.go", "metrics.go"} {
+		part, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		code = append(code, part...)
 	}
 	for _, m := range regexp.MustCompile(`"(OTEL_\w*[A-Z])"|name\("(\w+)"\)`).FindAllStringSubmatch(string(code), -1) {
 		v := m[1]
@@ -341,6 +411,9 @@ func checkKeys(t *testing.T, typ reflect.Type, node map[string]any, prefix strin
 	for i := range typ.NumField() {
 		f := typ.Field(i)
 		key := f.Tag.Get("yaml")
+		if key == "-" {
+			continue
+		}
 		v, ok := node[key]
 		if !ok || key == "" {
 			t.Errorf("%s%s is not in the example", prefix, f.Name)

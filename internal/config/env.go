@@ -21,17 +21,12 @@ func (l *loader) environment(getenv func(string) string) error {
 	e.list("OTEL_TRACES_EXPORTER", "exporters", &c.Exporters)
 
 	e.endpoints()
-	// The variable for traces is applied last: it overrules the general one.
-	for _, signal := range []string{"", "TRACES_"} {
-		name := func(suffix string) string { return "OTEL_EXPORTER_OTLP_" + signal + suffix }
-		e.text(name("PROTOCOL"), "otlp.protocol", &c.OTLP.Protocol)
-		e.text(name("COMPRESSION"), "otlp.compression", &c.OTLP.Compression)
-		e.milliseconds(name("TIMEOUT"), "otlp.timeout", &c.OTLP.Timeout)
-		e.text(name("CERTIFICATE"), "otlp.certificate", &c.OTLP.Certificate)
-		e.text(name("CLIENT_CERTIFICATE"), "otlp.client_certificate", &c.OTLP.ClientCertificate)
-		e.text(name("CLIENT_KEY"), "otlp.client_key", &c.OTLP.ClientKey)
-		e.headers(name("HEADERS"))
-	}
+	e.otlp("", &c.OTLP)
+	// The variables for one signal are applied last: they overrule the general ones.
+	c.MetricsOTLP = c.OTLP
+	e.otlp("METRICS_", &c.MetricsOTLP)
+	e.otlp("TRACES_", &c.OTLP)
+	e.metrics()
 
 	e.milliseconds("OTEL_BSP_SCHEDULE_DELAY", "batch.schedule_delay", &c.Batch.ScheduleDelay)
 	e.milliseconds("OTEL_BSP_EXPORT_TIMEOUT", "batch.export_timeout", &c.Batch.ExportTimeout)
@@ -134,19 +129,32 @@ func (e *env) milliseconds(name, path string, dst *time.Duration) {
 	}
 }
 
-// endpoints: a general endpoint of the environment overrules a traces endpoint
-// of the file.
+// otlp applies the variables of one signal, or with "" the general ones.
+func (e *env) otlp(signal string, o *OTLP) {
+	name := func(suffix string) string { return "OTEL_EXPORTER_OTLP_" + signal + suffix }
+	e.text(name("PROTOCOL"), "otlp.protocol", &o.Protocol)
+	e.text(name("COMPRESSION"), "otlp.compression", &o.Compression)
+	e.milliseconds(name("TIMEOUT"), "otlp.timeout", &o.Timeout)
+	e.text(name("CERTIFICATE"), "otlp.certificate", &o.Certificate)
+	e.text(name("CLIENT_CERTIFICATE"), "otlp.client_certificate", &o.ClientCertificate)
+	e.text(name("CLIENT_KEY"), "otlp.client_key", &o.ClientKey)
+	e.headers(name("HEADERS"), o)
+}
+
+// endpoints: a general endpoint of the environment overrules one for a signal in
+// the file.
 func (e *env) endpoints() {
 	o := &e.l.cfg.OTLP
 	if v, ok := e.value("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp.endpoint"); ok {
-		o.Endpoint, o.TracesEndpoint = v, ""
+		o.Endpoint, o.TracesEndpoint, o.MetricsEndpoint = v, "", ""
 	}
 	e.text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "otlp.traces_endpoint", &o.TracesEndpoint)
+	e.text("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "otlp.metrics_endpoint", &o.MetricsEndpoint)
 }
 
 // headers reads name=value,name=value with percent-encoded values. Values never
 // appear in an error.
-func (e *env) headers(name string) {
+func (e *env) headers(name string, o *OTLP) {
 	v, ok := e.value(name, "otlp.headers")
 	if !ok {
 		return
@@ -156,7 +164,7 @@ func (e *env) headers(name string) {
 		e.fail(name, "%v", err)
 		return
 	}
-	e.l.cfg.OTLP.Headers = h
+	o.Headers = h
 }
 
 // resource applies OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES; the name in

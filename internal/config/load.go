@@ -49,6 +49,7 @@ func Load(o LoadOptions) (Config, error) {
 			return Config{}, err
 		}
 	}
+	l.cfg.MetricsOTLP = l.cfg.OTLP
 	if o.Getenv != nil {
 		if err := l.environment(o.Getenv); err != nil {
 			return Config{}, err
@@ -74,8 +75,9 @@ func (l *loader) flags(f Flags) {
 	}
 	if f.Endpoint != "" {
 		// The flag means "send it there", whatever the environment says about
-		// traces in particular.
+		// one signal in particular.
 		l.cfg.OTLP.TracesEndpoint = ""
+		l.cfg.MetricsOTLP.Endpoint, l.cfg.MetricsOTLP.MetricsEndpoint = f.Endpoint, ""
 	}
 	l.text("service.name", "--service-name", &l.cfg.Service.Name, f.ServiceName)
 	l.text("propagation.mode", "--propagation", &l.cfg.Propagation.Mode, f.Propagation)
@@ -113,19 +115,28 @@ func (l *loader) resolve() {
 		endpoint = c.OTLP.Endpoint
 	}
 	if c.OTLP.Protocol == "" {
-		// The specification's default is http/protobuf; 4317 is the port of the
-		// other one, and guessing wrong there only ever fails.
-		c.OTLP.Protocol = ProtocolHTTP
-		if strings.HasSuffix(strings.TrimRight(endpoint, "/"), ":4317") || strings.HasPrefix(endpoint, "unix:") {
-			c.OTLP.Protocol = ProtocolGRPC
-		}
+		c.OTLP.Protocol = protocolOf(endpoint)
 	}
 	if endpoint == "" && slices.Contains(c.Exporters, ExporterOTLP) {
-		c.OTLP.Endpoint = "http://localhost:4318"
-		if c.OTLP.Protocol == ProtocolGRPC {
-			c.OTLP.Endpoint = "http://localhost:4317"
-		}
+		c.OTLP.Endpoint = localEndpoint(c.OTLP.Protocol)
 	}
+	l.resolveMetrics()
+}
+
+// protocolOf guesses: the specification's default is http/protobuf; 4317 is the port
+// of the other one, and guessing wrong there only ever fails.
+func protocolOf(endpoint string) string {
+	if strings.HasSuffix(strings.TrimRight(endpoint, "/"), ":4317") || strings.HasPrefix(endpoint, "unix:") {
+		return ProtocolGRPC
+	}
+	return ProtocolHTTP
+}
+
+func localEndpoint(protocol string) string {
+	if protocol == ProtocolGRPC {
+		return "http://localhost:4317"
+	}
+	return "http://localhost:4318"
 }
 
 // invalid is an error about one setting.

@@ -19,8 +19,12 @@ const maxPID = 1 << 22
 // validate checks the merged result and makes it canonical; all errors are
 // reported at once.
 func (l *loader) validate() error {
+	otlp := l.validateOTLP(l.cfg.OTLP)
+	if otlp == nil { // what they have in common is reported once
+		otlp = l.validateOTLP(l.cfg.MetricsOTLP)
+	}
 	return errors.Join(l.validateSelect(), l.validateSampling(), l.validateExporters(),
-		l.validateOTLP(), l.validateBatch(), l.validatePropagation(), l.validateLog())
+		otlp, l.validateMetrics(), l.validateBatch(), l.validatePropagation(), l.validateLog())
 }
 
 // maxCorrelationHeaders is what the kernel side has room for.
@@ -115,8 +119,7 @@ func (l *loader) validateExporters() error {
 	return nil
 }
 
-func (l *loader) validateOTLP() error {
-	o := l.cfg.OTLP
+func (l *loader) validateOTLP(o OTLP) error {
 	var errs []error
 	if o.Protocol != ProtocolGRPC && o.Protocol != ProtocolHTTP {
 		errs = append(errs, l.invalid("otlp.protocol", "%q: want %s or %s", o.Protocol, ProtocolGRPC, ProtocolHTTP))
@@ -127,7 +130,9 @@ func (l *loader) validateOTLP() error {
 	if o.Timeout <= 0 {
 		errs = append(errs, l.invalid("otlp.timeout", "%v: want more than zero", o.Timeout))
 	}
-	errs = append(errs, l.endpoint("otlp.endpoint", o.Endpoint), l.endpoint("otlp.traces_endpoint", o.TracesEndpoint))
+	errs = append(errs, l.endpoint("otlp.endpoint", o.Endpoint, o.Protocol),
+		l.endpoint("otlp.traces_endpoint", o.TracesEndpoint, o.Protocol),
+		l.endpoint("otlp.metrics_endpoint", o.MetricsEndpoint, o.Protocol))
 	if (o.ClientCertificate == "") != (o.ClientKey == "") {
 		key := "otlp.client_certificate"
 		if o.ClientCertificate == "" {
@@ -146,7 +151,7 @@ func (l *loader) validateOTLP() error {
 }
 
 // endpoint checks a URL without ever repeating a password in it.
-func (l *loader) endpoint(key, raw string) error {
+func (l *loader) endpoint(key, raw, protocol string) error {
 	if raw == "" {
 		return nil
 	}
@@ -159,7 +164,7 @@ func (l *loader) endpoint(key, raw string) error {
 		return l.invalid(key, "not a URL; want one such as %s", endpointExample)
 	}
 	switch {
-	case u.Scheme == "unix" && l.cfg.OTLP.Protocol == ProtocolGRPC && u.Path != "":
+	case u.Scheme == "unix" && protocol == ProtocolGRPC && u.Path != "":
 	case (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "":
 	default:
 		return l.invalid(key, "%q: want a URL such as %s", raw, endpointExample)

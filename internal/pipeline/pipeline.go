@@ -29,13 +29,21 @@ type Resources interface {
 	ResourceOf(telemetry.ProcessKey) *telemetry.Resource
 }
 
+// Recorder adds up the measurements of operations; see internal/metrics.
+type Recorder interface {
+	// Record is called with the resource set, from several goroutines.
+	Record(op *telemetry.Operation)
+}
+
 // Options are what a pipeline needs. Only Exporters has no usable zero value;
 // without any, every operation is discarded.
 type Options struct {
 	Exporters []exporter.Exporter
 	Resources Resources
-	Log       *slog.Logger
-	Metrics   *selfmetrics.Registry
+	// Recorder may be nil.
+	Recorder Recorder
+	Log      *slog.Logger
+	Metrics  *selfmetrics.Registry
 	// QueueSize bounds, per exporter, the spans that wait (not those in the
 	// batch under way).
 	QueueSize int
@@ -52,6 +60,7 @@ type Options struct {
 // Pipeline is the way from the decoders to the exporters. Use New.
 type Pipeline struct {
 	resources  Resources
+	recorder   Recorder
 	unknown    *telemetry.Resource
 	noResource *selfmetrics.Counter
 
@@ -87,6 +96,7 @@ func New(o Options) *Pipeline {
 	}
 	p := &Pipeline{
 		resources: o.Resources,
+		recorder:  o.Recorder,
 		unknown: &telemetry.Resource{Attributes: []attribute.KeyValue{
 			attribute.String("service.name", "unknown_service"),
 		}},
@@ -108,11 +118,17 @@ func New(o Options) *Pipeline {
 	return p
 }
 
-// Submit takes over op and never blocks: when an exporter's queue is full, or
+// Submit takes over op, unless it is MetricsOnly, and never blocks: when an exporter's queue is full, or
 // the pipeline is shut down, the span is dropped there and counted.
 // It may be called from several goroutines.
 func (p *Pipeline) Submit(op *telemetry.Operation) {
 	op.Resource = p.resourceOf(op.Process)
+	if p.recorder != nil {
+		p.recorder.Record(op)
+	}
+	if op.MetricsOnly {
+		return
+	}
 	p.mu.Lock()
 	p.timeline.stamp(op)
 	// The lanes are filled under the lock so that Shutdown sees all of what was

@@ -166,6 +166,25 @@ func (b *Builder) Build(p Process) (*telemetry.Resource, error) {
 	return &telemetry.Resource{SchemaURL: semconv.SchemaURL, Attributes: s.sorted()}, nil
 }
 
+// Self is the resource of the agent, which the host's metrics belong to as well.
+func (b *Builder) Self() *telemetry.Resource {
+	pid := os.Getpid()
+	s := &set{}
+	s.add(semconv.TelemetrySDKName(distro), semconv.TelemetrySDKLanguageGo,
+		semconv.TelemetrySDKVersion(b.o.AgentVersion),
+		semconv.TelemetryDistroName(distro), semconv.TelemetryDistroVersion(b.o.AgentVersion),
+		semconv.ServiceName(distro), semconv.ServiceVersion(b.o.AgentVersion))
+	key := telemetry.ProcessKey{PID: int32(pid)}
+	if proc, err := b.fs.Proc(pid); err == nil {
+		if stat, err := proc.Stat(); err == nil {
+			key.StartNs = stat.Starttime * nsPerTick
+		}
+	}
+	s.add(semconv.ServiceInstanceID(b.instanceID(key)), semconv.ProcessPID(pid))
+	s.add(b.host...)
+	return &telemetry.Resource{SchemaURL: semconv.SchemaURL, Attributes: s.sorted()}
+}
+
 // same says whether proc still is the process of key.
 func (b *Builder) same(proc procfs.Proc, key telemetry.ProcessKey) error {
 	stat, err := proc.Stat()

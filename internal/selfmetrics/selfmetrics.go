@@ -182,6 +182,9 @@ func (r *Registry) family(name string, kind Kind, helpText string) *family {
 		f = &family{name: name, help: helpText, kind: kind, counters: map[string]*labelled{}}
 		r.families[name] = f
 	}
+	if f.help == "" {
+		f.help = helpText
+	}
 	return f
 }
 

@@ -47,6 +47,12 @@ type Operation struct {
 	Status            codes.Code
 	StatusDescription string
 
+	// Measurements are counted for every operation, sampled or not.
+	Measurements []Measurement
+	// MetricsOnly: the operation is not sampled and no span; only Process, Probe and
+	// Measurements are set, and it is not used after Emit has returned.
+	MetricsOnly bool
+
 	// Resource is set by enrichment.
 	Resource *Resource
 }

@@ -1,0 +1,141 @@
+package otlp
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strconv"
+
+	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetricgrpc"
+	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetrichttp"
+	"go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"google.golang.org/grpc"
+
+	"github.com/tracer-agent/tracer-agent/exporter"
+	"github.com/tracer-agent/tracer-agent/internal/config"
+)
+
+// Metrics implements exporter.Metrics by the SDK's own exporters. Use NewMetrics.
+type Metrics struct {
+	metric.Exporter
+	close func()
+}
+
+var _ exporter.Metrics = (*Metrics)(nil)
+
+// NewMetrics connects lazily, as New does.
+func NewMetrics(ctx context.Context, cfg config.OTLP, m config.Metrics) (*Metrics, error) {
+	u, err := cfg.MetricsURL()
+	if err != nil {
+		return nil, err
+	}
+	tlsConfig, err := tlsConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	e := &Metrics{close: func() {}}
+	if cfg.Protocol == config.ProtocolGRPC {
+		e.Exporter, err = grpcMetrics(ctx, cfg, m, u, tlsConfig)
+	} else {
+		h := httpClient(cfg, tlsConfig)
+		e.close = h.CloseIdleConnections
+		e.Exporter, err = httpMetrics(ctx, cfg, m, u, h)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("start OTLP metrics exporter: %w", err)
+	}
+	return e, nil
+}
+
+func grpcMetrics(ctx context.Context, cfg config.OTLP, m config.Metrics, u *url.URL, tlsConfig *tls.Config) (metric.Exporter, error) {
+	target, compressor, creds := grpcTarget(cfg, u, tlsConfig)
+	return otlpmetricgrpc.New(ctx,
+		otlpmetricgrpc.WithEndpoint(target),
+		otlpmetricgrpc.WithHeaders(cfg.Headers),
+		otlpmetricgrpc.WithCompressor(compressor),
+		otlpmetricgrpc.WithTimeout(cfg.Timeout),
+		otlpmetricgrpc.WithRetry(otlpmetricgrpc.RetryConfig{
+			Enabled: true, InitialInterval: retryInitial, MaxInterval: retryMax, MaxElapsedTime: retryElapsed,
+		}),
+		otlpmetricgrpc.WithDialOption(grpc.WithTransportCredentials(creds), connectParams()),
+		otlpmetricgrpc.WithTemporalitySelector(temporality(m)),
+		otlpmetricgrpc.WithAggregationSelector(aggregation(m)),
+	)
+}
+
+func httpMetrics(ctx context.Context, cfg config.OTLP, m config.Metrics, u *url.URL, h *http.Client) (metric.Exporter, error) {
+	return otlpmetrichttp.New(ctx,
+		otlpmetrichttp.WithEndpointURL(u.String()),
+		otlpmetrichttp.WithHeaders(cfg.Headers),
+		otlpmetrichttp.WithCompression(otlpmetrichttp.NoCompression), // httpClient does it
+		otlpmetrichttp.WithHTTPClient(h),
+		otlpmetrichttp.WithRetry(otlpmetrichttp.RetryConfig{
+			Enabled: true, InitialInterval: retryInitial, MaxInterval: retryMax, MaxElapsedTime: retryElapsed,
+		}),
+		otlpmetrichttp.WithTemporalitySelector(temporality(m)),
+		otlpmetrichttp.WithAggregationSelector(aggregation(m)),
+	)
+}
+
+func temporality(m config.Metrics) metric.TemporalitySelector {
+	switch m.Temporality {
+	case config.TemporalityDelta:
+		return metric.DeltaTemporalitySelector
+	case config.TemporalityLowMemory:
+		return metric.LowMemoryTemporalitySelector
+	default:
+		return metric.CumulativeTemporalitySelector
+	}
+}
+
+func aggregation(m config.Metrics) metric.AggregationSelector {
+	if m.Histogram != config.HistogramExponential {
+		return metric.DefaultAggregationSelector
+	}
+	return func(k metric.InstrumentKind) metric.Aggregation {
+		if k == metric.InstrumentKindHistogram {
+			return metric.AggregationBase2ExponentialHistogram{MaxSize: exponentialBuckets, MaxScale: exponentialScale}
+		}
+		return metric.DefaultAggregationSelector(k)
+	}
+}
+
+// The specification's defaults.
+const (
+	exponentialBuckets = 160
+	exponentialScale   = 20
+)
+
+// Name implements exporter.Metrics.
+func (*Metrics) Name() string { return "otlp" }
+
+// ExportMetrics implements exporter.Metrics.
+func (e *Metrics) ExportMetrics(ctx context.Context, rm *metricdata.ResourceMetrics) error {
+	err := e.Export(ctx, rm)
+	if err == nil {
+		return nil
+	}
+	if m := partialPoints.FindStringSubmatch(err.Error()); m != nil {
+		if n, perr := strconv.ParseInt(m[2], 10, 64); perr == nil {
+			return &exporter.RejectedPointsError{Points: n, Message: m[1]}
+		}
+	}
+	return fmt.Errorf("send metrics: %w", err)
+}
+
+// partialPoints is the text of the SDK's error, whose type is internal to it.
+var partialPoints = regexp.MustCompile(`OTLP partial success: (?s:(.*)) \((\d+) metric data points rejected\)`)
+
+// Shutdown closes the connection.
+func (e *Metrics) Shutdown(ctx context.Context) error {
+	err := e.Exporter.Shutdown(ctx)
+	e.close()
+	if err != nil {
+		return fmt.Errorf("stop OTLP metrics exporter: %w", err)
+	}
+	return nil
+}
