@@ -7,12 +7,19 @@
  * gets a request without a traceparent looks there. That is no guess, because
  *   - both ends must name exactly the same four values, on loopback in the same
  *     network namespace, and for HTTP/2 the same stream;
- *   - the TCP sequence numbers must agree: what the server has read ends after the
- *     byte at which the client stood when it announced, by no more than JOIN_WINDOW.
- *     A reused port, or the same addresses in an unrelated network, fails here;
+ *   - the TCP sequence numbers must agree in both directions (conn_agrees): where the
+ *     client stood when it announced must be a byte of this connection that the server
+ *     has read, and what the client had read by then one that the server has written.
+ *     Each direction begins at a number of 32 bits that the kernel draws from a secret,
+ *     so a reused port, or the same addresses in an unrelated network, fails here;
  *   - an announcement serves once.
- * With address translation in between (a Kubernetes service address) the client's
- * socket holds another address than the server's: no join.
+ *
+ * Address translation in between (a Kubernetes service address) leaves the server with
+ * other addresses than the client, but does not touch the sequence numbers: tr_nat finds
+ * the client's addresses by the pair of numbers at which both directions began, 64 bits
+ * that both ends know and nobody else, and by the client's port. A proxy makes a
+ * connection of its own, with other numbers. Where the client's port is translated as
+ * well, or on loopback: no join.
  */
 #ifndef TR_CONN_H
 #define TR_CONN_H
@@ -21,10 +28,12 @@
 #include "ktypes.h"
 
 #define MAX_CONNS       32768
+#define MAX_NAT         16384
 #define JOIN_WINDOW     (1U << 24) /* bytes: the largest header net/http reads, with room */
 #define JOIN_MAX_AGE_NS (120ULL * 1000000000ULL)
 #define AF_INET         2
 #define AF_INET6        10
+#define IPPROTO_TCP     6
 #define S_IFMT          0170000
 #define S_IFSOCK        0140000
 
@@ -47,6 +56,8 @@ struct tr_conn {
 	__u8 seen;  /* kernel mode: the connection is in its socket map */
 	__u16 pad;
 	__u32 tgid, fd; /* whose socket it is; the number is good only while it is open */
+	__u32 rcv;      /* the server's next byte that the client had not read when it said so */
+	__u32 pad2;
 };
 
 /* Inserted by the client's side of a probe, read by the server's. An HTTP/1
@@ -58,6 +69,21 @@ struct {
 	__type(key, struct tr_connkey);
 	__type(value, struct tr_conn);
 } tr_conns SEC(".maps");
+
+/* A connection, whatever its addresses are translated to. */
+struct tr_isn {
+	__u32 client, server; /* the sequence number of each end's SYN */
+	__u32 client_port;
+};
+
+/* The addresses that the client's socket has, stream 0. Inserted by the client's side,
+ * once per connection that is not loopback; LRU. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_NAT);
+	__type(key, struct tr_isn);
+	__type(value, struct tr_connkey);
+} tr_nat SEC(".maps");
 
 /* Client ports that something was announced for; they are never taken back. A server
  * need not look at its socket when its peer's port is not among them: most peers are
@@ -95,7 +121,7 @@ static __always_inline bool said_any(__u16 port)
 struct conn_sock {
 	__u64 sk;
 	struct tr_connkey key; /* as seen from the end that connected */
-	__u32 pad;
+	struct tr_isn isn;
 	struct tr_conn val;
 };
 
@@ -141,7 +167,8 @@ static __always_inline int conn_key_of(struct conn_sock *c, struct sock *sk, boo
 	__u16 family, lport, rport;
 
 	c->sk = 0;
-	if (!sk)
+	/* A socket of multipath TCP has no sequence numbers of its own. */
+	if (!sk || BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
 		return 0;
 	family = BPF_CORE_READ(sk, __sk_common.skc_family);
 	if (family == AF_INET) {
@@ -173,6 +200,49 @@ static __noinline int conn_key(struct conn_sock *c, __u32 fd, bool local_is_clie
 	return conn_key_of(c, (void *)sock_of_fd(fd), local_is_client);
 }
 
+/* Where both directions began, of a connection that is in use: the kernel changes a
+ * position and the count of bytes up to it one after the other, so a difference is taken
+ * only if it was twice the same. */
+static __noinline int conn_isn(struct conn_sock *c, bool local_is_client)
+{
+	struct tcp_sock *tp = (void *)c->sk;
+	__u32 local = 0, remote = 0;
+
+	for (int i = 0; i < 4; i++) {
+		__u32 l = BPF_CORE_READ(tp, snd_una) - (__u32)BPF_CORE_READ(tp, bytes_acked);
+		__u32 r = BPF_CORE_READ(tp, rcv_nxt) - (__u32)BPF_CORE_READ(tp, bytes_received) - 1;
+
+		/* The end that connected counts its SYN as a byte, the other one does not. */
+		if (!local_is_client)
+			l--;
+		if (i && l == local && r == remote) {
+			c->isn.client = local_is_client ? l : r;
+			c->isn.server = local_is_client ? r : l;
+			c->isn.client_port = c->key.client_port;
+			return 1;
+		}
+		local = l;
+		remote = r;
+	}
+	return 0;
+}
+
+/* Client: let the server find the connection by where it began. */
+static __noinline int conn_remember(struct conn_sock *c)
+{
+	struct tr_connkey *as;
+	__u32 stream = c->key.stream;
+
+	if (!conn_isn(c, true))
+		return 0; /* tried again with the next request */
+	c->key.stream = 0;
+	as = bpf_map_lookup_elem(&tr_nat, &c->isn);
+	if (!as || as->server_port != c->key.server_port || as->server[3] != c->key.server[3])
+		bpf_map_update_elem(&tr_nat, &c->isn, &c->key, BPF_ANY);
+	c->key.stream = stream;
+	return 0;
+}
+
 /* Client: the connection of fd carries this span's request next. The caller has set
  * the ids, the flags and tls in c->val. */
 static __always_inline bool conn_announce(struct conn_sock *c, __u32 fd, __u32 stream)
@@ -184,31 +254,77 @@ static __always_inline bool conn_announce(struct conn_sock *c, __u32 fd, __u32 s
 	c->key.stream = stream;
 	c->val.said_ns = bpf_ktime_get_ns();
 	c->val.seq = BPF_CORE_READ(tp, write_seq);
+	c->val.rcv = BPF_CORE_READ(tp, copied_seq);
 	c->val.used = 0;
 	c->val.seen = 0;
 	c->val.pad = 0;
+	c->val.pad2 = 0;
 	c->val.tgid = bpf_get_current_pid_tgid() >> 32;
 	c->val.fd = fd;
 	said_set(c->key.client_port);
-	return bpf_map_update_elem(&tr_conns, &c->key, &c->val, BPF_ANY) == 0;
+	if (bpf_map_update_elem(&tr_conns, &c->key, &c->val, BPF_ANY))
+		return false;
+	if (!c->key.netns)
+		conn_remember(c);
+	return true;
+}
+
+/* Whether what was announced is of this connection and still to be taken. The socket is
+ * in use: the order of the reads errs to what the connection has carried more. */
+static __always_inline bool conn_agrees(struct conn_sock *c, const struct tr_conn *v)
+{
+	struct tcp_sock *tp = (void *)c->sk;
+	__u32 read_to = BPF_CORE_READ(tp, copied_seq), age = read_to - v->seq, unread, una,
+	      wrote_to;
+	__u64 carried;
+
+	if (v->used || bpf_ktime_get_ns() - v->said_ns > JOIN_MAX_AGE_NS)
+		return false;
+	unread = BPF_CORE_READ(tp, rcv_nxt) - read_to;
+	carried = BPF_CORE_READ(tp, bytes_received);
+	if (!age || age > JOIN_WINDOW || (__u64)age + unread > carried)
+		return false;
+	una = BPF_CORE_READ(tp, snd_una);
+	wrote_to = BPF_CORE_READ(tp, write_seq);
+	carried = BPF_CORE_READ(tp, bytes_acked) + (wrote_to - una);
+	return wrote_to - v->rcv <= carried;
+}
+
+static __always_inline struct tr_conn *conn_find(struct conn_sock *c)
+{
+	struct tr_conn *v = bpf_map_lookup_elem(&tr_conns, &c->key);
+
+	return v && conn_agrees(c, v) ? v : NULL;
+}
+
+/* Server: the same by where the connection began. */
+static __noinline int conn_translated(struct conn_sock *c)
+{
+	struct tr_connkey *as;
+	__u32 stream = c->key.stream;
+
+	if (c->key.netns || !conn_isn(c, false))
+		return 0;
+	as = bpf_map_lookup_elem(&tr_nat, &c->isn);
+	if (!as)
+		return 0;
+	c->key = *as;
+	c->key.stream = stream;
+	return 1;
 }
 
 /* Server: the span whose request came in over fd, in c->val; false if nobody said. */
 static __noinline int conn_take(struct conn_sock *c, __u32 fd, __u32 stream)
 {
 	struct tr_conn *v;
-	__u32 read_to;
 
 	if (!conn_key(c, fd, false))
 		return 0;
-	struct tcp_sock *tp = (void *)c->sk;
-
 	c->key.stream = stream;
-	v = bpf_map_lookup_elem(&tr_conns, &c->key);
-	if (!v || v->used || bpf_ktime_get_ns() - v->said_ns > JOIN_MAX_AGE_NS)
-		return 0;
-	read_to = BPF_CORE_READ(tp, copied_seq);
-	if (read_to == v->seq || read_to - v->seq > JOIN_WINDOW)
+	v = conn_find(c);
+	if (!v && conn_translated(c))
+		v = conn_find(c);
+	if (!v)
 		return 0;
 	v->used = 1;
 	c->val = *v;

@@ -109,6 +109,7 @@ struct sock_common {
 
 struct sock {
 	struct sock_common __sk_common;
+	__u16 sk_protocol;
 };
 
 struct socket {
@@ -116,8 +117,11 @@ struct socket {
 };
 
 struct tcp_sock {
-	__u32 write_seq;  /* next byte the program will write */
-	__u32 copied_seq; /* next byte the program will read */
+	__u32 write_seq;                   /* next byte the program will write */
+	__u32 copied_seq;                  /* next byte the program will read */
+	__u32 rcv_nxt;                     /* next byte the kernel expects */
+	__u32 snd_una;                     /* first byte that the peer has not acknowledged */
+	__u64 bytes_received, bytes_acked; /* up to there */
 };
 
 /* Contexts of the iterators. */

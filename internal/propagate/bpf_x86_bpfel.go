@@ -49,6 +49,8 @@ type bpfTrConn struct {
 	Pad        uint16
 	Tgid       uint32
 	Fd         uint32
+	Rcv        uint32
+	Pad2       uint32
 }
 
 type bpfTrConnkey struct {
@@ -59,6 +61,13 @@ type bpfTrConnkey struct {
 	ServerPort uint16
 	Netns      uint32
 	Stream     uint32
+}
+
+type bpfTrIsn struct {
+	_          structs.HostLayout
+	Client     uint32
+	Server     uint32
+	ClientPort uint32
 }
 
 type bpfTrProc struct {
@@ -83,6 +92,7 @@ const (
 	bpfMapPgSocks   = "pg_socks"
 	bpfMapPgWanted  = "pg_wanted"
 	bpfMapTrConns   = "tr_conns"
+	bpfMapTrNat     = "tr_nat"
 	bpfMapTrProcs   = "tr_procs"
 	bpfMapTrSaid    = "tr_said"
 	bpfProgPgMsg    = "pg_msg"
@@ -145,6 +155,7 @@ type bpfMapSpecs struct {
 	PgSocks  *ebpf.MapSpec `ebpf:"pg_socks"`
 	PgWanted *ebpf.MapSpec `ebpf:"pg_wanted"`
 	TrConns  *ebpf.MapSpec `ebpf:"tr_conns"`
+	TrNat    *ebpf.MapSpec `ebpf:"tr_nat"`
 	TrProcs  *ebpf.MapSpec `ebpf:"tr_procs"`
 	TrSaid   *ebpf.MapSpec `ebpf:"tr_said"`
 }
@@ -181,6 +192,7 @@ type bpfMaps struct {
 	PgSocks  *ebpf.Map `ebpf:"pg_socks"`
 	PgWanted *ebpf.Map `ebpf:"pg_wanted"`
 	TrConns  *ebpf.Map `ebpf:"tr_conns"`
+	TrNat    *ebpf.Map `ebpf:"tr_nat"`
 	TrProcs  *ebpf.Map `ebpf:"tr_procs"`
 	TrSaid   *ebpf.Map `ebpf:"tr_said"`
 }
@@ -192,6 +204,7 @@ func (m *bpfMaps) Close() error {
 		m.PgSocks,
 		m.PgWanted,
 		m.TrConns,
+		m.TrNat,
 		m.TrProcs,
 		m.TrSaid,
 	)
