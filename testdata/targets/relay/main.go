@@ -8,6 +8,8 @@
 //
 //	from    local address to call from, on a connection of its own that ends in a reset
 //	n       calls, one after the other
+//
+// GET /close-idle closes the connections to other services that are not in use.
 package main
 
 import (
@@ -44,6 +46,11 @@ func main() {
 	mux := http.NewServeMux()
 	s := &service{clients: clients()}
 	mux.HandleFunc("GET /hop/{id}", s.hop)
+	mux.HandleFunc("GET /close-idle", func(http.ResponseWriter, *http.Request) {
+		for _, c := range s.clients {
+			c.CloseIdleConnections()
+		}
+	})
 	mux.HandleFunc("GET /", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })
 
 	host, _, err := net.SplitHostPort(*addr)
