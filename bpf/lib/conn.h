@@ -123,6 +123,10 @@ struct conn_sock {
 	struct tr_connkey key; /* as seen from the end that connected */
 	struct tr_isn isn;
 	struct tr_conn val;
+	struct {
+		__u32 read_to, rcv_nxt, una, wrote_to;
+		__u64 received, acked;
+	} at; /* where both directions are; here to keep frames small */
 };
 
 /* The struct sock of file descriptor fd of the current task, 0 when it is no socket. */
@@ -200,17 +204,32 @@ static __noinline int conn_key(struct conn_sock *c, __u32 fd, bool local_is_clie
 	return conn_key_of(c, (void *)sock_of_fd(fd), local_is_client);
 }
 
-/* Where both directions began, of a connection that is in use: the kernel changes a
- * position and the count of bytes up to it one after the other, so a difference is taken
- * only if it was twice the same. */
-static __noinline int conn_isn(struct conn_sock *c, bool local_is_client)
+#define READ_TCP(dst, tp, field) bpf_core_read(&(dst), sizeof(dst), &(tp)->field)
+
+/* Read where a connection in use is, in an order that errs to what it has carried more. */
+static __noinline int conn_where(struct conn_sock *c)
 {
 	struct tcp_sock *tp = (void *)c->sk;
+
+	READ_TCP(c->at.read_to, tp, copied_seq);
+	READ_TCP(c->at.rcv_nxt, tp, rcv_nxt);
+	READ_TCP(c->at.received, tp, bytes_received);
+	READ_TCP(c->at.una, tp, snd_una);
+	READ_TCP(c->at.wrote_to, tp, write_seq);
+	READ_TCP(c->at.acked, tp, bytes_acked);
+	return 0;
+}
+
+/* Where both directions began. The kernel changes a position and the count of bytes up to
+ * it one after the other, so a difference is taken only if it was twice the same. */
+static __noinline int conn_isn(struct conn_sock *c, bool local_is_client)
+{
 	__u32 local = 0, remote = 0;
 
 	for (int i = 0; i < 4; i++) {
-		__u32 l = BPF_CORE_READ(tp, snd_una) - (__u32)BPF_CORE_READ(tp, bytes_acked);
-		__u32 r = BPF_CORE_READ(tp, rcv_nxt) - (__u32)BPF_CORE_READ(tp, bytes_received) - 1;
+		conn_where(c);
+		__u32 l = c->at.una - (__u32)c->at.acked;
+		__u32 r = c->at.rcv_nxt - (__u32)c->at.received - 1;
 
 		/* The end that connected counts its SYN as a byte, the other one does not. */
 		if (!local_is_client)
@@ -253,8 +272,8 @@ static __always_inline bool conn_announce(struct conn_sock *c, __u32 fd, __u32 s
 
 	c->key.stream = stream;
 	c->val.said_ns = bpf_ktime_get_ns();
-	c->val.seq = BPF_CORE_READ(tp, write_seq);
-	c->val.rcv = BPF_CORE_READ(tp, copied_seq);
+	READ_TCP(c->val.seq, tp, write_seq);
+	READ_TCP(c->val.rcv, tp, copied_seq);
 	c->val.used = 0;
 	c->val.seen = 0;
 	c->val.pad = 0;
@@ -269,32 +288,27 @@ static __always_inline bool conn_announce(struct conn_sock *c, __u32 fd, __u32 s
 	return true;
 }
 
-/* Whether what was announced is of this connection and still to be taken. The socket is
- * in use: the order of the reads errs to what the connection has carried more. */
-static __always_inline bool conn_agrees(struct conn_sock *c, const struct tr_conn *v)
+/* Whether what was announced is of this connection and still to be taken. */
+static __noinline int conn_agrees(struct conn_sock *c, const struct tr_conn *v)
 {
-	struct tcp_sock *tp = (void *)c->sk;
-	__u32 read_to = BPF_CORE_READ(tp, copied_seq), age = read_to - v->seq, unread, una,
-	      wrote_to;
-	__u64 carried;
+	__u32 age;
 
-	if (v->used || bpf_ktime_get_ns() - v->said_ns > JOIN_MAX_AGE_NS)
-		return false;
-	unread = BPF_CORE_READ(tp, rcv_nxt) - read_to;
-	carried = BPF_CORE_READ(tp, bytes_received);
-	if (!age || age > JOIN_WINDOW || (__u64)age + unread > carried)
-		return false;
-	una = BPF_CORE_READ(tp, snd_una);
-	wrote_to = BPF_CORE_READ(tp, write_seq);
-	carried = BPF_CORE_READ(tp, bytes_acked) + (wrote_to - una);
-	return wrote_to - v->rcv <= carried;
+	if (!v || v->used || bpf_ktime_get_ns() - v->said_ns > JOIN_MAX_AGE_NS)
+		return 0;
+	conn_where(c);
+	age = c->at.read_to - v->seq;
+	if (!age || age > JOIN_WINDOW ||
+	    (__u64)age + (__u32)(c->at.rcv_nxt - c->at.read_to) > c->at.received)
+		return 0;
+	return (__u32)(c->at.wrote_to - v->rcv) <=
+	       c->at.acked + (__u32)(c->at.wrote_to - c->at.una);
 }
 
 static __always_inline struct tr_conn *conn_find(struct conn_sock *c)
 {
 	struct tr_conn *v = bpf_map_lookup_elem(&tr_conns, &c->key);
 
-	return v && conn_agrees(c, v) ? v : NULL;
+	return conn_agrees(c, v) ? v : NULL;
 }
 
 /* Server: the same by where the connection began. */

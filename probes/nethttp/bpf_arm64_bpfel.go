@@ -55,19 +55,23 @@ type bpfNethttpEvent struct {
 	TraceFlags uint8
 	ProtoMajor uint8
 	ProtoMinor uint8
-	N_err      uint8
 	PeerIpLen  uint8
-	Pad0       [3]uint8
+	Pad0       [4]uint8
 	PeerIp     [16]uint8
 	PeerPort   uint32
 	TailLen    uint32
-	Err        [5]struct {
-		_        structs.HostLayout
-		TypeName int32
-		Tflag    uint8
-		Pad      [3]uint8
+	Err        struct {
+		_    structs.HostLayout
+		Type [5]struct {
+			_        structs.HostLayout
+			TypeName int32
+			Tflag    uint8
+			Pad      [3]uint8
+		}
+		Raw [2]uint64
+		N   uint32
+		Pad uint32
 	}
-	ErrRaw    [2]uint64
 	PanicType struct {
 		_        structs.HostLayout
 		TypeName int32
@@ -99,12 +103,6 @@ const (
 	bpfNhCheckCHECK_URL     bpfNhCheck = 3
 	bpfNhCheckCHECK_CONTEXT bpfNhCheck = 4
 )
-
-type bpfNhErrkey struct {
-	_        structs.HostLayout
-	ExeId    uint32
-	TypeName int32
-}
 
 type bpfNhExe struct {
 	_             structs.HostLayout
@@ -158,18 +156,24 @@ type bpfNhExe struct {
 	UrlQuery   uint16
 	W_conn     uint16
 	HcRwc      uint16
-	TlsConn    uint16
-	ConnFd     uint16
-	FdSysfd    uint16
 	Join       uint8
 	Inject     uint8
-	_          [2]byte
-	TcpName    int32
-	TlsName    int32
 	_          [4]byte
-	TcpItab    uint64
-	TlsItab    uint64
-	ConnEnd    [3]struct {
+	Net        struct {
+		_        structs.HostLayout
+		TlsConn  uint16
+		ConnFd   uint16
+		FdSysfd  uint16
+		Pad      uint16
+		TcpName  int32
+		TlsName  int32
+		WrapName int32
+		Pad2     uint32
+		TcpItab  uint64
+		TlsItab  uint64
+		WrapItab uint64
+	}
+	ConnEnd [3]struct {
 		_     structs.HostLayout
 		Off   int32
 		Stack uint8
@@ -337,6 +341,15 @@ type bpfNhOp struct {
 			Key bpfTrConnkey
 			Isn bpfTrIsn
 			Val bpfTrConn
+			At  struct {
+				_        structs.HostLayout
+				ReadTo   uint32
+				RcvNxt   uint32
+				Una      uint32
+				WroteTo  uint32
+				Received uint64
+				Acked    uint64
+			}
 		}
 		Bias      uint64
 		OwnHeader uint32
@@ -395,6 +408,15 @@ type bpfNhWriter struct {
 			Key bpfTrConnkey
 			Isn bpfTrIsn
 			Val bpfTrConn
+			At  struct {
+				_        structs.HostLayout
+				ReadTo   uint32
+				RcvNxt   uint32
+				Una      uint32
+				WroteTo  uint32
+				Received uint64
+				Acked    uint64
+			}
 		}
 		Bias      uint64
 		OwnHeader uint32
@@ -458,6 +480,12 @@ type bpfTrCtxset struct {
 		Tgid uint32
 		Age  uint32
 	}
+}
+
+type bpfTrErrkey struct {
+	_        structs.HostLayout
+	ExeId    uint32
+	TypeName int32
 }
 
 type bpfTrGoexe struct {
@@ -531,7 +559,6 @@ type bpfTrScope struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	bpfMapNhClient       = "nh_client"
-	bpfMapNhErrs         = "nh_errs"
 	bpfMapNhExes         = "nh_exes"
 	bpfMapNhProps        = "nh_props"
 	bpfMapNhReqs         = "nh_reqs"
@@ -539,6 +566,7 @@ const (
 	bpfMapNhWriters      = "nh_writers"
 	bpfMapTrConns        = "tr_conns"
 	bpfMapTrCtxs         = "tr_ctxs"
+	bpfMapTrErrtypes     = "tr_errtypes"
 	bpfMapTrEvents       = "tr_events"
 	bpfMapTrGoexes       = "tr_goexes"
 	bpfMapTrKins         = "tr_kins"
@@ -656,23 +684,23 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
-	NhClient  *ebpf.MapSpec `ebpf:"nh_client"`
-	NhErrs    *ebpf.MapSpec `ebpf:"nh_errs"`
-	NhExes    *ebpf.MapSpec `ebpf:"nh_exes"`
-	NhProps   *ebpf.MapSpec `ebpf:"nh_props"`
-	NhReqs    *ebpf.MapSpec `ebpf:"nh_reqs"`
-	NhServer  *ebpf.MapSpec `ebpf:"nh_server"`
-	NhWriters *ebpf.MapSpec `ebpf:"nh_writers"`
-	TrConns   *ebpf.MapSpec `ebpf:"tr_conns"`
-	TrCtxs    *ebpf.MapSpec `ebpf:"tr_ctxs"`
-	TrEvents  *ebpf.MapSpec `ebpf:"tr_events"`
-	TrGoexes  *ebpf.MapSpec `ebpf:"tr_goexes"`
-	TrKins    *ebpf.MapSpec `ebpf:"tr_kins"`
-	TrLost    *ebpf.MapSpec `ebpf:"tr_lost"`
-	TrNat     *ebpf.MapSpec `ebpf:"tr_nat"`
-	TrProcs   *ebpf.MapSpec `ebpf:"tr_procs"`
-	TrSaid    *ebpf.MapSpec `ebpf:"tr_said"`
-	TrScopes  *ebpf.MapSpec `ebpf:"tr_scopes"`
+	NhClient   *ebpf.MapSpec `ebpf:"nh_client"`
+	NhExes     *ebpf.MapSpec `ebpf:"nh_exes"`
+	NhProps    *ebpf.MapSpec `ebpf:"nh_props"`
+	NhReqs     *ebpf.MapSpec `ebpf:"nh_reqs"`
+	NhServer   *ebpf.MapSpec `ebpf:"nh_server"`
+	NhWriters  *ebpf.MapSpec `ebpf:"nh_writers"`
+	TrConns    *ebpf.MapSpec `ebpf:"tr_conns"`
+	TrCtxs     *ebpf.MapSpec `ebpf:"tr_ctxs"`
+	TrErrtypes *ebpf.MapSpec `ebpf:"tr_errtypes"`
+	TrEvents   *ebpf.MapSpec `ebpf:"tr_events"`
+	TrGoexes   *ebpf.MapSpec `ebpf:"tr_goexes"`
+	TrKins     *ebpf.MapSpec `ebpf:"tr_kins"`
+	TrLost     *ebpf.MapSpec `ebpf:"tr_lost"`
+	TrNat      *ebpf.MapSpec `ebpf:"tr_nat"`
+	TrProcs    *ebpf.MapSpec `ebpf:"tr_procs"`
+	TrSaid     *ebpf.MapSpec `ebpf:"tr_said"`
+	TrScopes   *ebpf.MapSpec `ebpf:"tr_scopes"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -718,29 +746,28 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
-	NhClient  *ebpf.Map `ebpf:"nh_client"`
-	NhErrs    *ebpf.Map `ebpf:"nh_errs"`
-	NhExes    *ebpf.Map `ebpf:"nh_exes"`
-	NhProps   *ebpf.Map `ebpf:"nh_props"`
-	NhReqs    *ebpf.Map `ebpf:"nh_reqs"`
-	NhServer  *ebpf.Map `ebpf:"nh_server"`
-	NhWriters *ebpf.Map `ebpf:"nh_writers"`
-	TrConns   *ebpf.Map `ebpf:"tr_conns"`
-	TrCtxs    *ebpf.Map `ebpf:"tr_ctxs"`
-	TrEvents  *ebpf.Map `ebpf:"tr_events"`
-	TrGoexes  *ebpf.Map `ebpf:"tr_goexes"`
-	TrKins    *ebpf.Map `ebpf:"tr_kins"`
-	TrLost    *ebpf.Map `ebpf:"tr_lost"`
-	TrNat     *ebpf.Map `ebpf:"tr_nat"`
-	TrProcs   *ebpf.Map `ebpf:"tr_procs"`
-	TrSaid    *ebpf.Map `ebpf:"tr_said"`
-	TrScopes  *ebpf.Map `ebpf:"tr_scopes"`
+	NhClient   *ebpf.Map `ebpf:"nh_client"`
+	NhExes     *ebpf.Map `ebpf:"nh_exes"`
+	NhProps    *ebpf.Map `ebpf:"nh_props"`
+	NhReqs     *ebpf.Map `ebpf:"nh_reqs"`
+	NhServer   *ebpf.Map `ebpf:"nh_server"`
+	NhWriters  *ebpf.Map `ebpf:"nh_writers"`
+	TrConns    *ebpf.Map `ebpf:"tr_conns"`
+	TrCtxs     *ebpf.Map `ebpf:"tr_ctxs"`
+	TrErrtypes *ebpf.Map `ebpf:"tr_errtypes"`
+	TrEvents   *ebpf.Map `ebpf:"tr_events"`
+	TrGoexes   *ebpf.Map `ebpf:"tr_goexes"`
+	TrKins     *ebpf.Map `ebpf:"tr_kins"`
+	TrLost     *ebpf.Map `ebpf:"tr_lost"`
+	TrNat      *ebpf.Map `ebpf:"tr_nat"`
+	TrProcs    *ebpf.Map `ebpf:"tr_procs"`
+	TrSaid     *ebpf.Map `ebpf:"tr_said"`
+	TrScopes   *ebpf.Map `ebpf:"tr_scopes"`
 }
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.NhClient,
-		m.NhErrs,
 		m.NhExes,
 		m.NhProps,
 		m.NhReqs,
@@ -748,6 +775,7 @@ func (m *bpfMaps) Close() error {
 		m.NhWriters,
 		m.TrConns,
 		m.TrCtxs,
+		m.TrErrtypes,
 		m.TrEvents,
 		m.TrGoexes,
 		m.TrKins,
