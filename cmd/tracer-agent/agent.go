@@ -15,6 +15,7 @@ import (
 	"github.com/tracer-agent/tracer-agent/exporter/fromconfig"
 	"github.com/tracer-agent/tracer-agent/internal/config"
 	"github.com/tracer-agent/tracer-agent/internal/discover"
+	"github.com/tracer-agent/tracer-agent/internal/hostmetrics"
 	"github.com/tracer-agent/tracer-agent/internal/kernel"
 	"github.com/tracer-agent/tracer-agent/internal/metrics"
 	"github.com/tracer-agent/tracer-agent/internal/pipeline"
@@ -123,10 +124,14 @@ func (a *agent) openMetrics(cfg config.Config, self *selfmetrics.Registry, dir *
 	if err != nil {
 		return err
 	}
+	usage, err := hostmetrics.New(hostmetrics.Options{Process: cfg.Metrics.Process, Host: cfg.Metrics.Host})
+	if err != nil {
+		return err
+	}
 	a.metrics = metrics.New(metrics.Options{
 		Log: a.log, Metrics: self, Push: push, Pull: pull, Version: version,
 		Interval: cfg.Metrics.Interval, Timeout: cfg.Metrics.Timeout, Limit: cfg.Metrics.SeriesLimit,
-		Sources: []metrics.Source{metrics.NewSelf(self)},
+		Sources: []metrics.Source{metrics.NewSelf(self), usage},
 	})
 	dir.metrics = a.metrics
 	a.metrics.Add(metrics.Agent, dir.builder.Self())
