@@ -74,6 +74,7 @@ struct tr_scope {
 	__u64 start_ns;
 	__u64 end_ns; /* 0 while open */
 	__u64 ctx;    /* the operation's context.Context data pointer */
+	__u64 reg;    /* what is in tr_ctxs for it: ctx, or the parent of ctx */
 	__u32 trace_flags;
 	__u32 epoch; /* tr_proc.epoch of the program that made it */
 };
@@ -93,7 +94,8 @@ struct {
  * the oldest way of a set gives way. Two CPUs that take the same way at the same
  * moment lose one link; a false one cannot come of it, since the scope names its
  * context too. Entries are written at an operation's start and cleared when the
- * goroutine starts its next one. */
+ * goroutine starts its next one; a connection's, whose operations come one after the
+ * other and have a context each, is its own context, once a second. */
 #define CTX_WAYS     8
 #define CTX_SET_BITS 13
 
@@ -192,9 +194,11 @@ static __noinline int ctx_put(__u32 tgid, __u64 ctx, __u64 goid, __u32 age)
 	if (!set)
 		return 0;
 	for (int i = 0; i < CTX_WAYS; i++) {
-		/* a free way is older than any */
-		__u32 old = set->way[i].ctx ? age - set->way[i].age : ~0U;
+		/* a free way is older than any; the context's own is taken again */
+		__u32 old = set->way[i].ctx ? age - set->way[i].age : ~0U - 1;
 
+		if (set->way[i].ctx == ctx && set->way[i].tgid == tgid)
+			old = ~0U;
 		if (old >= most) {
 			most = old;
 			oldest = i;
@@ -212,11 +216,26 @@ static __noinline int ctx_put(__u32 tgid, __u64 ctx, __u64 goid, __u32 age)
 /* Make a scope findable by its context, and its predecessor on the goroutine no more. */
 static __always_inline void scope_ctx(const struct tr_gokey *key, struct tr_scope *s, __u64 ctx)
 {
-	if (s->ctx)
-		ctx_clear(key->tgid, s->ctx);
-	s->ctx = ctx;
+	if (s->reg)
+		ctx_clear(key->tgid, s->reg);
+	s->ctx = s->reg = ctx;
 	if (ctx)
 		ctx_put(key->tgid, ctx, key->id, s->start_ns >> 20);
+}
+
+/* The same where all of a goroutine's operations have contexts of one parent, which no
+ * other goroutine's has: the parent is registered, again when it may have given way.
+ * last_ns is the start of the goroutine's operation before this one, 0 if none. */
+static __always_inline void scope_ctx_child(const struct tr_gokey *key, struct tr_scope *s,
+					    __u64 ctx, __u64 last_ns)
+{
+	s->ctx = ctx;
+	if (s->reg && last_ns >> 30 == s->start_ns >> 30)
+		return;
+	if (!s->reg && ctx)
+		s->reg = read_u64(ctx + 8); /* of a cancelCtx, as below */
+	if (s->reg)
+		ctx_put(key->tgid, s->reg, key->id, s->start_ns >> 20);
 }
 
 static __always_inline bool scope_usable(struct tr_scope *s, __u64 now)
@@ -232,6 +251,7 @@ static __noinline struct tr_scope *scope_by_ctx(struct tr_goexe *ge, __u32 tgid,
 						__u64 now)
 {
 	struct tr_gokey key = { .tgid = tgid };
+	__u64 child = 0;
 
 	for (int i = 0; i < MAX_CTX_HOPS; i++) {
 		if (!ctx)
@@ -240,16 +260,19 @@ static __noinline struct tr_scope *scope_by_ctx(struct tr_goexe *ge, __u32 tgid,
 		if (key.id) {
 			struct tr_scope *s = bpf_map_lookup_elem(&tr_scopes, &key);
 
-			if (!s || s->ctx != ctx || !scope_usable(s, now))
+			if (!s || s->reg != ctx || !scope_usable(s, now))
 				return NULL;
+			if (s->ctx != ctx && s->ctx != child)
+				return NULL; /* of an earlier operation of the goroutine */
 			/* net/http cancels the context of a request that has ended. One that
 			 * is not cancelled is a new context at the old one's address. */
-			return !s->end_ns || read_u64(ctx + CANCELCTX_ERR) ? s : NULL;
+			return !s->end_ns || read_u64(s->ctx + CANCELCTX_ERR) ? s : NULL;
 		}
 		/* timerCtx of Go 1.20 begins with a *cancelCtx: a heap address, where others
 		 * have the itab of the parent interface. */
 		__u64 first = ge->timer_ptr ? read_u64(ctx) : 0;
 
+		child = ctx;
 		ctx = (first >> 32) - 0xc0 < 0x10 ? first : read_u64(ctx + 8);
 	}
 	return NULL;

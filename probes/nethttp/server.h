@@ -133,6 +133,7 @@ static __always_inline bool server_trace(struct nh_op *op, struct tr_goexe *ge, 
 static __noinline int scope_open(struct nh_op *op, struct tr_gokey *key)
 {
 	struct tr_scope *s = bpf_map_lookup_elem(&tr_scopes, key);
+	__u64 last_ns;
 
 	if (!s) {
 		/* A copy on the stack would be more than it may hold: insert zeros, then
@@ -142,6 +143,9 @@ static __noinline int scope_open(struct nh_op *op, struct tr_gokey *key)
 		if (!s)
 			return 0;
 	}
+	last_ns = s->start_ns;
+	if (s->epoch != op->epoch)
+		s->reg = 0; /* of the program before */
 	s->trace_id[0] = op->ev.trace_id[0];
 	s->trace_id[1] = op->ev.trace_id[1];
 	s->span_id = op->ev.span_id;
@@ -149,7 +153,12 @@ static __noinline int scope_open(struct nh_op *op, struct tr_gokey *key)
 	s->end_ns = 0;
 	s->trace_flags = op->ev.trace_flags;
 	s->epoch = op->epoch;
-	scope_ctx(key, s, op->ctx);
+	/* (*conn).serve makes a context a connection, and of it one for each request;
+	 * a stream of HTTP/2 has a goroutine of its own. */
+	if (op->ev.proto_major < 2)
+		scope_ctx_child(key, s, op->ctx, last_ns);
+	else
+		scope_ctx(key, s, op->ctx);
 	return 0;
 }
 
