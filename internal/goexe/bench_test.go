@@ -14,7 +14,7 @@ func analyse(tb testing.TB, e *Exe) {
 	h2 := h2Names(e.GoVersion())
 	closures := []string{"net/http.(*conn).serve", h2 + "serverConn).runHandler"}
 	entries := []string{
-		"net/http.serverHandler.ServeHTTP", "net/http.(*response).finishRequest", "net/http.(*Transport).getConn",
+		"net/http.serverHandler.ServeHTTP", "net/http.(*response).shouldReuseConnection", "net/http.(*Transport).getConn",
 		"net/http.(*conn).serve.func1", h2 + "ClientConn).RoundTrip", h2 + "serverConn).runHandler", "runtime.gopanic",
 	}
 	names := append([]string{

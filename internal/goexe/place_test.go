@@ -41,7 +41,7 @@ func TestEntryPoints(t *testing.T) {
 	eachStd(t, func(t *testing.T, e *Exe, arch, version, mode string) {
 		h2 := h2Names(e.GoVersion())
 		names := []string{
-			"net/http.serverHandler.ServeHTTP", "net/http.(*response).finishRequest",
+			"net/http.serverHandler.ServeHTTP", "net/http.(*response).shouldReuseConnection",
 			"net/http.(*conn).serve.func1", "net/http.(*Transport).getConn",
 			"net/http.(*persistConn).roundTrip", "runtime.gopanic",
 			firstFunc(e, h2+"ClientConn).roundTrip", h2+"ClientConn).RoundTrip"), h2 + "serverConn).runHandler",

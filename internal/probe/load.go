@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/features"
@@ -17,9 +18,6 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/goexe"
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
 )
-
-// bpfStatsRunTime is BPF_STATS_RUN_TIME of enum bpf_stats_type.
-const bpfStatsRunTime = 0
 
 // haveUprobeMulti asks the kernel for BPF_TRACE_UPROBE_MULTI (6.6).
 func haveUprobeMulti() bool {
@@ -49,10 +47,17 @@ func (m *Manager) load() error {
 	if m.events == nil || m.lost == nil || m.goexes == nil {
 		return errors.New("load probes: no probe uses the shared maps")
 	}
-	if stats, err := ebpf.EnableStats(bpfStatsRunTime); err == nil {
-		m.stats = stats
-	} else {
+	var progs []*ebpf.Program
+	m.runIndex = map[*ebpf.Program]int{}
+	for _, c := range m.colls {
+		for _, p := range c.Programs {
+			m.runIndex[p] = len(progs)
+			progs = append(progs, p)
+		}
+	}
+	if m.runs, err = newRunStats(progs); err != nil {
 		m.log.Info("hits and run time of probes are not counted", "err", err)
+		m.runs = nil
 	}
 	return nil
 }
@@ -400,6 +405,9 @@ func eachKey(mp *ebpf.Map, f func(raw []byte)) {
 }
 
 func (m *Manager) closeMaps() {
+	if m.runs != nil {
+		m.runs.close(time.Now())
+	}
 	for _, c := range m.colls {
 		c.Close()
 	}
@@ -407,8 +415,5 @@ func (m *Manager) closeMaps() {
 		if mp != nil {
 			mp.Close()
 		}
-	}
-	if m.stats != nil {
-		m.stats.Close()
 	}
 }

@@ -43,7 +43,7 @@ type Manager struct {
 	opts  ManagerOptions
 	log   *slog.Logger
 	multi bool
-	stats interface{ Close() error }
+	runs  *runStats // nil: the kernel does not count
 
 	detaching *detacher
 
@@ -51,6 +51,7 @@ type Manager struct {
 	conns                                *ebpf.Map // nil: no probe announces connections
 	errTypes                             *ebpf.Map // nil: no probe looks into errors
 	colls                                map[string]*ebpf.Collection
+	runIndex                             map[*ebpf.Program]int // in runs.totals()
 
 	attaching  sync.Mutex // one analysis at a time: it bounds memory
 	forgetting sync.Mutex
@@ -113,6 +114,9 @@ func NewManager(opts ManagerOptions) (*Manager, error) {
 	m.cancel = cancel
 	m.wg.Go(func() { m.read(ctx, reader) })
 	m.wg.Go(func() { m.work(ctx) })
+	if m.runs != nil {
+		m.wg.Go(func() { m.runs.run(ctx) })
+	}
 	return m, nil
 }
 

@@ -10,8 +10,8 @@ import (
 // PointStats is what the kernel counted for one program, over all executables.
 type PointStats struct {
 	Probe, Point, Program string
-	Hits                  uint64
-	Time                  time.Duration // BPF run time
+	Hits                  uint64        // exact for the first half minute, then estimated
+	Time                  time.Duration // BPF run time, likewise
 	Attached              int           // executables it is on now
 }
 
@@ -31,12 +31,17 @@ func (m *Manager) Stats() []PointStats {
 		}
 		a.mu.Unlock()
 	}
+	var counted []runs
+	if m.runs != nil {
+		counted = m.runs.totals()
+	}
 	var out []PointStats
 	for _, s := range m.opts.Specs {
 		for _, pt := range s.Points {
 			st := PointStats{Probe: s.Name, Point: pt.Name, Program: pt.Program, Attached: on[pointKey{s.Name, pt.Name}]}
-			if stats, err := m.colls[s.Name].Programs[pt.Program].Stats(); err == nil {
-				st.Hits, st.Time = stats.RunCount, stats.Runtime
+			if p := m.colls[s.Name].Programs[pt.Program]; p != nil && counted != nil {
+				n := counted[m.runIndex[p]]
+				st.Hits, st.Time = n.Hits, n.Time
 			}
 			out = append(out, st)
 		}
@@ -80,9 +85,9 @@ func (m *Manager) registerMetrics() {
 			}
 		})
 	}
-	stat("tracer_agent_probe_hits_total", "Runs of a probe's program, counted by the kernel.",
+	stat("tracer_agent_probe_hits_total", "Runs of a probe's program, counted by the kernel for a sixteenth of the time after the first half minute.",
 		selfmetrics.KindCounter, func(s PointStats) float64 { return float64(s.Hits) })
-	stat("tracer_agent_probe_time_seconds_total", "Time spent in a probe's program, counted by the kernel.",
+	stat("tracer_agent_probe_time_seconds_total", "Time spent in a probe's program, counted likewise.",
 		selfmetrics.KindCounter, func(s PointStats) float64 { return s.Time.Seconds() })
 	stat("tracer_agent_probe_points", "Executables that a probe's point is attached to.",
 		selfmetrics.KindGauge, func(s PointStats) float64 { return float64(s.Attached) })

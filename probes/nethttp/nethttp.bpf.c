@@ -36,7 +36,7 @@ int nh_xrun(struct pt_regs *ctx)
 	return server_start(ctx, GO_ARG1(ctx), GO_ARG2(ctx), true);
 }
 
-/* func (w *response) finishRequest()   AX w */
+/* func (w *response) shouldReuseConnection() bool   AX w; after finishRequest */
 SEC("uprobe")
 int nh_finish(struct pt_regs *ctx)
 {
@@ -50,8 +50,6 @@ int nh_finish(struct pt_regs *ctx)
 		return 0;
 	}
 	h1_result(op, e, GO_ARG0(ctx));
-	if (!op->ev.status)
-		op->ev.status = 200; /* finishRequest itself will write it */
 	server_finish(op, &key, e);
 	if (nh_entries - nh_forgotten > cfg_keep)
 		server_drop(&key);

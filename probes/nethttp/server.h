@@ -2,10 +2,11 @@
 /*
  * server.h - the server's side. Two programs run per request:
  *   start  net/http.serverHandler.ServeHTTP, for HTTP/1 and HTTP/2 alike
- *   end    HTTP/1: (*response).finishRequest, which runs when the handler has
- *          returned; HTTP/2: the deferred function of (*serverConn).runHandler,
- *          which runs in any case.
- * (*conn).serve.func1 runs once per HTTP/1 connection and ends what finishRequest
+ *   end    HTTP/1: (*response).shouldReuseConnection, which (*conn).serve calls when
+ *          the handler has returned and the response is on its way: what the probe
+ *          costs there, the client does not wait for; HTTP/2: the deferred function
+ *          of (*serverConn).runHandler, which runs in any case.
+ * (*conn).serve.func1 runs once per HTTP/1 connection and ends what that
  * did not: a handler that panicked or took the connection over.
  */
 #ifndef NH_SERVER_H

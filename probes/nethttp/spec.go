@@ -155,7 +155,7 @@ func points() []probe.Point {
 		{Name: "server_start", Program: "nh_serve", Group: groupServer,
 			Site: entry("net/http.serverHandler.ServeHTTP")},
 		{Name: "server_end", Program: "nh_finish", Group: groupServer,
-			Site: entry("net/http.(*response).finishRequest")},
+			Site: entry("net/http.(*response).shouldReuseConnection")},
 		{Name: "conn_end", Program: "nh_conn_end", Group: groupServer,
 			Site: entry("net/http.(*conn).serve.func1")},
 		{Name: pointMux, Program: "nh_mux", Group: groupServer, MinGo: 22, Optional: true,

@@ -1,0 +1,140 @@
+package probe
+
+import (
+	"context"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/cilium/ebpf"
+)
+
+// The kernel counts runs of programs only while somebody asks for it, and counting
+// costs the target two readings of the clock a run. So it is asked at the beginning,
+// for exact figures of a short look, and then for a part of the time.
+const (
+	statsFirst  = 30 * time.Second
+	statsWindow = time.Second
+	statsPeriod = 16 * time.Second
+)
+
+// runs is what the kernel counted of one program.
+type runs struct {
+	Hits uint64
+	Time time.Duration
+}
+
+// runStats keeps count of the runs of programs; what ran while the kernel was not
+// counting is estimated from the windows on both sides.
+type runStats struct {
+	read  func() []runs
+	start func() (io.Closer, error)
+
+	mu     sync.Mutex
+	total  []runs
+	window io.Closer // nil: the kernel is not counting
+	at     []runs    // when the window was opened
+	since  time.Time
+	gap    time.Duration // before the window
+}
+
+// bpfStatsRunTime is BPF_STATS_RUN_TIME of enum bpf_stats_type.
+const bpfStatsRunTime = 0
+
+// newRunStats starts to count the runs of progs.
+func newRunStats(progs []*ebpf.Program) (*runStats, error) {
+	r := &runStats{
+		read: func() []runs {
+			out := make([]runs, len(progs))
+			for i, p := range progs {
+				if s, err := p.Stats(); err == nil {
+					out[i] = runs{s.RunCount, s.Runtime}
+				}
+			}
+			return out
+		},
+		start: func() (io.Closer, error) { return ebpf.EnableStats(bpfStatsRunTime) },
+		total: make([]runs, len(progs)),
+	}
+	return r, r.open(time.Now())
+}
+
+// run opens and closes windows until ctx ends.
+func (r *runStats) run(ctx context.Context) {
+	wait := time.NewTimer(statsFirst)
+	defer wait.Stop()
+	for open := true; ; open = !open {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-wait.C:
+			if open {
+				r.close(now)
+				wait.Reset(statsPeriod - statsWindow)
+				continue
+			}
+			if r.open(now) != nil {
+				return // it could before; the counts stay as they are
+			}
+			wait.Reset(statsWindow)
+		}
+	}
+}
+
+func (r *runStats) open(now time.Time) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	w, err := r.start()
+	if err != nil {
+		return err
+	}
+	if !r.since.IsZero() {
+		r.gap = now.Sub(r.since)
+	}
+	r.window, r.at, r.since = w, r.read(), now
+	return nil
+}
+
+// close ends the window, if one is open.
+func (r *runStats) close(now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.window == nil {
+		return
+	}
+	long := now.Sub(r.since)
+	for i, d := range r.counted() {
+		if long > 0 {
+			d.Hits += uint64(float64(d.Hits) * r.gap.Seconds() / long.Seconds())
+			d.Time += time.Duration(float64(d.Time) * r.gap.Seconds() / long.Seconds())
+		}
+		r.total[i].Hits += d.Hits
+		r.total[i].Time += d.Time
+	}
+	_ = r.window.Close() // a file descriptor that nothing is written to
+	r.window, r.since = nil, now
+}
+
+// counted is what the open window has counted so far.
+func (r *runStats) counted() []runs {
+	out := make([]runs, len(r.at))
+	for i, v := range r.read() {
+		out[i] = runs{v.Hits - r.at[i].Hits, v.Time - r.at[i].Time}
+	}
+	return out
+}
+
+// totals returns the counts by program, in the order given; they never go down.
+func (r *runStats) totals() []runs {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := append([]runs(nil), r.total...)
+	if r.window == nil {
+		return out
+	}
+	for i, d := range r.counted() {
+		out[i].Hits += d.Hits
+		out[i].Time += d.Time
+	}
+	return out
+}
