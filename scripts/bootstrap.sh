@@ -24,6 +24,8 @@ if [ "${1:-}" = dev ]; then
   want clang-format-19 clang-format-19
   want bpftool bpftool
   want shellcheck shellcheck
+  want redis-server redis-server
+  [ -e /usr/lib/postgresql ] || need+=(postgresql)
   [ -e /usr/include/bpf/bpf_helpers.h ] || need+=(libbpf-dev)
   [ -e /usr/include/linux/bpf.h ] || need+=(linux-libc-dev)
   [ -e /usr/include/stdlib.h ] || need+=(libc6-dev)

@@ -8,6 +8,7 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/redact"
 	"github.com/tracer-agent/tracer-agent/probes/nethttp"
+	"github.com/tracer-agent/tracer-agent/probes/redis"
 )
 
 // specs are the probes of this build, a line each.
@@ -15,6 +16,7 @@ func specs(cfg config.Config) ([]*probe.Spec, error) {
 	var list []*probe.Spec
 	for _, newSpec := range []func(config.Config) (*probe.Spec, error){
 		httpSpec,
+		redisSpec,
 	} {
 		s, err := newSpec(cfg)
 		if err != nil {
@@ -36,4 +38,8 @@ func httpSpec(cfg config.Config) (*probe.Spec, error) {
 		return nil, fmt.Errorf("probe nethttp: %w", err)
 	}
 	return s, nil
+}
+
+func redisSpec(cfg config.Config) (*probe.Spec, error) {
+	return redis.New(redis.Config{QueryText: redis.QueryText(cfg.Redis.QueryText)}), nil
 }

@@ -30,6 +30,8 @@ type Config struct {
 	Redact      Redact  `yaml:"redact"`
 	// Propagation is how a trace gets from one service to the next.
 	Propagation Propagation `yaml:"propagation"`
+	Redis       Database    `yaml:"redis"`
+	SQL         Database    `yaml:"sql"`
 	Log         Log         `yaml:"log"`
 }
 
@@ -215,6 +217,21 @@ type Redact struct {
 	QueryNames []string `yaml:"query_names"`
 }
 
+// Database is what spans of one kind of database hold.
+type Database struct {
+	// QueryText is one of the QueryText constants.
+	QueryText string `yaml:"query_text"`
+}
+
+// Values of Database.QueryText.
+const (
+	QueryTextOff   = "off"
+	QueryTextShape = "shape" // every value replaced by ?
+	QueryTextFull  = "full"
+)
+
+var queryTexts = []string{QueryTextOff, QueryTextShape, QueryTextFull}
+
 // Log is about the agent's own log, on standard error.
 type Log struct {
 	// Level is one of debug, info, warn, error, none.
@@ -254,6 +271,8 @@ func Default() Config {
 		Propagation: Propagation{
 			Mode: PropagateAuto, CorrelationHeaders: []string{"X-Correlation-ID", "X-Request-ID"},
 		},
-		Log: Log{Level: "info", Format: LogText},
+		Redis: Database{QueryText: QueryTextShape},
+		SQL:   Database{QueryText: QueryTextShape},
+		Log:   Log{Level: "info", Format: LogText},
 	}
 }

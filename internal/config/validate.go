@@ -24,11 +24,21 @@ func (l *loader) validate() error {
 		otlp = l.validateOTLP(l.cfg.MetricsOTLP)
 	}
 	return errors.Join(l.validateSelect(), l.validateSampling(), l.validateExporters(),
-		otlp, l.validateMetrics(), l.validateBatch(), l.validatePropagation(), l.validateLog())
+		otlp, l.validateMetrics(), l.validateBatch(), l.validatePropagation(), l.validateDatabases(), l.validateLog())
 }
 
 // maxCorrelationHeaders is what the kernel side has room for.
 const maxCorrelationHeaders = 6
+
+func (l *loader) validateDatabases() error {
+	var errs []error
+	for key, text := range map[string]string{"redis": l.cfg.Redis.QueryText, "sql": l.cfg.SQL.QueryText} {
+		if !slices.Contains(queryTexts, text) {
+			errs = append(errs, l.invalid(key+".query_text", "%q: want one of %s", text, strings.Join(queryTexts, ", ")))
+		}
+	}
+	return errors.Join(errs...)
+}
 
 func (l *loader) validatePropagation() error {
 	p := l.cfg.Propagation

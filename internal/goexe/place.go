@@ -151,7 +151,15 @@ func (b *body) jumpsInto(from, to uint64) bool {
 // the instruction after the call. Point.Results says where the words are; stack
 // offsets are from SP at that instruction. The instruction may also be reached
 // without such a call. The error wraps ErrNoFunc, ErrNoPoint or ErrCorrupt.
-func (e *Exe) AfterCall(caller string, callees []string, results int) (p Point, err error) {
+func (e *Exe) AfterCall(caller string, callees []string, results int) (Point, error) {
+	return e.AfterCallN(caller, callees, results, everyCall)
+}
+
+// everyCall is the number that stands for all calls.
+const everyCall = -1
+
+// AfterCallN is AfterCall for call number n alone, from 0 by address.
+func (e *Exe) AfterCallN(caller string, callees []string, results, n int) (p Point, err error) {
 	defer recovered(&err)
 	b, err := e.lookup(caller)
 	if err != nil {
@@ -163,6 +171,12 @@ func (e *Exe) AfterCall(caller string, callees []string, results int) (p Point, 
 	calls, err := e.calls(b, callees)
 	if err != nil {
 		return Point{}, err
+	}
+	if n >= len(calls) {
+		return Point{}, fmt.Errorf("%w: %s has %d calls of %v, none is number %d", ErrNoPoint, caller, len(calls), callees, n)
+	}
+	if n >= 0 {
+		calls = calls[n : n+1]
 	}
 	common := b.afterCall(calls[0], results)
 	for _, c := range calls[1:] {

@@ -22,7 +22,7 @@ func indexFuncs(exe *goexe.Exe, specs []*Spec) error {
 		for _, p := range s.Points {
 			exact = append(exact, p.Site.Funcs...)
 			exact = append(exact, p.Site.Callees...)
-			if p.Site.Kind == Entry && len(p.Site.Callees) > 0 {
+			if p.Site.inClosure() {
 				parents = append(parents, p.Site.Funcs...)
 			}
 		}
@@ -124,6 +124,8 @@ func (pt Point) forGo(minor int) bool {
 	return (pt.MinGo == 0 || minor >= pt.MinGo) && (pt.MaxGo == 0 || minor <= pt.MaxGo)
 }
 
+func (s Site) inClosure() bool { return s.Closure || s.Kind == Entry && len(s.Callees) > 0 }
+
 func firstFunc(exe *goexe.Exe, names []string) (string, bool) {
 	for _, f := range names {
 		if _, ok := exe.Func(f); ok {
@@ -134,21 +136,22 @@ func firstFunc(exe *goexe.Exe, names []string) (string, bool) {
 }
 
 func findSite(exe *goexe.Exe, site Site) (goexe.Point, error) {
-	if site.Kind == Entry && len(site.Callees) > 0 {
-		f, ok := exe.Closure(site.Funcs, site.Callees)
-		if !ok {
+	fn, ok := firstFunc(exe, site.Funcs)
+	if site.inClosure() {
+		f, found := exe.Closure(site.Funcs, site.Callees)
+		if !found {
 			return goexe.Point{}, fmt.Errorf("%w: closure of %s that calls %s", goexe.ErrNoFunc,
 				strings.Join(site.Funcs, " or "), strings.Join(site.Callees, " or "))
 		}
-		return exe.EntryPoint(f.Name)
-	}
-	fn, ok := firstFunc(exe, site.Funcs)
-	if !ok {
+		fn = f.Name
+	} else if !ok {
 		return goexe.Point{}, fmt.Errorf("%w: %s", goexe.ErrNoFunc, strings.Join(site.Funcs, " or "))
 	}
 	switch site.Kind {
 	case AfterCall:
 		return exe.AfterCall(fn, site.Callees, site.Results)
+	case AfterNthCall:
+		return exe.AfterCallN(fn, site.Callees, site.Results, site.Nth)
 	case CallSite:
 		return exe.CallSiteN(fn, site.Callees, site.Nth)
 	}

@@ -28,6 +28,8 @@ const (
 	// AfterCall is an emulated instruction after a call in Funcs to one of
 	// Callees at which the call's results can still be read.
 	AfterCall
+	// AfterNthCall is AfterCall for call number Nth alone.
+	AfterNthCall
 )
 
 // Site says where in a function a program sits; the address is computed from
@@ -39,8 +41,10 @@ type Site struct {
 	// Callees: for AfterCall the candidate callees. For Entry, if set, the site
 	// is not in Funcs itself but in its closure that calls one of Callees.
 	Callees []string
-	// Nth is which of the calls, by address (CallSite); the program must be able to
-	// tell them apart.
+	// Closure: an AfterCall site, too, is in the closure of Funcs that calls one of Callees.
+	Closure bool
+	// Nth is which of the calls, by address (CallSite, AfterNthCall); the program must be
+	// able to tell them apart.
 	Nth int
 	// Args is how many argument words the program reads (Entry); 0: all of them.
 	// Before Go 1.21, fewer may allow a cheaper instruction.

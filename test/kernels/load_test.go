@@ -17,6 +17,7 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/testkernel"
 	"github.com/tracer-agent/tracer-agent/probes/nethttp"
+	"github.com/tracer-agent/tracer-agent/probes/redis"
 )
 
 // maxStack is BPF_PRIV_STACK_MIN_SIZE: from this frame size on, kernels from 6.13
@@ -41,6 +42,7 @@ func collections(t *testing.T) []collection {
 	out := []collection{{name: "discover", spec: disc}}
 	for _, s := range []*probe.Spec{
 		must(nethttp.New(nethttp.Config{})),
+		redis.New(redis.Config{}),
 	} {
 		spec, err := s.Load()
 		if err != nil {

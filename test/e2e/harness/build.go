@@ -61,6 +61,7 @@ type Build struct {
 	Pkg  string // package in it, "" for the module's root
 	Go   string // toolchain such as "1.21.13"; "" is Newest
 	Mode Mode   // "" is Plain
+	Mod  string // another go.mod in Dir, for other versions of what it requires
 }
 
 // Root is the repository's folder.
@@ -110,6 +111,9 @@ func (b Build) Path(t testing.TB) string {
 	}
 	src := filepath.Join(Root(t), b.Dir)
 	args, cgo := b.Mode.flags()
+	if b.Mod != "" {
+		args = append(args, "-modfile="+b.Mod)
+	}
 	name := filepath.Base(filepath.Join(b.Dir, b.Pkg))
 	sum, err := sourceHash(src, append(args, b.Go, b.Pkg, string(b.Mode)))
 	if err != nil {

@@ -73,19 +73,21 @@ func serve(w http.ResponseWriter, r *http.Request, libs map[string]library) {
 		mu    sync.Mutex
 		first error
 	)
-	for p := 0; p < par; p++ {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			for i := 0; i < n; i++ {
-				if err := lib.call(ctx, part[1], r.FormValue("arg")); err != nil {
-					mu.Lock()
-					first = err
-					mu.Unlock()
-				}
+	calls := func() {
+		defer wg.Done()
+		for i := 0; i < n; i++ {
+			if err := lib.call(ctx, part[1], r.FormValue("arg")); err != nil {
+				mu.Lock()
+				first = err
+				mu.Unlock()
 			}
-		}()
+		}
 	}
+	wg.Add(par)
+	for p := 1; p < par; p++ {
+		go calls()
+	}
+	calls()
 	wg.Wait()
 	if first != nil {
 		fmt.Fprintf(w, "error: %v", first)

@@ -37,8 +37,6 @@ func (l *v8) call(ctx context.Context, name, arg string) error {
 		return c.ConfigGet(ctx, "maxmemory").Err()
 	case "do": // a command name that is whatever the caller says
 		return c.Do(ctx, arg, canary+"-value").Err()
-	case "doempty":
-		return c.Do(ctx).Err()
 	case "block":
 		return c.BLPop(ctx, 5*time.Second, canary+"-list").Err()
 	case "pipeline":

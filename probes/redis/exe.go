@@ -1,0 +1,103 @@
+package redis
+
+import (
+	"encoding/binary"
+	"fmt"
+	"structs"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/tracer-agent/tracer-agent/internal/goexe"
+	"github.com/tracer-agent/tracer-agent/internal/offsets"
+	"github.com/tracer-agent/tracer-agent/internal/probe"
+)
+
+// redigoErrType is the type of a server's error reply in redigo.
+const redigoErrType = "*redis.Error"
+
+func attachExe(c *ebpf.Collection, p *probe.Placed) error {
+	raw, err := binary.Append(nil, binary.NativeEndian, encodeExe(p))
+	if err != nil {
+		return err
+	}
+	if err := c.Maps["rd_exes"].Put(p.ExeID, raw); err != nil {
+		return fmt.Errorf("write offsets: %w", err)
+	}
+	return nil
+}
+
+// encodeExe builds struct rd_exe.
+func encodeExe(p *probe.Placed) *bpfRdExe {
+	v := &bpfRdExe{}
+	for lib, path := range map[bpfRdLib]string{bpfRdLibLIB_V8: pathV8, bpfRdLibLIB_V9: pathV9} {
+		l := &v.Lib[lib]
+		f := clientFields(path)
+		l.Opt, l.OptAddr, l.OptDb, l.OptRetries = p.Offset(f[0]), p.Offset(f[1]), p.Offset(f[2]), p.Offset(f[3])
+		l.CmdArgs, l.CmdErr = p.Offset(f[4]), p.Offset(f[5])
+	}
+	v8, v9, rg := &v.Lib[bpfRdLibLIB_V8], &v.Lib[bpfRdLibLIB_V9], &v.Lib[bpfRdLibLIB_REDIGO]
+	setLocs(v8.End[:], p.Points["v8_end"], 0, 1, 2)
+	setLocs(v8.BatchEnd[0][:], p.Points["v8_batch_end"], 0, 1)
+
+	version, _ := p.Exe.Module(pathV9)
+	e := errWord(version)
+	setLocs(v9.End[:], p.Points["v9_end"], 0, e, e+1)
+	setLocs(v9.BatchEnd[0][:], p.Points["v9_batch_end"], 0, 1)
+	setLocs(v9.BatchEnd[1][:], p.Points["v9_tx_end"], 0, 1)
+
+	f := redigoFields()
+	rg.ConnPending, rg.ConnErr = p.Offset(f[0]), p.Offset(f[1])
+	setLocs(rg.Reply[0][:], p.Points["redigo_reply"], 0, 1, 2, 3)
+	setLocs(rg.Reply[1][:], p.Points["redigo_reply_2"], 0, 1, 2, 3)
+	if names, err := p.Exe.TypeNameOffsets([]string{redigoErrType}); err == nil {
+		rg.ErrName = serverErrName(names[redigoErrType])
+	}
+	return v
+}
+
+// serverErrName returns the name's offset if there is exactly one, else 0: errors that
+// a server replied are not told from other replies then.
+func serverErrName(offs []int32) int32 {
+	if len(offs) == 1 {
+		return offs[0]
+	}
+	return 0
+}
+
+// errWord is which of the result words of go-redis's _process is the error's first:
+// (retry bool, error) up to v9.17, (retry bool, cn *pool.Conn, error) up to v9.22,
+// (retry, forced bool, cn *pool.Conn, error) since.
+func errWord(version string) int {
+	v, ok := offsets.ParseVersion(version)
+	switch {
+	case !ok || v.Major == 9 && v.Minor >= 23:
+		return 3
+	case v.Major == 9 && v.Minor >= 18:
+		return 2
+	default:
+		return 1
+	}
+}
+
+// loc mirrors struct go_loc.
+type loc = struct {
+	_     structs.HostLayout
+	Off   int32
+	Stack uint8
+	Reg   uint8
+	Pad   uint16
+}
+
+// setLocs says where the given result words of a point are.
+func setLocs(dst []loc, at goexe.Point, words ...int) {
+	for i, w := range words {
+		if w >= len(at.Results) {
+			return
+		}
+		r := at.Results[w]
+		dst[i].Off, dst[i].Reg = r.Off, r.Reg
+		if r.Stack {
+			dst[i].Stack = 1
+		}
+	}
+}

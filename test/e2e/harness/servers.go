@@ -1,0 +1,110 @@
+package harness
+
+import (
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Server is a database that runs on loopback with a data folder of its own, until the
+// test ends.
+type Server struct {
+	Addr string // host:port
+	cmd  *exec.Cmd
+	done chan struct{}
+}
+
+// Host and Port are the parts of Addr.
+func (s *Server) Host() string { h, _, _ := net.SplitHostPort(s.Addr); return h }
+func (s *Server) Port() string { _, p, _ := net.SplitHostPort(s.Addr); return p }
+
+// Kill ends the server at once, as a crash would.
+func (s *Server) Kill() {
+	_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL)
+	<-s.done
+}
+
+// Pause stops the server from answering until Resume.
+func (s *Server) Pause()  { _ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGSTOP) }
+func (s *Server) Resume() { _ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGCONT) }
+
+// StartRedis starts a redis-server, or skips the test where there is none.
+func StartRedis(t testing.TB) *Server {
+	t.Helper()
+	path := tool(t, "redis-server")
+	dir := t.TempDir()
+	port := freePort(t)
+	return startServer(t, port, exec.Command(path, "--port", port, "--bind", "127.0.0.1", "--dir", dir, "--save", "", "--appendonly", "no"))
+}
+
+// tool finds a program that scripts/bootstrap.sh dev installs.
+func tool(t testing.TB, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err == nil {
+		return path
+	}
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/" + name)
+	if len(found) == 0 {
+		t.Skipf("%s is not installed; scripts/bootstrap.sh dev does", name)
+	}
+	return found[len(found)-1]
+}
+
+func freePort(t testing.TB) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return strconv.Itoa(ln.Addr().(*net.TCPAddr).Port)
+}
+
+// startServer starts a server in a process group of its own and waits until it listens.
+func startServer(t testing.TB, port string, cmd *exec.Cmd) *Server {
+	t.Helper()
+	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdout, cmd.Stderr = log, log
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Setpgid, cmd.SysProcAttr.Pdeathsig = true, syscall.SIGKILL
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("start %s: %v", cmd.Path, err)
+	}
+	s := &Server{Addr: "127.0.0.1:" + port, cmd: cmd, done: make(chan struct{})}
+	go func() {
+		_ = cmd.Wait()
+		close(s.done)
+	}()
+	t.Cleanup(func() {
+		s.Kill()
+		closeQuietly(log)
+	})
+	deadline := time.Now().Add(patience * 30 * time.Second)
+	for {
+		if c, err := net.Dial("tcp", s.Addr); err == nil {
+			closeQuietly(c)
+			return s
+		}
+		select {
+		case <-s.done:
+			text, _ := os.ReadFile(log.Name())
+			t.Fatalf("%s ended: %s", cmd.Path, text)
+		default:
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s does not listen on %s", cmd.Path, s.Addr)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
