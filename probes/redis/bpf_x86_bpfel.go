@@ -226,6 +226,7 @@ type bpfTrScope struct {
 	StartNs    uint64
 	EndNs      uint64
 	Ctx        uint64
+	Reg        uint64
 	TraceFlags uint32
 	Epoch      uint32
 }
