@@ -20,6 +20,7 @@ type checkReport struct {
 	Kernel  kernel.Features `json:"kernel"`
 	Able    bool            `json:"able"`
 	Problem string          `json:"problem,omitempty"`
+	Modes   []modeReport    `json:"propagation"`
 	Process *processReport  `json:"process,omitempty"`
 }
 
@@ -60,6 +61,7 @@ func check(cmd *cobra.Command, pid int, asJSON bool) error {
 	if err != nil {
 		report.Problem = oneLine(err)
 	}
+	report.Modes = modes(err)
 	var perr error
 	if pid != 0 {
 		report.Process, perr = examine(pid)
@@ -152,6 +154,9 @@ func printCheck(w io.Writer, r checkReport) error {
 			missing = true
 		}
 		fmt.Fprintf(w, "  %s: %s\n    (%s)\n", f.Name, f.Missing, f.Reason)
+	}
+	if err := printModes(w, r.Modes); err != nil {
+		return fmt.Errorf("print report: %w", err)
 	}
 	if r.Able {
 		fmt.Fprintln(w, "\nThe agent can work here.")

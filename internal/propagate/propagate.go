@@ -64,8 +64,8 @@ func New(opts Options) (_ *Kernel, err error) {
 	if err := k.load(opts); err != nil {
 		return nil, err
 	}
-	if err := k.selfTest(); err != nil {
-		return nil, fmt.Errorf("%w: self-test on a connection of the agent's own: %w", ErrRefused, err)
+	if err := k.prove(); err != nil {
+		return nil, err
 	}
 	if k.cgroup, err = attachCgroup(k.objs.PgSock); err != nil {
 		k.log.Warn("kernel mode does not see connections being made: the first requests of each go out without a header",

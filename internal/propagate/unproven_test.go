@@ -1,11 +1,6 @@
 package propagate
 
-import (
-	"context"
-	"log/slog"
-
-	"github.com/cilium/ebpf"
-)
+import "context"
 
 // newUnproven starts without the self-test, so that what does not depend on
 // ioctl(FIONREAD) is tested on kernels that are refused for it, too.
@@ -24,23 +19,4 @@ func newUnproven(opts Options) (*Kernel, error) {
 	k.cancel = cancel
 	k.wg.Go(func() { k.watch(ctx) })
 	return k, nil
-}
-
-// openMaps makes the two shared maps.
-func openMaps() (opts Options, closeMaps func(), err error) {
-	spec, err := loadBpf()
-	if err != nil {
-		return Options{}, nil, err
-	}
-	conns, err := ebpf.NewMap(spec.Maps[bpfMapTrConns])
-	if err != nil {
-		return Options{}, nil, err
-	}
-	procs, err := ebpf.NewMap(spec.Maps[bpfMapTrProcs])
-	if err != nil {
-		conns.Close()
-		return Options{}, nil, err
-	}
-	opts = Options{Conns: conns, Procs: procs, Logger: slog.New(slog.DiscardHandler)}
-	return opts, func() { conns.Close(); procs.Close() }, nil
 }
