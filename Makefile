@@ -63,15 +63,16 @@ test-unit: ## tests that need neither root nor a kernel feature
 	go test -count=1 $$(go list ./... | grep -v /test/e2e)
 
 .PHONY: test-kernel
-test-kernel: ## load, attach and hit-budget tests on the running kernel
-	TRACER_REQUIRE_KERNEL=1 go test -count=1 -v $(KERNEL_PKGS)
+test-kernel: ## load, attach, hit budgets and end to end, on this kernel and inside others (QEMU); KERNELS="5.10 6.1 6.1-lockdown 6.12 7.3 6.12-arm64", KERNELS= for this one alone
+	TRACER_REQUIRE_KERNEL=1 go test -count=1 -p 1 -v $(KERNEL_PKGS)
+	$(if $(strip $(KERNELS)),scripts/vm/matrix.sh $(KERNELS))
 
 .PHONY: test-vm
-test-vm: ## the same and end to end inside other kernels (QEMU); KERNELS="5.10 6.1 6.1-lockdown 6.12 7.3 6.12-arm64"
+test-vm: ## only the part of test-kernel inside other kernels
 	scripts/vm/matrix.sh $(KERNELS)
 
 .PHONY: compatibility
-compatibility: ## docs/COMPATIBILITY.md from what test-vm found
+compatibility: ## docs/COMPATIBILITY.md from what test-kernel found inside other kernels
 	go run ./test/kernels/compat
 
 .PHONY: test-e2e

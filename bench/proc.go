@@ -214,12 +214,17 @@ func rssMiB(pid int) (float64, error) {
 // programRuns is the sum of runs of all uprobe programs that a process holds,
 // as the kernel counts them while statistics are on.
 func programRuns(pid int) (uint64, error) {
+	runs, _, err := programStats(pid)
+	return runs, err
+}
+
+// programStats is programRuns and how long they took.
+func programStats(pid int) (runs uint64, took time.Duration, err error) {
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", pid))
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	seen := map[string]bool{}
-	var sum uint64
 	for _, f := range files {
 		b, err := os.ReadFile(f)
 		if err != nil || !bytes.Contains(b, []byte("prog_type:")) {
@@ -233,22 +238,23 @@ func programRuns(pid int) (uint64, error) {
 		seen[id] = true
 		n, err := strconv.ParseUint(id, 10, 32)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		p, err := ebpf.NewProgramFromID(ebpf.ProgramID(n))
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		if p.Type() == ebpf.Kprobe {
 			st, err := p.Stats()
 			if err != nil {
-				return 0, err
+				return 0, 0, err
 			}
-			sum += st.RunCount
+			runs += st.RunCount
+			took += st.Runtime
 		}
 		if err := p.Close(); err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 	}
-	return sum, nil
+	return runs, took, nil
 }

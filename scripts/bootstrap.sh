@@ -26,6 +26,9 @@ if [ "${1:-}" = dev ]; then
   want shellcheck shellcheck
   want redis-server redis-server
   [ -e /usr/lib/postgresql ] || need+=(postgresql)
+  want ip iproute2
+  want nft nftables
+  [ -e /usr/sbin/nginx ] || need+=(nginx-light)
   [ -e /usr/include/bpf/bpf_helpers.h ] || need+=(libbpf-dev)
   [ -e /usr/include/linux/bpf.h ] || need+=(linux-libc-dev)
   [ -e /usr/include/stdlib.h ] || need+=(libc6-dev)
@@ -52,7 +55,7 @@ if [ ${#need[@]} -gt 0 ]; then
   echo "bootstrap: installing ${need[*]}"
   sudo=
   if [ "$(id -u)" != 0 ]; then sudo=sudo; fi
-  export DEBIAN_FRONTEND=noninteractive
+  export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 # no service is started
   $sudo apt-get update -qq
   $sudo apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
 fi

@@ -3,6 +3,9 @@
 # kernel runs, and a skip that this kernel does not justify fails.
 #
 #   scripts/test.sh [usual|matrix|large]
+#
+# "usual" ends inside two other kernels, the oldest and the newest that are tried, with a
+# part of what make test-kernel runs there. TRACER_KERNELS names others; empty: none.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/bootstrap.sh dev
@@ -25,6 +28,11 @@ case ${1:-usual} in
     # One package at a time: tests that count what the kernel counts must not
     # meet another test's agent, and two processors are few.
     go test -count=1 -p 1 -timeout 40m ./...
+    kernels=${TRACER_KERNELS-5.10 7.3}
+    if [ -n "$kernels" ]; then
+      # shellcheck disable=SC2086 # a list
+      GO_VERSIONS=1.26.8 RUN='TestLoadAll|TestJoinMode|TestKernelMode' scripts/vm/matrix.sh $kernels
+    fi
     ;;
   matrix)
     TRACER_MATRIX=full go test -count=1 -timeout 80m -v -run 'TestMatrix' ./test/e2e/

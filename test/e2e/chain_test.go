@@ -138,7 +138,7 @@ func checkTraces(t *testing.T, spans []harness.Span, ids []string, steps []step)
 				break
 			}
 			up, found := byID[s.ParentSpanID]
-			ok = found && up.TraceID == s.TraceID && used[s.ParentSpanID] == 1
+			ok = found && up.TraceID == s.TraceID && used[s.ParentSpanID] == 1 && !s.Start.Before(up.Start)
 			s = up
 		}
 		if id != "" {
@@ -207,6 +207,39 @@ func TestChain(t *testing.T) {
 	}
 	if m := agent.Metrics(); harness.Lost(m) != 0 {
 		t.Errorf("losses are counted: %v", m)
+	}
+}
+
+// TestParentAge: a goroutine that outlives the request that started it is its child for
+// some seconds (PARENT_GRACE_NS), and nobody's after them.
+func TestParentAge(t *testing.T) {
+	needs(t)
+	exe := harness.Build{Dir: relay}.Path(t)
+	a, b := harness.StartTarget(t, exe), harness.StartTarget(t, exe)
+	agent := harness.Trace(t, a, b)
+	mark := agent.Mark()
+	for id, later := range map[string]string{"soon": "20", "late": "6000"} {
+		harness.Get(t, hop(id, a, at("h1", b))+"&later="+later)
+	}
+	spans := agent.WaitSpans(mark, 6, func(s harness.Span) bool { return idOf(s) != "" })
+	served := map[string]harness.Span{}
+	for _, s := range spans {
+		if (step{a, "server"}).is(s) {
+			served[idOf(s)] = s
+		}
+	}
+	for _, s := range harness.Of(spans, harness.Kind("client")) {
+		switch idOf(s) {
+		case "soon":
+			checkChild(t, s, served["soon"])
+		case "late":
+			if s.ParentSpanID != "" || s.TraceID == served["late"].TraceID {
+				t.Errorf("the child of a request that ended %v before: %s", s.Start.Sub(served["late"].End), s)
+			}
+		}
+	}
+	if joined := checkJoins(t, spans, b); joined != 2 {
+		t.Errorf("%d of 2 calls are joined", joined)
 	}
 }
 

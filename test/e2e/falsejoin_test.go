@@ -36,7 +36,7 @@ func checkJoins(t *testing.T, spans []harness.Span, server *harness.Target) (joi
 		}
 		joined++
 		p, ok := calls[s.ParentSpanID]
-		if !ok || idOf(p) != idOf(s) || p.TraceID != s.TraceID || used[s.ParentSpanID] {
+		if !ok || idOf(p) != idOf(s) || p.TraceID != s.TraceID || s.Start.Before(p.Start) || used[s.ParentSpanID] {
 			t.Errorf("false join: %s\nis made the child of\n%s", s, p)
 		}
 		used[s.ParentSpanID] = true

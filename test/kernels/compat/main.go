@@ -112,17 +112,20 @@ func write(w io.Writer, guests []guest) {
 
 Written by `+"`make compatibility`"+` from what test/kernels said inside these kernels (QEMU;
 Debian's packages). Chain: client and server spans of three services, one trace, with
-the exact number of probe hits. Memory: a traceparent header written into HTTP/1,
-HTTPS requests, and HTTP/2 ones where the buffer has room; lockdown forbids it. Hits: per
-served request / per HTTP/2 call of the newest Go, with the header written (HTTP/1: as many). A kernel that is not in the table was not tried; Debian's 6.12.95
+the exact number of probe hits. Join: the same where no byte is changed, every call found by
+its connection, over HTTP, HTTPS and HTTP/2. Memory: a traceparent header written into HTTP/1,
+HTTPS requests, and HTTP/2 ones where the buffer has room; lockdown forbids it. Kernel: pushed
+into plaintext HTTP/1, also on a connection from before the agent; calls go on when the agent
+is killed. Hits: per served request / per HTTP/2 call of the newest Go, with the header written (HTTP/1: as many). A kernel that is not in the table was not tried; Debian's 6.12.95
 panics in this emulator, in its own memory allocator, before a test begins.
 
-| kernel | arch | lockdown | programs load | largest, verified instructions | chain, by Go version | memory | agent killed, started again | hits |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| kernel | arch | lockdown | programs load | largest, verified instructions | chain, by Go version | join | memory | kernel | agent killed, started again | hits |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 `)
 	for _, g := range guests {
-		fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", g.kernel, g.arch, g.lockdown,
-			g.outcome("TestLoadAll/"), g.fact("TestLoadAll/nethttp", "largest"), g.chains(), g.memory(),
+		fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", g.kernel, g.arch, g.lockdown,
+			g.outcome("TestLoadAll/"), g.fact("TestLoadAll/nethttp", "largest"), g.chains(),
+			g.outcome("TestJoinMode/"), g.memory(), g.kernelMode(),
 			g.outcome("TestAgent/kill", "TestAgent/again"), g.hits())
 	}
 }
@@ -191,6 +194,27 @@ func (g guest) memory() string {
 		case r.Facts["memory"] != true:
 			return "refused"
 		}
+	}
+	return "yes"
+}
+
+// kernelMode says whether lines were pushed, and if not why.
+func (g guest) kernelMode() string {
+	rs := g.matching("TestKernelMode")
+	switch {
+	case len(rs) == 0:
+		return "-"
+	case rs[0].Outcome != "pass":
+		return rs[0].Outcome
+	}
+	why, _ := rs[0].Facts["refused"].(string)
+	switch {
+	case strings.Contains(why, "FIONREAD"):
+		return "refused: FIONREAD"
+	case strings.Contains(why, "5.17"):
+		return "refused: before 5.17"
+	case why != "":
+		return "refused"
 	}
 	return "yes"
 }

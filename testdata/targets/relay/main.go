@@ -8,6 +8,7 @@
 //
 //	from    local address to call from, on a connection of its own that ends in a reset
 //	n       calls, one after the other
+//	later   milliseconds after which a goroutine makes the call, when the answer is long given
 //
 // GET /close-idle closes the connections to other services that are not in use.
 package main
@@ -28,6 +29,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // ready is what the program prints, after the word "ready", once it listens.
@@ -161,6 +163,15 @@ func (s *service) hop(w http.ResponseWriter, r *http.Request) {
 		scheme = "https"
 	}
 	target := url.URL{Scheme: scheme, Host: addr, Path: "/hop/" + r.PathValue("id"), RawQuery: url.Values{"next": {rest}}.Encode()}
+	if later, err := strconv.Atoi(r.URL.Query().Get("later")); err == nil {
+		go func() {
+			time.Sleep(time.Duration(later) * time.Millisecond)
+			if err := pass(context.Background(), io.Discard, client, target.String()); err != nil {
+				log.Print(err)
+			}
+		}()
+		return
+	}
 	for range n {
 		if err := pass(r.Context(), w, client, target.String()); err != nil {
 			http.Error(w, err.Error(), http.StatusBadGateway)
