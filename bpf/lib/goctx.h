@@ -75,9 +75,13 @@ struct tr_scope {
 	__u64 end_ns; /* 0 while open */
 	__u64 ctx;    /* the operation's context.Context data pointer */
 	__u64 reg;    /* what is in tr_ctxs for it: ctx, or the parent of ctx */
-	__u32 trace_flags;
-	__u32 epoch; /* tr_proc.epoch of the program that made it */
+	__u32 trace_flags; /* and SCOPE_* */
+	__u32 epoch;	   /* tr_proc.epoch of the program that made it */
+	__u64 goid;	   /* of the key */
 };
+
+/* The operation came with a tracestate, which its probe keeps. */
+#define SCOPE_TRACESTATE (1U << 8)
 
 /* Key: tgid, goid of the goroutine that runs the operation. Inserted at the
  * operation's start, marked at its end, replaced by the goroutine's next one.
@@ -119,6 +123,7 @@ struct {
 struct tr_kin {
 	__u64 goid;    /* of the goroutine that ran it: the key in tr_scopes */
 	__u64 span_id; /* that very operation; the goroutine may have gone on to its next */
+	__u64 epoch;   /* tr_proc.epoch of the program whose goroutine it is */
 };
 
 /* Key: tgid, goid of a goroutine that once found its parent by ancestry. It pins
@@ -161,15 +166,18 @@ static __always_inline struct tr_ctxset *ctx_set(__u64 tgid, __u64 ctx)
 	return bpf_map_lookup_elem(&tr_ctxs, &i);
 }
 
-/* The goid of the operation whose context this is, 0 if there is none. */
-static __always_inline __u64 ctx_goid(__u32 tgid, __u64 ctx)
+/* The goid of the operation whose context this is, 0 if there is none. What a program
+ * has put in that the process ran before is older than this one's epoch: their heaps
+ * begin at the same address. */
+static __always_inline __u64 ctx_goid(__u32 tgid, __u64 ctx, __u32 epoch)
 {
 	struct tr_ctxset *set = ctx_set(tgid, ctx);
 
 	if (!set)
 		return 0;
 	for (int i = 0; i < CTX_WAYS; i++)
-		if (set->way[i].ctx == ctx && set->way[i].tgid == tgid)
+		if (set->way[i].ctx == ctx && set->way[i].tgid == tgid &&
+		    (__s32)(set->way[i].age - epoch) >= 0)
 			return set->way[i].goid;
 	return 0;
 }
@@ -248,7 +256,7 @@ static __always_inline bool scope_usable(struct tr_scope *s, __u64 now)
 /* Follow context.Context values from ctx to the context of a known scope. The
  * parent interface is the first field of every standard context type. */
 static __noinline struct tr_scope *scope_by_ctx(struct tr_goexe *ge, __u32 tgid, __u64 ctx,
-						__u64 now)
+						__u64 now, __u32 epoch)
 {
 	struct tr_gokey key = { .tgid = tgid };
 	__u64 child = 0;
@@ -256,11 +264,11 @@ static __noinline struct tr_scope *scope_by_ctx(struct tr_goexe *ge, __u32 tgid,
 	for (int i = 0; i < MAX_CTX_HOPS; i++) {
 		if (!ctx)
 			break;
-		key.id = ctx_goid(tgid, ctx);
+		key.id = ctx_goid(tgid, ctx, epoch);
 		if (key.id) {
 			struct tr_scope *s = bpf_map_lookup_elem(&tr_scopes, &key);
 
-			if (!s || s->reg != ctx || !scope_usable(s, now))
+			if (!s || s->reg != ctx || s->epoch != epoch || !scope_usable(s, now))
 				return NULL;
 			if (s->ctx != ctx && s->ctx != child)
 				return NULL; /* of an earlier operation of the goroutine */
@@ -278,57 +286,67 @@ static __noinline struct tr_scope *scope_by_ctx(struct tr_goexe *ge, __u32 tgid,
 	return NULL;
 }
 
-/* The scope of an ancestor goroutine; the answer is remembered for goid. */
-static __noinline struct tr_scope *scope_by_kin(struct tr_goexe *ge, __u32 tgid, __u64 g,
-						__u64 goid, __u64 now)
+/* Pin a goroutine to the operation of s. */
+static __noinline int kin_put(const struct tr_gokey *key, const struct tr_scope *s)
 {
-	struct tr_gokey key = { .tgid = tgid, .id = goid };
-	struct tr_kin *kin = bpf_map_lookup_elem(&tr_kins, &key);
+	struct tr_kin kin;
+
+	if (!s)
+		return 0;
+	kin.goid = s->goid;
+	kin.span_id = s->span_id;
+	kin.epoch = s->epoch;
+	return bpf_map_update_elem(&tr_kins, key, &kin, BPF_ANY);
+}
+
+/* The scope of an ancestor of goroutine key (g); the answer is remembered for it. What
+ * was remembered for the same number in another program does not count. */
+static __noinline struct tr_scope *scope_by_kin(struct tr_goexe *ge, const struct tr_gokey *key,
+						__u64 g, __u64 now, __u32 epoch)
+{
+	struct tr_kin *kin = bpf_map_lookup_elem(&tr_kins, key);
+	struct tr_gokey up = { .tgid = key->tgid };
 	struct tr_scope *s;
 
-	if (!kin) {
+	if (!kin || kin->epoch != epoch) {
 		if (ge->g_parent_goid == OFF_NONE)
 			return NULL;
-		key.id = read_u64(g + ge->g_parent_goid);
-		if (!key.id)
+		up.id = read_u64(g + ge->g_parent_goid);
+		if (!up.id)
 			return NULL;
-		s = bpf_map_lookup_elem(&tr_scopes, &key);
-		if (s) {
-			struct tr_kin fresh = { .goid = key.id, .span_id = s->span_id };
-
+		s = bpf_map_lookup_elem(&tr_scopes, &up);
+		if (s && s->epoch == epoch) {
 			if (!scope_usable(s, now))
 				return NULL;
-			key.id = goid;
-			bpf_map_update_elem(&tr_kins, &key, &fresh, BPF_ANY);
+			kin_put(key, s);
 			return s;
 		}
-		kin = bpf_map_lookup_elem(&tr_kins, &key);
-		if (!kin)
+		kin = bpf_map_lookup_elem(&tr_kins, &up);
+		if (!kin || kin->epoch != epoch)
 			return NULL;
-		key.id = goid;
-		bpf_map_update_elem(&tr_kins, &key, kin, BPF_ANY);
+		bpf_map_update_elem(&tr_kins, key, kin, BPF_ANY);
 	}
-	key.id = kin->goid;
-	s = bpf_map_lookup_elem(&tr_scopes, &key);
-	return s && s->span_id == kin->span_id && scope_usable(s, now) ? s : NULL;
+	up.id = kin->goid;
+	s = bpf_map_lookup_elem(&tr_scopes, &up);
+	return s && s->span_id == kin->span_id && s->epoch == epoch && scope_usable(s, now) ? s :
+											      NULL;
 }
 
 /* The parent scope of a call made by goroutine goid (g) with context ctx, or NULL.
- * A scope of a program that the process ran before is of another epoch. */
+ * A scope of a program that the process ran before is of another epoch: as if it
+ * were not there. */
 static __always_inline struct tr_scope *find_scope(struct tr_goexe *ge, __u32 tgid, __u64 g,
 						   __u64 goid, __u64 ctx, __u64 now, __u32 epoch)
 {
-	struct tr_scope *s = scope_by_ctx(ge, tgid, ctx, now);
+	struct tr_scope *s = scope_by_ctx(ge, tgid, ctx, now, epoch);
 	struct tr_gokey key = { .tgid = tgid, .id = goid };
 
-	if (!s) {
-		s = bpf_map_lookup_elem(&tr_scopes, &key);
-		if (s && !scope_usable(s, now))
-			return NULL;
-	}
-	if (!s)
-		s = scope_by_kin(ge, tgid, g, goid, now);
-	return s && s->epoch == epoch ? s : NULL;
+	if (s)
+		return s;
+	s = bpf_map_lookup_elem(&tr_scopes, &key);
+	if (s && s->epoch == epoch)
+		return scope_usable(s, now) ? s : NULL;
+	return scope_by_kin(ge, &key, g, now, epoch);
 }
 
 #endif

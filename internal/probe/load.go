@@ -309,6 +309,18 @@ func (m *Manager) RemoveProcess(key telemetry.ProcessKey) {
 	m.forget(uint32(key.PID))
 }
 
+// Replaced forgets the operations in flight of the program that a process ran before
+// the one that is watched now.
+func (m *Manager) Replaced(key telemetry.ProcessKey) {
+	var v procValue
+	if err := m.procs.Lookup(uint32(key.PID), &v); err != nil || v.StartNs != key.StartNs {
+		return // it has ended; its end is reported
+	}
+	m.forgetIf(uint32(key.PID), func(f InFlight, value []byte) bool {
+		return binary.NativeEndian.Uint32(value[f.Epoch:]) != v.Epoch
+	})
+}
+
 // AutoSelect makes the kernel let in every new process of the executable at exec.
 func (m *Manager) AutoSelect(a *Attached, on bool) error {
 	key := struct {
@@ -347,11 +359,22 @@ type goKey struct{ TGID, ID uint64 }
 
 // forget deletes the operations in flight of a process.
 func (m *Manager) forget(pid uint32) {
+	m.forgetIf(pid, nil)
+}
+
+// forgetIf deletes those that f wants; nil: all.
+func (m *Manager) forgetIf(pid uint32, gone func(f InFlight, value []byte) bool) {
 	for _, s := range m.opts.Specs {
 		for _, f := range s.InFlight {
 			mp := m.colls[s.Name].Maps[f.Map]
 			deleted := 0
 			for _, k := range keysOf(mp, uint64(pid)) {
+				if gone != nil {
+					value, err := mp.LookupBytes(k)
+					if err != nil || value == nil || !gone(f, value) {
+						continue
+					}
+				}
 				if mp.Delete(k) == nil { // else it ended meanwhile
 					deleted++
 				}

@@ -37,6 +37,8 @@ type Attacher interface {
 	AutoSelect(a *probe.Attached, on bool) error
 	AddProcess(key telemetry.ProcessKey, startCode uint64, a *probe.Attached) error
 	RemoveProcess(telemetry.ProcessKey)
+	// Replaced: the process runs another program, which the kernel has let in already.
+	Replaced(telemetry.ProcessKey)
 }
 
 // Directory learns which processes are watched, to describe them to exporters.
@@ -290,7 +292,9 @@ func (s *Supervisor) replaced(old *process, now discover.Process) {
 	if !old.watched {
 		return
 	}
-	if !now.Auto {
+	if now.Auto {
+		s.opts.Attacher.Replaced(old.Key)
+	} else {
 		s.opts.Attacher.RemoveProcess(old.Key)
 	}
 	if s.opts.Directory != nil {

@@ -113,6 +113,8 @@ func (b *book) RemoveProcess(key telemetry.ProcessKey) {
 	delete(b.procs, key)
 }
 
+func (b *book) Replaced(telemetry.ProcessKey) {}
+
 func (b *book) Add(p discover.Process, _ *probe.Attached) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()

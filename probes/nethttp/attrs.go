@@ -32,7 +32,7 @@ const errAbortHandler = "net/http: abort Handler"
 func (d *decoder) server(op *telemetry.Operation) *telemetry.Operation {
 	e := &d.ev
 	op.Kind = trace.SpanKindServer
-	op.TraceState = d.str(bpfNhStrS_TRACESTATE)
+	op.TraceState = d.traceState()
 	a := make([]attribute.KeyValue, 0, maxAttrs+len(d.capture))
 	method, a := d.method(a)
 	op.Name = method
@@ -71,6 +71,22 @@ func (d *decoder) server(op *telemetry.Operation) *telemetry.Operation {
 	op.Attributes = d.captured(a)
 	d.serverOutcome(op, status)
 	return op
+}
+
+// traceState is the tracestate header, "" when it is malformed: then it does not count.
+// Of one that was too long to be kept whole, the last member may be torn and is left out.
+func (d *decoder) traceState() string {
+	s := d.str(bpfNhStrS_TRACESTATE)
+	if s == "" {
+		return ""
+	}
+	if len(s) >= strMax {
+		s = s[:max(strings.LastIndexByte(s, ','), 0)]
+	}
+	if _, err := trace.ParseTraceState(s); err != nil {
+		return ""
+	}
+	return s
 }
 
 // captured appends the configured request headers.
@@ -141,6 +157,7 @@ func (d *decoder) serverOutcome(op *telemetry.Operation, status int) {
 func (d *decoder) client(op *telemetry.Operation) *telemetry.Operation {
 	e := &d.ev
 	op.Kind = trace.SpanKindClient
+	op.TraceState = d.traceState()
 	a := make([]attribute.KeyValue, 0, maxAttrs)
 	method, a := d.method(a)
 	op.Name = method
@@ -157,6 +174,9 @@ func (d *decoder) client(op *telemetry.Operation) *telemetry.Operation {
 	}
 	if e.ReqSize > 0 {
 		a = append(a, semconv.HTTPRequestBodySize(int(e.ReqSize)))
+	}
+	if e.Resend > 0 {
+		a = append(a, semconv.HTTPRequestResendCount(int(e.Resend)))
 	}
 	a = d.captured(a)
 	if d.has(bpfNhFlagF_ERROR) {

@@ -32,12 +32,38 @@ static __always_inline bool adopted(struct nh_op *op)
 	return true;
 }
 
+/* The tracestate of the request that the call is made for, while that is open; key is
+ * the goroutine that serves it. */
+static __noinline int inherit_tracestate(struct nh_op *op, const struct tr_gokey *key)
+{
+	struct nh_op *from = bpf_map_lookup_elem(&nh_server, key);
+	__u32 n, src, dst = op->ev.tail_len;
+
+	if (!from || !from->open || from->ev.span_id != op->ev.parent_id)
+		return 0;
+	n = from->ev.str[S_TRACESTATE].len;
+	src = from->ev.str[S_TRACESTATE].off;
+	/* verifier(all): as in put_str; both tails have STR_MAX bytes behind TAIL_MAX */
+	asm volatile("%0 &= 511" : "+r"(n));
+	asm volatile("if %0 <= 1535 goto +1; %0 = 0" : "+r"(src));
+	asm volatile("if %0 <= 1535 goto +1; %0 = 0" : "+r"(dst));
+	_Static_assert(STR_MAX == 511 && TAIL_MAX == 1536, "masks above");
+	if (!n || bpf_probe_read_kernel(&op->ev.tail[dst], n, &from->ev.tail[src]))
+		return 0;
+	op->ev.str[S_TRACESTATE].off = dst;
+	op->ev.str[S_TRACESTATE].len = n;
+	op->ev.tail_len = dst + n;
+	return 0;
+}
+
 static __noinline int client_trace(struct nh_op *op, struct tr_goexe *ge)
 {
 	op->ev.span_id = new_ids(op->ev.trace_id, op->ev.start_ns, op->ev.hdr.tgid, op->ev.goid);
 	if (op->scan.at[S_TRACEPARENT].len && adopted(op)) {
 		op->io.own_header = 1;
 		op->ev.trace_flags = sampled(op->ev.trace_id, true, op->parent.flags);
+		if (op->scan.at[S_TRACESTATE].len == 1)
+			put_gostr(op, S_TRACESTATE, op->scan.at[S_TRACESTATE].ptr);
 		return op->ev.trace_flags;
 	}
 	struct tr_scope *s = find_scope(ge, op->ev.hdr.tgid, op->g, op->ev.goid, op->ctx,
@@ -49,6 +75,11 @@ static __noinline int client_trace(struct nh_op *op, struct tr_goexe *ge)
 		op->ev.trace_id[1] = s->trace_id[1];
 		op->ev.parent_id = s->span_id;
 		flags = s->trace_flags;
+		if (flags & SCOPE_TRACESTATE) {
+			struct tr_gokey key = { .tgid = op->ev.hdr.tgid, .id = s->goid };
+
+			inherit_tracestate(op, &key);
+		}
 	}
 	if (!sampled(op->ev.trace_id, s != NULL, flags))
 		return false;
@@ -68,6 +99,74 @@ static __always_inline enum nh_check client_check(struct nh_op *op, struct nh_ex
 	if (!cx)
 		return CHECK_CONTEXT;
 	e->client_sane = 1;
+	return 0;
+}
+
+/* Attempts that failed on a connection, which net/http may make again on the same
+ * goroutine: HTTP/1 at once, HTTP/2 with growing pauses. Key: tgid, goid. Inserted at
+ * the attempt's end; LRU, for most are not repeated. */
+struct nh_failed {
+	__u64 url, hdr; /* of the request; its copies share both */
+	__u64 end_ns;
+	__u32 epoch;
+	__u32 resend;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 2048);
+	__type(key, struct tr_gokey);
+	__type(value, struct nh_failed);
+} nh_faileds SEC(".maps");
+
+/* When an attempt last failed: without one there is nothing to look up. */
+volatile __u64 nh_failed_ns = 0;
+
+#define RESEND_H1_NS (1ULL * 1000000000ULL)
+#define RESEND_H2_NS (64ULL * 1000000000ULL)
+#define MAX_RESEND   32
+
+static __noinline int attempt_failed(struct nh_op *op, const struct tr_gokey *key)
+{
+	struct nh_failed f = {
+		.url = op->url,
+		.hdr = op->hdr,
+		.end_ns = bpf_ktime_get_ns(),
+		.epoch = op->epoch,
+		.resend = op->ev.resend,
+	};
+
+	nh_failed_ns = f.end_ns;
+	bpf_map_update_elem(&nh_faileds, key, &f, BPF_ANY);
+	return 0;
+}
+
+/* How many attempts of the same call came before: redirects, which the request leads
+ * back to, and after a failure net/http's own retries. */
+static __noinline int put_resend(struct nh_op *op, const struct nh_exe *e, __u16 response)
+{
+	struct tr_gokey key = { .tgid = op->ev.hdr.tgid, .id = op->ev.goid };
+	__u64 within = op->ev.flags & F_H2 ? RESEND_H2_NS : RESEND_H1_NS, req = op->req, res;
+	struct nh_failed *f;
+	__u32 n = 0;
+
+	if (op->ev.start_ns - nh_failed_ns < within) {
+		f = bpf_map_lookup_elem(&nh_faileds, &key);
+		if (f && f->url == op->url && f->hdr == op->hdr && f->epoch == op->epoch &&
+		    op->ev.start_ns - f->end_ns < within && f->resend < MAX_RESEND) {
+			op->ev.resend = f->resend + 1;
+			return 0;
+		}
+	}
+	if (response == OFF_NONE || e->res_request == OFF_NONE)
+		return 0;
+	for (n = 0; n < MAX_RESEND; n++) {
+		res = read_u64(req + response);
+		if (!res)
+			break;
+		req = read_u64(res + e->res_request);
+	}
+	op->ev.resend = n;
 	return 0;
 }
 
@@ -93,7 +192,7 @@ static __noinline int client_fill(struct nh_op *op, struct tr_goexe *ge, enum cl
 	req = op->req;
 	op->ctx = read_u64(req + o->ctx + 8);
 	op->hdr = read_u64(req + o->header);
-	url = read_u64(req + o->url);
+	op->url = url = read_u64(req + o->url);
 	if (!e->client_sane) {
 		enum nh_check bad;
 
@@ -126,6 +225,7 @@ static __noinline int client_fill(struct nh_op *op, struct tr_goexe *ge, enum cl
 		op->ev.flags |= F_USERINFO;
 	op->ev.req_size = read_u64(req + o->clen);
 	op->ev.resp_size = -1;
+	put_resend(op, e, o->response);
 	put_captured(op);
 	return 1;
 }
@@ -192,6 +292,8 @@ static __always_inline struct nh_op *client_op(struct tr_gokey *key, struct pt_r
 static __always_inline void client_finish(struct nh_op *op, struct tr_gokey *key)
 {
 	op->ev.end_ns = bpf_ktime_get_ns();
+	if ((op->ev.flags & (F_ERROR | F_CONN_ERROR)) == F_ERROR)
+		attempt_failed(op, key);
 	if (op->ev.trace_flags & TRACE_FLAG_SAMPLED)
 		emit(op, NH_CLIENT);
 	if (op->bw) {

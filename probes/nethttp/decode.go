@@ -20,6 +20,7 @@ const (
 	headLen = int(unsafe.Offsetof(bpfNethttpEvent{}.Tail))
 	tailLen = int(unsafe.Sizeof(bpfNethttpEvent{}.Tail))
 	nStr    = int(bpfNhStrS_COUNT)
+	strMax  = 511 // STR_MAX: how much of a string a record holds
 )
 
 // decoder turns records into operations. Its state is bounded: interned strings,
@@ -159,11 +160,22 @@ func (m interned) get(b []byte) string {
 // muxState is what is known of one executable's use of ServeMux. The point on
 // findHandler is there to find the request that carries the pattern when middleware
 // hands ServeMux a copy; once it has only ever seen the server's own request it is
-// taken off, and put back when a served request has no route.
+// taken off, and put back when a served request has no route. Asking for either may
+// fail: that it is on is known when a record says that it ran.
 type muxState struct {
-	off, copies bool
-	same, limit int
+	point       muxPoint
+	copies      bool
+	same, limit int // records that saw the server's own request; when to take the point off
+	bare, askAt int // while asked for: records without a route; when to ask again
 }
+
+type muxPoint uint8
+
+const (
+	muxOn    muxPoint = iota
+	muxOff            // asked to be taken off
+	muxAsked          // asked to be put back
+)
 
 const muxTrial = 64
 
@@ -179,15 +191,26 @@ func (d *decoder) learnMux(exeID uint32) {
 	switch {
 	case d.has(bpfNhFlagF_MUX_COPY):
 		s.copies = true
+		if s.point == muxAsked {
+			s.point = muxOn
+		}
 	case d.has(bpfNhFlagF_MUX_SAME):
+		if s.point == muxAsked {
+			s.point, s.same = muxOn, 0
+		}
 		s.same++
-		if !s.copies && !s.off && s.same >= s.limit {
-			s.off = true
+		if !s.copies && s.same >= s.limit && s.same%muxTrial == 0 {
+			s.point = muxOff
 			d.env.SetPoint(exeID, pointMux, false)
 		}
-	case s.off && d.ev.Status < 400 && d.ev.Str[bpfNhStrS_ROUTE].Len == 0:
-		s.off, s.same = false, 0
-		s.limit = min(s.limit*16, 1<<30)
-		d.env.SetPoint(exeID, pointMux, true)
+	case s.point != muxOn && d.ev.Status < 400 && d.ev.Str[bpfNhStrS_ROUTE].Len == 0:
+		if s.point == muxOff {
+			s.point, s.bare, s.askAt = muxAsked, 0, 1
+			s.limit = min(s.limit*16, 1<<30)
+		}
+		if s.bare++; s.bare == s.askAt {
+			s.askAt = min(s.askAt*16, 1<<30)
+			d.env.SetPoint(exeID, pointMux, true)
+		}
 	}
 }

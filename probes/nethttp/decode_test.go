@@ -307,6 +307,39 @@ func TestMuxPointIsTakenOffAndPutBack(t *testing.T) {
 	}
 }
 
+// TestMuxPointIsAskedForAgain: what was asked for may fail, which the decoder is not
+// told; as long as the records do not show it, it asks again, ever more rarely.
+func TestMuxPointIsAskedForAgain(t *testing.T) {
+	w := &world{}
+	d := w.decoder(t)
+	served := func(n int, f bpfNhFlag) {
+		for range n {
+			r := newRecord(bpfNethttpEventTypeNH_SERVER).str(bpfNhStrS_METHOD, "GET").flags(f, bpfNhFlagF_WROTE_HEADER)
+			r.ev.Status = 200
+			decode(t, d, r)
+		}
+	}
+	asked := func(what string, want ...bool) {
+		t.Helper()
+		if diff := cmp.Diff(want, w.points); diff != "" {
+			t.Fatalf("%s (-want +got):\n%s", what, diff)
+		}
+		w.points = nil
+	}
+	served(2*muxTrial, bpfNhFlagF_MUX_SAME)
+	asked("it is still there after a request to take it off", false, false)
+	served(1, 0)
+	asked("first request without a route", true)
+	served(15, 0)
+	asked("it does not come", true)
+	served(200, 0)
+	asked("and not for long")
+	served(muxTrial*16, bpfNhFlagF_MUX_SAME)
+	asked("it came and is not needed", false)
+	served(1, 0)
+	asked("needed again", true)
+}
+
 // A record cut at any byte is an error or the whole operation, never a panic.
 func TestTruncatedRecords(t *testing.T) {
 	w := &world{}

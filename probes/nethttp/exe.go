@@ -54,7 +54,7 @@ func encodeExe(p *probe.Placed) *bpfNhExe {
 		ReqMinor: o(req("ProtoMinor")), ReqHeader: o(req("Header")), ReqHost: o(req("Host")),
 		ReqRemote: o(req("RemoteAddr")), ReqUri: o(req("RequestURI")), ReqTls: o(req("TLS")),
 		ReqClen: o(req("ContentLength")), ReqCtx: o(req("ctx")), ReqPat: o(req("pat")),
-		ReqPattern: o(req("Pattern")), PatStr: o(std("net/http.pattern", "str")),
+		ReqPattern: o(req("Pattern")), ResRequest: o(res("Request")), PatStr: o(std("net/http.pattern", "str")),
 		W_status: o(w("status")), W_written: o(w("written")), W_wroteHeader: o(w("wroteHeader")),
 		ResStatus: o(res("StatusCode")), ResClen: o(res("ContentLength")),
 		ResMajor: o(res("ProtoMajor")), ResMinor: o(res("ProtoMinor")),
@@ -70,7 +70,7 @@ func encodeExe(p *probe.Placed) *bpfNhExe {
 		v.Join = 1
 	}
 	v.Creq.Method, v.Creq.Url, v.Creq.Ctx = v.ReqMethod, v.ReqUrl, v.ReqCtx
-	v.Creq.Clen, v.Creq.Header = v.ReqClen, v.ReqHeader
+	v.Creq.Clen, v.Creq.Header, v.Creq.Response = v.ReqClen, v.ReqHeader, o(req("Response"))
 	v.PcBw, v.BwBuf, v.BwN = o(pconn("bw")), o(std("bufio.Writer", "buf")), o(std("bufio.Writer", "n"))
 	v.Inject = flag(p.Groups[groupWrite])
 	// Without its end, an HTTP/2 request must not begin. Whose HTTP/2 a request is that
@@ -91,6 +91,10 @@ func encodeExe(p *probe.Placed) *bpfNhExe {
 		h.RwsWroteHeader, h.RwsWroteBytes = o(t.field(t.rws, "wroteHeader")), o(t.field(t.rws, "wroteBytes"))
 		h.Creq.Method, h.Creq.Url = o(t.field(t.creq, "Method")), o(t.field(t.creq, "URL"))
 		h.Creq.Ctx, h.Creq.Clen = o(t.field(t.creq, t.creqCtx)), o(t.field(t.creq, "ContentLength"))
+		h.Creq.Response = uint16(probe.OffNone)
+		if t.creq == "net/http.Request" {
+			h.Creq.Response = v.Creq.Response
+		}
 		h.Creq.Header, h.FrWbuf = o(t.field(t.creq, "Header")), o(t.field(t.fr, "wbuf"))
 		h.CcMaxList = o(t.field(t.cc, "peerMaxHeaderListSize"))
 		h.CresStatus, h.CresClen = o(t.field(t.cres, "StatusCode")), o(t.field(t.cres, "ContentLength"))

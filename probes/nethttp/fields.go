@@ -120,7 +120,7 @@ func (t *h2Types) writeFields() []goexe.Field {
 // allFields is every field the probe can make use of.
 func allFields() []goexe.Field {
 	fs := append(serverFields(), clientFields()...)
-	fs = append(fs, req("pat"), req("Pattern"), std("net/http.pattern", "str"))
+	fs = append(fs, req("pat"), req("Pattern"), req("Response"), res("Request"), std("net/http.pattern", "str"))
 	fs = append(fs, connFields()...)
 	fs = append(fs, writeFields()...)
 	for _, t := range []*h2Types{&h2Bundle, &h2Internal, &h2XNet} {

@@ -95,7 +95,8 @@ struct nethttp_event {
 	__u8 proto_major;
 	__u8 proto_minor;
 	__u8 peer_ip_len; /* 0, 4 or 16 */
-	__u8 pad0[4];
+	__u8 resend;	  /* client: how many attempts of the same call came before */
+	__u8 pad0[3];
 	__u8 peer_ip[16];
 	__u32 peer_port;
 	__u32 tail_len;
@@ -116,6 +117,7 @@ struct nh_op {
 	__u64 conn;       /* client: *persistConn or *ClientConn */
 	__u64 h2req;      /* client: the request that HTTP/2 was given */
 	__u64 hdr;        /* client: the request's header map */
+	__u64 url;        /* client: the request's *url.URL */
 	__u64 bw;         /* client: the connection's *bufio.Writer, a key in nh_reqs; or 0 */
 	__u64 g;          /* client: the calling goroutine's g */
 	__u64 ctx;        /* data pointer of the request's context.Context */
@@ -139,6 +141,7 @@ struct nh_op {
  * from Go 1.27 on *internal/http2.ClientRequest. */
 struct nh_creq {
 	__u16 method, url, ctx, clen, header;
+	__u16 response; /* the redirect that led to it, OFF_NONE if it does not say */
 };
 
 /* Offsets of one kind of HTTP/2 server and client (bundled or golang.org/x/net). */
@@ -165,6 +168,7 @@ struct nh_exe {
 	__u16 req_method, req_url, req_major, req_minor, req_header, req_host;
 	__u16 req_remote, req_uri, req_tls, req_clen, req_ctx;
 	__u16 req_pat, req_pattern; /* OFF_NONE before 1.22 / 1.23 */
+	__u16 res_request; /* Response.Request, OFF_NONE if not known */
 	__u16 pat_str;
 	__u16 req_len;        /* how much of the structure holds what is wanted */
 	__u16 w_first, w_len; /* the same of http.response */

@@ -52,8 +52,9 @@ static __noinline int put_headers(struct nh_op *op)
 
 		if (!at->len || i == S_TRACEPARENT)
 			continue;
-		if (i == S_TRACESTATE && (at->len > 1 || !op->ev.parent_id))
-			continue;
+		if (i == S_TRACESTATE &&
+		    (at->len > 1 || (op->ev.flags & (F_REMOTE_PARENT | F_JOINED)) != F_REMOTE_PARENT))
+			continue; /* nothing without its traceparent */
 		put_gostr(op, i, at->ptr);
 	}
 	return put_captured(op);
@@ -146,6 +147,8 @@ static __noinline int scope_open(struct nh_op *op, struct tr_gokey *key)
 	}
 	last_ns = s->start_ns;
 	if (s->epoch != op->epoch)
+		s->reg = 0; /* of a program before this one */
+	if (s->epoch != op->epoch)
 		s->reg = 0; /* of the program before */
 	s->trace_id[0] = op->ev.trace_id[0];
 	s->trace_id[1] = op->ev.trace_id[1];
@@ -153,7 +156,10 @@ static __noinline int scope_open(struct nh_op *op, struct tr_gokey *key)
 	s->start_ns = op->ev.start_ns;
 	s->end_ns = 0;
 	s->trace_flags = op->ev.trace_flags;
+	if (op->scan.at[S_TRACESTATE].len)
+		s->trace_flags |= SCOPE_TRACESTATE;
 	s->epoch = op->epoch;
+	s->goid = key->id;
 	/* (*conn).serve makes a context a connection, and of it one for each request;
 	 * a stream of HTTP/2 has a goroutine of its own. */
 	if (op->ev.proto_major < 2)

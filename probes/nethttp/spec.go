@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 
@@ -62,15 +63,18 @@ func New(cfg Config) (*probe.Spec, error) {
 		return nil, err
 	}
 	return &probe.Spec{
-		ID:       ID,
-		Name:     "nethttp",
-		Doc:      "net/http servers and clients, HTTP/1 and HTTP/2",
-		Points:   points(),
-		Groups:   groups(),
-		Fields:   allFields(),
-		Table:    func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
-		Load:     loadBpf,
-		InFlight: []probe.InFlight{{Map: "nh_server", Forgotten: "nh_forgotten"}, {Map: "nh_client"}},
+		ID:     ID,
+		Name:   "nethttp",
+		Doc:    "net/http servers and clients, HTTP/1 and HTTP/2",
+		Points: points(),
+		Groups: groups(),
+		Fields: allFields(),
+		Table:  func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
+		Load:   loadBpf,
+		InFlight: []probe.InFlight{
+			{Map: "nh_server", Forgotten: "nh_forgotten", Epoch: unsafe.Offsetof(bpfNhOp{}.Epoch)},
+			{Map: "nh_client", Epoch: unsafe.Offsetof(bpfNhOp{}.Epoch)},
+		},
 		Prepare: func(cs *ebpf.CollectionSpec) error {
 			if err := cs.Variables["cfg_keep"].Set(uint64(cs.Maps["nh_server"].MaxEntries / 2)); err != nil {
 				return fmt.Errorf("set cfg_keep: %w", err)

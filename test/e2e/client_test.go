@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"net"
+	"slices"
 	"strings"
 	"testing"
 
@@ -185,6 +186,24 @@ func TestClientRetry(t *testing.T) {
 	if calls[0].ParentSpanID == "" || calls[0].ParentSpanID != calls[1].ParentSpanID {
 		t.Errorf("the attempts have parents %q and %q, want one", calls[0].ParentSpanID, calls[1].ParentSpanID)
 	}
+	checkResends(t, calls, "", "1")
+
+	// The program's own next call of the same address is none of them.
+	mark = agent.Mark()
+	tg.Call(t, url)
+	checkResends(t, harness.Of(agent.Settle(mark, 3, tg), harness.Kind("client")), "", "1")
+}
+
+// checkResends compares http.request.resend_count, "" where there is none.
+func checkResends(t *testing.T, calls []harness.Span, want ...string) {
+	t.Helper()
+	var got []string
+	for _, s := range calls {
+		got = append(got, s.Attr("http.request.resend_count"))
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("http.request.resend_count %q, want %q: %v", got, want, calls)
+	}
 }
 
 // TestClientRedirect: each hop of a redirect is a span.
@@ -203,4 +222,5 @@ func TestClientRedirect(t *testing.T) {
 	if got := strings.Join(status, " "); got != "302 302 302 200" {
 		t.Errorf("client spans have status codes %q, want 302 302 302 200", got)
 	}
+	checkResends(t, calls, "", "1", "2", "3")
 }

@@ -46,6 +46,10 @@ func TestTraceparent(t *testing.T) {
 		{name: "later version, more fields", values: []string{"cc" + good[2:] + "-what-is-this"}, parent: true},
 		{name: "tracestate", values: []string{good}, state: []string{"vendor=abc,other=1"}, parent: true, wantState: "vendor=abc,other=1"},
 		{name: "tracestate without traceparent", state: []string{"vendor=abc"}},
+		{name: "malformed tracestate", values: []string{good}, state: []string{"vendor abc"}, parent: true},
+		{name: "tracestate that is too long", values: []string{good}, parent: true,
+			state:     []string{"a=" + strings.Repeat("x", 200) + ",b=" + strings.Repeat("y", 200) + ",c=" + strings.Repeat("z", 200)},
+			wantState: "a=" + strings.Repeat("x", 200) + ",b=" + strings.Repeat("y", 200)},
 
 		{name: "none"},
 		{name: "empty", values: []string{""}},
@@ -113,6 +117,7 @@ func TestTraceparentReachesCalls(t *testing.T) {
 		t.Fatal(err)
 	}
 	req.Header.Set("traceparent", "00-"+traceID+"-"+spanID+"-01")
+	req.Header.Set("tracestate", "vendor=abc,other=1")
 	resp, err := harness.Client.Do(req)
 	if err != nil {
 		t.Fatal(err)
@@ -128,4 +133,22 @@ func TestTraceparentReachesCalls(t *testing.T) {
 		t.Errorf("server span: %s, want trace %s", server[0], traceID)
 	}
 	checkChild(t, call[0], server[0])
+	for _, s := range []harness.Span{server[0], call[0]} {
+		if want := "vendor=abc,other=1"; s.TraceState != want {
+			t.Errorf("tracestate %q, want %q: %s", s.TraceState, want, s)
+		}
+	}
+}
+
+// TestOwnTraceparent: a call that the program itself gave a traceparent, as an SDK in it
+// does, is a child of what that names, with the tracestate that goes with it.
+func TestOwnTraceparent(t *testing.T) {
+	tg, agent := traced(t, harness.Build{})
+	peer := harness.StartTarget(t, harness.Build{Dir: httpmatrix}.Path(t))
+	mark := agent.Mark()
+	tg.Call(t, peer.URL("/plain"), "traceparent", "00-"+traceID+"-"+spanID+"-01", "tracestate", "vendor=abc")
+	calls := harness.Of(agent.Settle(mark, 2, tg), harness.Kind("client"))
+	if len(calls) != 1 || calls[0].TraceID != traceID || calls[0].ParentSpanID != spanID || calls[0].TraceState != "vendor=abc" {
+		t.Errorf("want one child of %s with tracestate vendor=abc: %v", spanID, calls)
+	}
 }

@@ -13,6 +13,8 @@ import (
 )
 
 type app struct {
+	addr    string // of the plain server
+	gen     int
 	cert    tls.Certificate
 	workers chan<- job
 	mu      sync.Mutex
@@ -112,6 +114,9 @@ func (a *app) do(ctx context.Context, r *http.Request) (o outcome) {
 	}
 	if tp := q.Get("traceparent"); tp != "" {
 		req.Header.Set("traceparent", tp)
+	}
+	if ts := q.Get("tracestate"); ts != "" {
+		req.Header.Set("tracestate", ts)
 	}
 	resp, err := a.client(q.Get("client")).Do(req)
 	if err != nil {

@@ -37,6 +37,7 @@ type ready struct {
 func main() {
 	addr := flag.String("addr", "127.0.0.1:0", "address of the plain HTTP server")
 	chain := flag.Int("chain", 0, "start itself this many times in a row, the last one serves")
+	gen := flag.Int("gen", 0, "how many programs the process has been before: /exec counts")
 	flag.Parse()
 	log.SetFlags(0)
 	if *chain > 0 {
@@ -45,10 +46,11 @@ func main() {
 	}
 
 	a := newApp()
+	plain := listen(*addr)
+	a.addr, a.gen = plain.Addr().String(), *gen
 	h := a.handler()
 	r := ready{PID: os.Getpid(), Go: runtime.Version()}
 
-	plain := listen(*addr)
 	r.HTTP = plain.Addr().String()
 	go serve(&http.Server{Handler: h, ErrorLog: quiet()}, plain)
 

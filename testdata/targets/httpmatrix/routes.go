@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -35,6 +37,8 @@ func (a *app) handler() http.Handler {
 	mux.HandleFunc("/headers", headers)
 	mux.HandleFunc("/call", a.call)
 	mux.HandleFunc("/burst", a.burst)
+	mux.HandleFunc("/exec", a.exec)
+	mux.HandleFunc("/gen", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, a.gen) })
 	addPatterns(mux)
 
 	inner := http.NewServeMux()
@@ -51,6 +55,14 @@ func (a *app) handler() http.Handler {
 		}
 		mux.ServeHTTP(w, r)
 	})
+}
+
+// exec replaces the running program by the executable path, which serves on the same
+// address; whatever is in flight ends without an answer.
+func (a *app) exec(w http.ResponseWriter, r *http.Request) {
+	path := r.URL.Query().Get("path")
+	err := syscall.Exec(path, []string{path, "-addr", a.addr, "-gen", strconv.Itoa(a.gen + 1)}, os.Environ())
+	http.Error(w, err.Error(), http.StatusInternalServerError)
 }
 
 func plain(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") }

@@ -1,0 +1,72 @@
+package harness
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+)
+
+// Entries counts the entries of one of the agent's maps whose key begins with the
+// process id: operations in flight.
+func (a *Agent) Entries(mapName string, pid int) int {
+	a.t.Helper()
+	m, err := openMap(a.PID(), mapName)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	defer closeQuietly(m)
+	n := 0
+	var prev any
+	for range 8 * m.MaxEntries() { // a key that is deleted meanwhile begins it anew
+		key, err := m.NextKeyBytes(prev)
+		if err != nil {
+			a.t.Fatalf("read map %s: %v", mapName, err)
+		}
+		if key == nil {
+			break
+		}
+		if binary.NativeEndian.Uint64(key) == uint64(pid) {
+			n++
+		}
+		prev = key
+	}
+	return n
+}
+
+// openMap finds a map by name among those that a process holds open.
+func openMap(pid int, name string) (*ebpf.Map, error) {
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", pid))
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			continue // closed meanwhile
+		}
+		for line := range strings.Lines(string(data)) {
+			v, ok := strings.CutPrefix(line, "map_id:")
+			if !ok {
+				continue
+			}
+			id, err := strconv.ParseUint(strings.TrimSpace(v), 10, 32)
+			if err != nil {
+				continue
+			}
+			m, err := ebpf.NewMapFromID(ebpf.MapID(id))
+			if err != nil {
+				continue
+			}
+			if info, err := m.Info(); err == nil && info.Name == name {
+				return m, nil
+			}
+			closeQuietly(m)
+		}
+	}
+	return nil, fmt.Errorf("process %d has no map %s", pid, name)
+}
