@@ -56,7 +56,8 @@ type bpfNethttpEvent struct {
 	ProtoMajor uint8
 	ProtoMinor uint8
 	PeerIpLen  uint8
-	Pad0       [4]uint8
+	Resend     uint8
+	Pad0       [3]uint8
 	PeerIp     [16]uint8
 	PeerPort   uint32
 	TailLen    uint32
@@ -123,6 +124,7 @@ type bpfNhExe struct {
 	ReqCtx        uint16
 	ReqPat        uint16
 	ReqPattern    uint16
+	ResRequest    uint16
 	PatStr        uint16
 	ReqLen        uint16
 	W_first       uint16
@@ -131,12 +133,13 @@ type bpfNhExe struct {
 	W_written     uint16
 	W_wroteHeader uint16
 	Creq          struct {
-		_      structs.HostLayout
-		Method uint16
-		Url    uint16
-		Ctx    uint16
-		Clen   uint16
-		Header uint16
+		_        structs.HostLayout
+		Method   uint16
+		Url      uint16
+		Ctx      uint16
+		Clen     uint16
+		Header   uint16
+		Response uint16
 	}
 	ResStatus  uint16
 	ResClen    uint16
@@ -158,7 +161,6 @@ type bpfNhExe struct {
 	HcRwc      uint16
 	Join       uint8
 	Inject     uint8
-	_          [4]byte
 	Net        struct {
 		_        structs.HostLayout
 		TlsConn  uint16
@@ -201,12 +203,13 @@ type bpfNhExe struct {
 		RwsWroteHeader uint16
 		RwsWroteBytes  uint16
 		Creq           struct {
-			_      structs.HostLayout
-			Method uint16
-			Url    uint16
-			Ctx    uint16
-			Clen   uint16
-			Header uint16
+			_        structs.HostLayout
+			Method   uint16
+			Url      uint16
+			Ctx      uint16
+			Clen     uint16
+			Header   uint16
+			Response uint16
 		}
 		CresStatus uint16
 		CresClen   uint16
@@ -220,7 +223,6 @@ type bpfNhExe struct {
 		CcMaxList  uint16
 		FrWbuf     uint16
 		Inject     uint16
-		_          [2]byte
 		End        [3]struct {
 			_     structs.HostLayout
 			Off   int32
@@ -236,12 +238,13 @@ type bpfNhExe struct {
 		RwsWroteHeader uint16
 		RwsWroteBytes  uint16
 		Creq           struct {
-			_      structs.HostLayout
-			Method uint16
-			Url    uint16
-			Ctx    uint16
-			Clen   uint16
-			Header uint16
+			_        structs.HostLayout
+			Method   uint16
+			Url      uint16
+			Ctx      uint16
+			Clen     uint16
+			Header   uint16
+			Response uint16
 		}
 		CresStatus uint16
 		CresClen   uint16
@@ -255,7 +258,6 @@ type bpfNhExe struct {
 		CcMaxList  uint16
 		FrWbuf     uint16
 		Inject     uint16
-		_          [2]byte
 		End        [3]struct {
 			_     structs.HostLayout
 			Off   int32
@@ -264,6 +266,15 @@ type bpfNhExe struct {
 			Pad   uint16
 		}
 	}
+}
+
+type bpfNhFailed struct {
+	_      structs.HostLayout
+	Url    uint64
+	Hdr    uint64
+	EndNs  uint64
+	Epoch  uint32
+	Resend uint32
 }
 
 type bpfNhFlag uint32
@@ -298,6 +309,7 @@ type bpfNhOp struct {
 	Conn      uint64
 	H2req     uint64
 	Hdr       uint64
+	Url       uint64
 	Bw        uint64
 	G         uint64
 	Ctx       uint64
@@ -528,6 +540,7 @@ type bpfTrKin struct {
 	_      structs.HostLayout
 	Goid   uint64
 	SpanId uint64
+	Epoch  uint64
 }
 
 type bpfTrProc struct {
@@ -553,6 +566,7 @@ type bpfTrScope struct {
 	Reg        uint64
 	TraceFlags uint32
 	Epoch      uint32
+	Goid       uint64
 }
 
 // Names of all BPF objects in the ELF.
@@ -561,6 +575,7 @@ type bpfTrScope struct {
 const (
 	bpfMapNhClient       = "nh_client"
 	bpfMapNhExes         = "nh_exes"
+	bpfMapNhFaileds      = "nh_faileds"
 	bpfMapNhProps        = "nh_props"
 	bpfMapNhReqs         = "nh_reqs"
 	bpfMapNhServer       = "nh_server"
@@ -610,6 +625,7 @@ const (
 	bpfVarKeepStr        = "keep_str"
 	bpfVarKeepType       = "keep_type"
 	bpfVarNhEntries      = "nh_entries"
+	bpfVarNhFailedNs     = "nh_failed_ns"
 	bpfVarNhForgotten    = "nh_forgotten"
 	bpfVarNhWriterZero   = "nh_writer_zero"
 	bpfVarNhZero         = "nh_zero"
@@ -687,6 +703,7 @@ type bpfProgramSpecs struct {
 type bpfMapSpecs struct {
 	NhClient   *ebpf.MapSpec `ebpf:"nh_client"`
 	NhExes     *ebpf.MapSpec `ebpf:"nh_exes"`
+	NhFaileds  *ebpf.MapSpec `ebpf:"nh_faileds"`
 	NhProps    *ebpf.MapSpec `ebpf:"nh_props"`
 	NhReqs     *ebpf.MapSpec `ebpf:"nh_reqs"`
 	NhServer   *ebpf.MapSpec `ebpf:"nh_server"`
@@ -721,6 +738,7 @@ type bpfVariableSpecs struct {
 	KeepStr        *ebpf.VariableSpec `ebpf:"keep_str"`
 	KeepType       *ebpf.VariableSpec `ebpf:"keep_type"`
 	NhEntries      *ebpf.VariableSpec `ebpf:"nh_entries"`
+	NhFailedNs     *ebpf.VariableSpec `ebpf:"nh_failed_ns"`
 	NhForgotten    *ebpf.VariableSpec `ebpf:"nh_forgotten"`
 	NhWriterZero   *ebpf.VariableSpec `ebpf:"nh_writer_zero"`
 	NhZero         *ebpf.VariableSpec `ebpf:"nh_zero"`
@@ -749,6 +767,7 @@ func (o *bpfObjects) Close() error {
 type bpfMaps struct {
 	NhClient   *ebpf.Map `ebpf:"nh_client"`
 	NhExes     *ebpf.Map `ebpf:"nh_exes"`
+	NhFaileds  *ebpf.Map `ebpf:"nh_faileds"`
 	NhProps    *ebpf.Map `ebpf:"nh_props"`
 	NhReqs     *ebpf.Map `ebpf:"nh_reqs"`
 	NhServer   *ebpf.Map `ebpf:"nh_server"`
@@ -770,6 +789,7 @@ func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.NhClient,
 		m.NhExes,
+		m.NhFaileds,
 		m.NhProps,
 		m.NhReqs,
 		m.NhServer,
@@ -805,6 +825,7 @@ type bpfVariables struct {
 	KeepStr        *ebpf.Variable `ebpf:"keep_str"`
 	KeepType       *ebpf.Variable `ebpf:"keep_type"`
 	NhEntries      *ebpf.Variable `ebpf:"nh_entries"`
+	NhFailedNs     *ebpf.Variable `ebpf:"nh_failed_ns"`
 	NhForgotten    *ebpf.Variable `ebpf:"nh_forgotten"`
 	NhWriterZero   *ebpf.Variable `ebpf:"nh_writer_zero"`
 	NhZero         *ebpf.Variable `ebpf:"nh_zero"`
