@@ -147,8 +147,6 @@ static __noinline int scope_open(struct nh_op *op, struct tr_gokey *key)
 	}
 	last_ns = s->start_ns;
 	if (s->epoch != op->epoch)
-		s->reg = 0; /* of a program before this one */
-	if (s->epoch != op->epoch)
 		s->reg = 0; /* of the program before */
 	s->trace_id[0] = op->ev.trace_id[0];
 	s->trace_id[1] = op->ev.trace_id[1];

@@ -209,6 +209,7 @@ type bpfTrKin struct {
 	_      structs.HostLayout
 	Goid   uint64
 	SpanId uint64
+	Epoch  uint64
 }
 
 type bpfTrProc struct {
@@ -229,6 +230,7 @@ type bpfTrScope struct {
 	Reg        uint64
 	TraceFlags uint32
 	Epoch      uint32
+	Goid       uint64
 }
 
 // Names of all BPF objects in the ELF.
