@@ -7,8 +7,10 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/config"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/redact"
+	"github.com/tracer-agent/tracer-agent/probes/mongodriver"
 	"github.com/tracer-agent/tracer-agent/probes/nethttp"
 	"github.com/tracer-agent/tracer-agent/probes/redis"
+	"github.com/tracer-agent/tracer-agent/probes/wire/mongo"
 )
 
 // specs are the probes of this build, a line each.
@@ -17,6 +19,7 @@ func specs(cfg config.Config) ([]*probe.Spec, error) {
 	for _, newSpec := range []func(config.Config) (*probe.Spec, error){
 		httpSpec,
 		redisSpec,
+		mongoSpec,
 	} {
 		s, err := newSpec(cfg)
 		if err != nil {
@@ -42,4 +45,11 @@ func httpSpec(cfg config.Config) (*probe.Spec, error) {
 
 func redisSpec(cfg config.Config) (*probe.Spec, error) {
 	return redis.New(redis.Config{QueryText: redis.QueryText(cfg.Redis.QueryText)}), nil
+}
+
+func mongoSpec(cfg config.Config) (*probe.Spec, error) {
+	text := map[string]mongo.TextMode{
+		config.QueryTextOff: mongo.TextOff, config.QueryTextShape: mongo.TextShape, config.QueryTextFull: mongo.TextFull,
+	}
+	return mongodriver.New(mongodriver.Config{QueryText: text[cfg.MongoDB.QueryText]}), nil
 }

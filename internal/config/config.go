@@ -32,6 +32,7 @@ type Config struct {
 	Propagation Propagation `yaml:"propagation"`
 	Redis       Database    `yaml:"redis"`
 	SQL         Database    `yaml:"sql"`
+	MongoDB     Database    `yaml:"mongodb"`
 	Log         Log         `yaml:"log"`
 }
 
@@ -271,8 +272,9 @@ func Default() Config {
 		Propagation: Propagation{
 			Mode: PropagateAuto, CorrelationHeaders: []string{"X-Correlation-ID", "X-Request-ID"},
 		},
-		Redis: Database{QueryText: QueryTextShape},
-		SQL:   Database{QueryText: QueryTextShape},
-		Log:   Log{Level: "info", Format: LogText},
+		Redis:   Database{QueryText: QueryTextShape},
+		SQL:     Database{QueryText: QueryTextShape},
+		MongoDB: Database{QueryText: QueryTextShape},
+		Log:     Log{Level: "info", Format: LogText},
 	}
 }

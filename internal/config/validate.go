@@ -32,7 +32,7 @@ const maxCorrelationHeaders = 6
 
 func (l *loader) validateDatabases() error {
 	var errs []error
-	for key, text := range map[string]string{"redis": l.cfg.Redis.QueryText, "sql": l.cfg.SQL.QueryText} {
+	for key, text := range map[string]string{"mongodb": l.cfg.MongoDB.QueryText, "redis": l.cfg.Redis.QueryText, "sql": l.cfg.SQL.QueryText} {
 		if !slices.Contains(queryTexts, text) {
 			errs = append(errs, l.invalid(key+".query_text", "%q: want one of %s", text, strings.Join(queryTexts, ", ")))
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/kernel"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/testkernel"
+	"github.com/tracer-agent/tracer-agent/probes/mongodriver"
 	"github.com/tracer-agent/tracer-agent/probes/nethttp"
 	"github.com/tracer-agent/tracer-agent/probes/redis"
 )
@@ -43,6 +44,7 @@ func collections(t *testing.T) []collection {
 	for _, s := range []*probe.Spec{
 		must(nethttp.New(nethttp.Config{})),
 		redis.New(redis.Config{}),
+		mongodriver.New(mongodriver.Config{}),
 	} {
 		spec, err := s.Load()
 		if err != nil {

@@ -1,0 +1,110 @@
+package mongodriver
+
+import (
+	"encoding/binary"
+	"fmt"
+	"unsafe"
+
+	"github.com/tracer-agent/tracer-agent/internal/event"
+	"github.com/tracer-agent/tracer-agent/internal/probe"
+	"github.com/tracer-agent/tracer-agent/internal/telemetry"
+	"github.com/tracer-agent/tracer-agent/probes/wire/mongo"
+)
+
+// headLen is where a record's tail begins.
+const headLen = int(unsafe.Offsetof(bpfMongoEvent{}.Tail))
+
+// record is what is between a record's head and its tail: struct mongo_event.
+type record struct {
+	probe.Call
+	errs                            []byte
+	requestLen                      uint32
+	sent, got                       int32
+	addr, request, end, reply, text []byte
+}
+
+// decoder turns records into operations.
+type decoder struct {
+	env    probe.DecoderEnv
+	cfg    Config
+	parser *mongo.Parser
+	peers  map[string]peer
+}
+
+func newDecoder(env probe.DecoderEnv, cfg Config) *decoder {
+	return &decoder{env: env, cfg: cfg, parser: mongo.NewParser(cfg.QueryText), peers: map[string]peer{}}
+}
+
+// Decode implements probe.Decoder.
+func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) error {
+	switch rec.Type {
+	case probe.TypeUnsane:
+		check, err := probe.ParseUnsane(rec.Raw)
+		if err != nil {
+			return err
+		}
+		d.env.Refuse(rec.ExeID, probe.UnsaneReason(check, map[uint32]string{
+			uint32(bpfMgCheckCHECK_MESSAGE): "a message of the wire protocol, among the arguments of (*connection).write,",
+			uint32(bpfMgCheckCHECK_ADDRESS): "topology.connection.addr",
+		}))
+		return nil
+	case uint8(bpfMongoEventTypeMG_COMMAND):
+		r, err := parseRecord(rec.Raw)
+		if err != nil {
+			return err
+		}
+		return d.command(rec, &r, emit)
+	}
+	return fmt.Errorf("%w: type %d", probe.ErrRecord, rec.Type)
+}
+
+func parseRecord(raw []byte) (record, error) {
+	c, own, tail, err := probe.ParseCall(raw, headLen)
+	if err != nil {
+		return record{}, err
+	}
+	r := record{Call: c, errs: own}
+	ne, b := binary.NativeEndian, own[probe.ErrsLen:]
+	r.requestLen = ne.Uint32(b)
+	r.sent, r.got = int32(ne.Uint32(b[8:])), int32(ne.Uint32(b[12:]))
+	for i, s := range []*[]byte{&r.addr, &r.request, &r.end, &r.reply, &r.text} {
+		at := b[16+4*i:]
+		*s = probe.Str(tail, ne.Uint16(at), ne.Uint16(at[2:]))
+	}
+	return r, nil
+}
+
+func (d *decoder) command(rec event.Record, r *record, emit func(*telemetry.Operation)) error {
+	req, err := d.parser.Request(r.request, r.end)
+	if err != nil {
+		return err
+	}
+	if req.Monitoring() {
+		return nil
+	}
+	if req.Documents < 0 {
+		req.Documents = int(r.sent)
+	}
+	op := r.Operation(rec, Name)
+	a := d.request(op, &req, r)
+	switch {
+	case r.Flags&uint32(bpfMgFlagF_FAILED) != 0:
+		info := d.env.ErrorInfo(rec.ExeID, r.errs, r.text)
+		a.network(&info)
+	case len(r.reply) > 0:
+		reply, err := d.parser.Reply(r.reply)
+		if err != nil {
+			return err
+		}
+		if reply.ResponseTo != req.RequestID {
+			break // the driver takes it for its reply, but it answers another command
+		}
+		if reply.Returned < 0 {
+			reply.Returned = int(r.got)
+		}
+		a.reply(&reply, d.cfg.QueryText == mongo.TextFull)
+	}
+	op.Attributes = a.list
+	emit(op)
+	return nil
+}

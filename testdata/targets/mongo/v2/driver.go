@@ -1,0 +1,56 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"time"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo"
+	"go.mongodb.org/mongo-driver/v2/mongo/options"
+	"go.mongodb.org/mongo-driver/v2/mongo/writeconcern"
+)
+
+type client struct {
+	*mongo.Client
+	db *mongo.Database
+}
+
+func connect(uri string, encrypted bool) (*client, error) {
+	o := options.Client().ApplyURI(uri).SetServerSelectionTimeout(2 * time.Second)
+	if encrypted {
+		o.SetTLSConfig(&tls.Config{InsecureSkipVerify: true})
+	}
+	c, err := mongo.Connect(o)
+	if err != nil {
+		return nil, err
+	}
+	return &client{c, c.Database("shop")}, nil
+}
+
+// unacknowledged is the collection orders with a write concern of 0.
+func (c *client) unacknowledged() *mongo.Collection {
+	return c.db.Collection("orders", options.Collection().SetWriteConcern(writeconcern.Unacknowledged()))
+}
+
+// transaction fails on a server without transactions.
+func transaction(ctx context.Context, c *client, _ int) error {
+	sess, err := c.StartSession()
+	if err != nil {
+		return err
+	}
+	defer sess.EndSession(ctx)
+	_, err = sess.WithTransaction(ctx, func(ctx context.Context) (interface{}, error) {
+		_, err := c.db.Collection("orders").InsertOne(ctx, bson.D{{Key: "user", Value: canary}})
+		if err == nil {
+			return nil, errors.New("stop")
+		}
+		return nil, err
+	})
+	return err
+}
+
+func unordered() *options.InsertManyOptionsBuilder { return options.InsertMany().SetOrdered(false) }
+
+func batch(n int32) *options.FindOptionsBuilder { return options.Find().SetBatchSize(n) }

@@ -1,0 +1,133 @@
+// Target mongo makes MongoDB commands as its requests ask for: one command a route,
+// and bursts of them. The driver's version is the module's.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+func main() {
+	uri := flag.String("uri", "mongodb://127.0.0.1:27017/", "server")
+	tls := flag.Bool("tls", false, "encrypted, whatever the certificate")
+	http10 := flag.String("http", "127.0.0.1:0", "address to listen on")
+	flag.Parse()
+	c, err := connect(*uri, *tls)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "mongo:", err)
+		os.Exit(1)
+	}
+	s := &server{client: c, jobs: make(chan job)}
+	for i := 0; i < 4; i++ {
+		go s.work()
+	}
+	ln, err := net.Listen("tcp", *http10)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "mongo:", err)
+		os.Exit(1)
+	}
+	ready, _ := json.Marshal(map[string]interface{}{"pid": os.Getpid(), "go": runtime.Version(), "http": ln.Addr().String()})
+	fmt.Printf("ready %s\n", ready)
+	http.HandleFunc("/do", s.do)
+	http.HandleFunc("/pool", s.pool)
+	http.HandleFunc("/burst", s.burst)
+	http.HandleFunc("/plain", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "ok") })
+	http.HandleFunc("/fence/", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "ok") })
+	_ = http.Serve(ln, nil)
+}
+
+type server struct {
+	client *client
+	jobs   chan job
+}
+
+type job struct {
+	ctx  context.Context
+	op   string
+	done chan error
+}
+
+// work makes calls for requests on a goroutine that no request has started.
+func (s *server) work() {
+	for j := range s.jobs {
+		j.done <- s.run(j.ctx, j.op, 0)
+	}
+}
+
+// run makes one call; n tells calls of a burst apart.
+func (s *server) run(ctx context.Context, op string, n int) error {
+	f := ops[op]
+	if f == nil {
+		return fmt.Errorf("no operation %q", op)
+	}
+	return f(ctx, s.client, n)
+}
+
+func (s *server) answer(w http.ResponseWriter, err error) {
+	if err != nil {
+		fmt.Fprint(w, "error: ", err)
+		return
+	}
+	fmt.Fprint(w, "ok")
+}
+
+// do makes the calls op, one after the other, on the request's goroutine.
+func (s *server) do(w http.ResponseWriter, r *http.Request) {
+	ctx := r.Context()
+	if d, err := time.ParseDuration(r.FormValue("timeout")); err == nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, d)
+		defer cancel()
+	}
+	var err error
+	for _, op := range r.Form["op"] {
+		if e := s.run(ctx, op, 0); e != nil {
+			err = e
+		}
+	}
+	s.answer(w, err)
+}
+
+// pool has the call made by a worker, with the request's context.
+func (s *server) pool(w http.ResponseWriter, r *http.Request) {
+	j := job{ctx: r.Context(), op: r.FormValue("op"), done: make(chan error, 1)}
+	s.jobs <- j
+	s.answer(w, <-j.done)
+}
+
+// burst makes n calls of op, c at a time, and says how many succeeded.
+func (s *server) burst(w http.ResponseWriter, r *http.Request) {
+	n, _ := strconv.Atoi(r.FormValue("n"))
+	c, _ := strconv.Atoi(r.FormValue("c"))
+	_ = r.FormValue("op")
+	names := r.Form["op"]
+	var next, ok int64
+	var wg sync.WaitGroup
+	for i := 0; i < c; i++ {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for {
+				k := int(atomic.AddInt64(&next, 1)) - 1
+				if k >= n {
+					return
+				}
+				if s.run(r.Context(), names[k%len(names)], k) == nil {
+					atomic.AddInt64(&ok, 1)
+				}
+			}
+		}()
+	}
+	wg.Wait()
+	fmt.Fprint(w, ok)
+}
