@@ -187,6 +187,7 @@ type bpfTrKin struct {
 	_      structs.HostLayout
 	Goid   uint64
 	SpanId uint64
+	Epoch  uint64
 }
 
 type bpfTrProc struct {
@@ -204,8 +205,10 @@ type bpfTrScope struct {
 	StartNs    uint64
 	EndNs      uint64
 	Ctx        uint64
+	Reg        uint64
 	TraceFlags uint32
 	Epoch      uint32
+	Goid       uint64
 }
 
 // Names of all BPF objects in the ELF.
