@@ -70,6 +70,7 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 	}
 	a.manager, err = probe.NewManager(probe.ManagerOptions{
 		Logger: log, Specs: list, Emit: a.pipeline.Submit, Sampling: sampling(cfg.Sampling), Metrics: self,
+		CountAll: a.metrics.Enabled(),
 		WriteMemory: writeMemory(cfg.Propagation, log),
 		OnRefuse:    func(at *probe.Attached, why error) { a.supervisor.Refused(at, why) },
 	})

@@ -26,6 +26,8 @@ type ManagerOptions struct {
 	// Emit takes finished operations; it must not block. Called by one goroutine.
 	Emit     func(*telemetry.Operation)
 	Sampling Sampling
+	// CountAll: operations that are not sampled make records, too, for metrics.
+	CountAll bool
 	// WriteMemory loads and attaches the points that change a target's memory.
 	WriteMemory bool
 	// MaxInFlight bounds the operations in flight per kind on the machine; 0 = 4096.

@@ -612,6 +612,7 @@ const (
 	bpfProgNhXh2End      = "nh_xh2_end"
 	bpfProgNhXh2Stream   = "nh_xh2_stream"
 	bpfProgNhXrun        = "nh_xrun"
+	bpfVarCfgCountAll    = "cfg_count_all"
 	bpfVarCfgHdrs        = "cfg_hdrs"
 	bpfVarCfgKeep        = "cfg_keep"
 	bpfVarCfgParentBased = "cfg_parent_based"
@@ -725,6 +726,7 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
+	CfgCountAll    *ebpf.VariableSpec `ebpf:"cfg_count_all"`
 	CfgHdrs        *ebpf.VariableSpec `ebpf:"cfg_hdrs"`
 	CfgKeep        *ebpf.VariableSpec `ebpf:"cfg_keep"`
 	CfgParentBased *ebpf.VariableSpec `ebpf:"cfg_parent_based"`
@@ -812,6 +814,7 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
+	CfgCountAll    *ebpf.Variable `ebpf:"cfg_count_all"`
 	CfgHdrs        *ebpf.Variable `ebpf:"cfg_hdrs"`
 	CfgKeep        *ebpf.Variable `ebpf:"cfg_keep"`
 	CfgParentBased *ebpf.Variable `ebpf:"cfg_parent_based"`

@@ -207,14 +207,20 @@ static __noinline int client_fill(struct nh_op *op, struct tr_goexe *ge, enum cl
 	/* One call for both ways, which the verifier follows once: what tells them apart
 	 * afterwards is read from the map. */
 	scan_headers(ge, &op->scan, op->hdr);
-	if (!client_trace(op, ge))
-		return 1; /* kept: its decision is handed on, and HTTP/2 below must not begin anew
-			   */
+	client_trace(op, ge);
+	op->ev.req_size = read_u64(req + o->clen);
+	op->ev.resp_size = -1;
+	/* Not sampled: kept all the same, because its decision is handed on, and HTTP/2
+	 * below must not begin anew. */
+	if (!(op->ev.trace_flags & TRACE_FLAG_SAMPLED) && !cfg_count_all)
+		return 1;
 	if (!op->ev.str[S_SCHEME].len) {
 		put_gostr(op, S_METHOD, req + o->method);
 		put_gostr(op, S_SCHEME, url + e->url_scheme);
 	}
 	put_gostr(op, S_HOST, url + e->url_host);
+	if (!(op->ev.trace_flags & TRACE_FLAG_SAMPLED))
+		return 1; /* only counted: metrics need no more */
 	put_gostr(op, S_URI, url + e->url_raw_path);
 	if (op->ev.str[S_URI].len)
 		op->ev.flags |= F_RAW_PATH;
@@ -223,8 +229,6 @@ static __noinline int client_fill(struct nh_op *op, struct tr_goexe *ge, enum cl
 	put_gostr(op, S_QUERY, url + e->url_query);
 	if (read_u64(url + e->url_user))
 		op->ev.flags |= F_USERINFO;
-	op->ev.req_size = read_u64(req + o->clen);
-	op->ev.resp_size = -1;
 	put_resend(op, e, o->response);
 	put_captured(op);
 	return 1;
@@ -294,7 +298,7 @@ static __always_inline void client_finish(struct nh_op *op, struct tr_gokey *key
 	op->ev.end_ns = bpf_ktime_get_ns();
 	if ((op->ev.flags & (F_ERROR | F_CONN_ERROR)) == F_ERROR)
 		attempt_failed(op, key);
-	if (op->ev.trace_flags & TRACE_FLAG_SAMPLED)
+	if (cfg_count_all || (op->ev.trace_flags & TRACE_FLAG_SAMPLED))
 		emit(op, NH_CLIENT);
 	if (op->bw) {
 		/* never written: the connection failed, or it was not ours to write to */

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"unsafe"
 
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tracer-agent/tracer-agent/internal/event"
@@ -32,10 +33,13 @@ type decoder struct {
 	ev      bpfNethttpEvent
 	names   interned
 	mux     map[uint32]*muxState
+	sets    map[setKey]attribute.Set
+	few     [3]telemetry.Measurement // of an operation that is only counted,
+	only    telemetry.Operation      // and that operation
 }
 
 func newDecoder(env probe.DecoderEnv, cfg Config, hdrs []wanted) *decoder {
-	d := &decoder{env: env, cfg: cfg, names: interned{}, mux: map[uint32]*muxState{}}
+	d := &decoder{env: env, cfg: cfg, names: interned{}, mux: map[uint32]*muxState{}, sets: map[setKey]attribute.Set{}}
 	for _, h := range hdrs {
 		if h.slot >= uint32(bpfNhStrS_CAPTURE0) {
 			d.capture = append(d.capture, h)
@@ -56,9 +60,21 @@ func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) erro
 		return nil
 	case bpfNethttpEventTypeNH_SERVER:
 		d.learnMux(rec.ExeID)
-		emit(d.server(d.operation(rec)))
+		if !d.sampled() {
+			emit(d.counted(rec, d.serverMetrics(d.few[:0])))
+			return nil
+		}
+		op := d.server(d.operation(rec))
+		op.Measurements = d.serverMetrics(nil)
+		emit(op)
 	case bpfNethttpEventTypeNH_CLIENT:
-		emit(d.client(d.operation(rec)))
+		if !d.sampled() {
+			emit(d.counted(rec, d.clientMetrics(d.few[:0])))
+			return nil
+		}
+		op := d.client(d.operation(rec))
+		op.Measurements = d.clientMetrics(nil)
+		emit(op)
 	default:
 		return fmt.Errorf("%w: type %d", ErrRecord, rec.Type)
 	}

@@ -268,15 +268,17 @@ static __noinline int server_fill(struct nh_op *op, struct tr_gokey *key, struct
 		return 0; /* its end would not be seen */
 	n = server_trace(op, ge, e);
 	scope_open(op, key);
-	if (!n)
+	if (!n && !cfg_count_all)
 		return 0;
-	if (!op->ev.str[S_URI].len)
-		put_field(op, S_URI, e->req_uri);
 	op->uri_ptr = obj_u64(op, e->req_uri);
-	put_field(op, S_HOST, e->req_host);
 	op->ev.req_size = obj_u64(op, e->req_clen);
 	if (obj_u64(op, e->req_tls))
 		op->ev.flags |= F_TLS;
+	if (!n)
+		return 1; /* only counted: metrics need no more */
+	if (!op->ev.str[S_URI].len)
+		put_field(op, S_URI, e->req_uri);
+	put_field(op, S_HOST, e->req_host);
 	put_headers(op);
 	return 1;
 }
@@ -357,7 +359,7 @@ static __always_inline struct nh_op *server_op(struct tr_gokey *key, struct pt_r
 	return op && op->open && op->epoch == proc->epoch ? op : NULL;
 }
 
-/* A request that is not sampled has a scope and no entry. */
+/* A request that is neither sampled nor counted has a scope and no entry. */
 static __always_inline void server_finish_unsampled(struct tr_gokey *key)
 {
 	if (key->id)

@@ -1,0 +1,153 @@
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tracer-agent/tracer-agent/test/e2e/harness"
+)
+
+// counted starts httpmatrix and an agent that keeps one trace of a hundred and serves
+// metrics to Prometheus, whose URL is returned.
+func counted(t *testing.T, sampler string) (*harness.Target, *harness.Agent, string) {
+	t.Helper()
+	needs(t)
+	tg := harness.StartTarget(t, harness.Build{Dir: httpmatrix}.Path(t))
+	a := harness.StartAgentEnv(t, []string{
+		"OTEL_TRACES_EXPORTER=json", "OTEL_METRICS_EXPORTER=prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT=0",
+		"OTEL_TRACES_SAMPLER=" + sampler, "OTEL_TRACES_SAMPLER_ARG=0.01",
+	}, "--pid", strconv.Itoa(tg.PID))
+	a.WaitInstrumented(tg.PID)
+	m := regexp.MustCompile(`url=(\S+)`).FindStringSubmatch(a.WaitLog("metrics for Prometheus"))
+	if m == nil {
+		t.Fatal("no URL in the log")
+	}
+	return tg, a, m[1]
+}
+
+// scrape returns the lines of a metric.
+func scrape(t *testing.T, url, name string) (lines []string) {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(body)) {
+		if strings.HasPrefix(line, name+"{") {
+			lines = append(lines, strings.TrimSpace(line))
+		}
+	}
+	return lines
+}
+
+// sum adds up the values of the lines that hold all the texts.
+func sum(lines []string, texts ...string) (total int) {
+	for _, line := range lines {
+		ok := true
+		for _, text := range texts {
+			ok = ok && strings.Contains(line, text)
+		}
+		if n, err := strconv.ParseFloat(line[strings.LastIndexByte(line, ' ')+1:], 64); ok && err == nil {
+			total += int(n)
+		}
+	}
+	return total
+}
+
+// TestCountsAreExact: every request is in the metrics, one in a hundred is a span.
+// TRACER_TEST_REQUESTS sets how many; 1000000 is what is promised.
+func TestCountsAreExact(t *testing.T) {
+	tg, a, url := counted(t, "traceidratio")
+	const workers = 8
+	n := 4000
+	if v, err := strconv.Atoi(os.Getenv("TRACER_TEST_REQUESTS")); err == nil {
+		n = v / workers * workers
+	}
+	paths := []string{"/plain", "/status?is=503", "/items/7", "/echo"}
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			for i := range n / workers {
+				resp, err := harness.Client.Get(tg.URL(paths[i%len(paths)]))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_, _ = io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+			}
+		})
+	}
+	wg.Wait()
+	const count = "http_server_request_duration_seconds_count"
+	var lines []string
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if lines = scrape(t, url, count); sum(lines) >= n || time.Now().After(deadline) {
+			break
+		}
+	}
+	for text, want := range map[string]int{
+		"service_name=": n, `http_route="/plain"`: n / 4, `http_response_status_code="503"`: n / 4, `error_type="503"`: n / 4,
+	} {
+		if got := sum(lines, text); got != want {
+			t.Errorf("%d requests counted with %s, want %d", got, text, want)
+		}
+	}
+	spans := len(a.Since(0))
+	if low, high := n/100-n/125-30, n/100+n/125+30; spans < low || spans > high {
+		t.Errorf("%d spans of %d requests at 1 %%", spans, n)
+	}
+	if t.Failed() {
+		t.Log(strings.Join(lines, "\n"))
+	}
+}
+
+// TestClientMetrics: calls that nobody samples are counted with where they went and
+// how they ended.
+func TestClientMetrics(t *testing.T) {
+	tg, a, url := counted(t, "always_off")
+	tg.Call(t, tg.URL("/plain"), "n", "7")
+	tg.Call(t, tg.URL("/status?is=404"), "method", "POST")
+	tg.Call(t, "http://127.0.0.1:1/refused")
+	const count = "http_client_request_duration_seconds_count"
+	var lines []string
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if lines = scrape(t, url, count); sum(lines) >= 9 || time.Now().After(deadline) {
+			break
+		}
+	}
+	port := tg.HTTP[strings.LastIndexByte(tg.HTTP, ':')+1:]
+	for text, want := range map[string]int{
+		fmt.Sprintf(`server_address="127.0.0.1",server_port="%s"`, port): 8,
+		`http_response_status_code="404"`:                                1,
+		`http_request_method="POST"`:                                     1,
+		`error_type="connection_refused"`:                                1,
+		`http_response_status_code="200"`:                                7,
+	} {
+		if got := sum(lines, text); got != want {
+			t.Errorf("%d calls counted with %s, want %d", got, text, want)
+		}
+	}
+	if spans := a.Since(0); len(spans) > 0 {
+		t.Errorf("%d spans, none is sampled", len(spans))
+	}
+	if lines := scrape(t, url, "process_cpu_time_seconds_total"); len(lines) == 0 {
+		t.Error("no CPU time of the process")
+	}
+	if t.Failed() {
+		t.Log(strings.Join(lines, "\n"))
+	}
+}
