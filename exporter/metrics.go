@@ -10,17 +10,19 @@ import (
 
 // Metrics is a destination that metrics are sent to, once per interval.
 //
-// ExportMetrics is called once per resource, from one goroutine at a time; rm is
-// used again after it has returned.
+// ExportMetrics is called once per resource, then FlushMetrics once, from one
+// goroutine at a time; rm is used again after ExportMetrics has returned.
 type Metrics interface {
 	// Name is short and stable; it labels the agent's own metrics.
 	Name() string
 	// Temporality and Aggregation say what form it wants.
 	Temporality(metric.InstrumentKind) metricdata.Temporality
 	Aggregation(metric.InstrumentKind) metric.Aggregation
-	// ExportMetrics returns when rm is delivered or given up. A *RejectedPointsError
-	// means that some of it was refused.
+	// ExportMetrics delivers rm, or keeps what it needs of it for later.
 	ExportMetrics(ctx context.Context, rm *metricdata.ResourceMetrics) error
+	// FlushMetrics returns when everything is delivered or given up. A
+	// *RejectedPointsError, of either, means that some was refused.
+	FlushMetrics(ctx context.Context) error
 	Shutdown(ctx context.Context) error
 }
 

@@ -36,3 +36,6 @@ func (m *Metrics) ExportMetrics(ctx context.Context, rm *metricdata.ResourceMetr
 	}
 	return nil
 }
+
+// FlushMetrics implements exporter.Metrics: nothing is kept.
+func (*Metrics) FlushMetrics(context.Context) error { return nil }

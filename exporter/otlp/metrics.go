@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetrichttp"
 	"go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.opentelemetry.io/otel/sdk/resource"
 	"google.golang.org/grpc"
 
 	"github.com/tracer-agent/tracer-agent/exporter"
@@ -22,7 +23,8 @@ import (
 // Metrics implements exporter.Metrics by the SDK's own exporters. Use NewMetrics.
 type Metrics struct {
 	metric.Exporter
-	close func()
+	together *together
+	close    func()
 }
 
 var _ exporter.Metrics = (*Metrics)(nil)
@@ -37,11 +39,12 @@ func NewMetrics(ctx context.Context, cfg config.OTLP, m config.Metrics) (*Metric
 	if err != nil {
 		return nil, err
 	}
-	e := &Metrics{close: func() {}}
+	e := &Metrics{together: &together{}, close: func() {}}
 	if cfg.Protocol == config.ProtocolGRPC {
-		e.Exporter, err = grpcMetrics(ctx, cfg, m, u, tlsConfig)
+		e.Exporter, err = e.grpc(ctx, cfg, m, u, tlsConfig)
 	} else {
 		h := httpClient(cfg, tlsConfig)
+		e.together.next, h.Transport = h.Transport, e.together
 		e.close = h.CloseIdleConnections
 		e.Exporter, err = httpMetrics(ctx, cfg, m, u, h)
 	}
@@ -51,7 +54,7 @@ func NewMetrics(ctx context.Context, cfg config.OTLP, m config.Metrics) (*Metric
 	return e, nil
 }
 
-func grpcMetrics(ctx context.Context, cfg config.OTLP, m config.Metrics, u *url.URL, tlsConfig *tls.Config) (metric.Exporter, error) {
+func (e *Metrics) grpc(ctx context.Context, cfg config.OTLP, m config.Metrics, u *url.URL, tlsConfig *tls.Config) (metric.Exporter, error) {
 	target, compressor, creds := grpcTarget(cfg, u, tlsConfig)
 	return otlpmetricgrpc.New(ctx,
 		otlpmetricgrpc.WithEndpoint(target),
@@ -61,7 +64,8 @@ func grpcMetrics(ctx context.Context, cfg config.OTLP, m config.Metrics, u *url.
 		otlpmetricgrpc.WithRetry(otlpmetricgrpc.RetryConfig{
 			Enabled: true, InitialInterval: retryInitial, MaxInterval: retryMax, MaxElapsedTime: retryElapsed,
 		}),
-		otlpmetricgrpc.WithDialOption(grpc.WithTransportCredentials(creds), connectParams()),
+		otlpmetricgrpc.WithDialOption(grpc.WithTransportCredentials(creds), connectParams(),
+			grpc.WithChainUnaryInterceptor(e.together.unary)),
 		otlpmetricgrpc.WithTemporalitySelector(temporality(m)),
 		otlpmetricgrpc.WithAggregationSelector(aggregation(m)),
 	)
@@ -113,9 +117,26 @@ const (
 // Name implements exporter.Metrics.
 func (*Metrics) Name() string { return "otlp" }
 
-// ExportMetrics implements exporter.Metrics.
+// ExportMetrics implements exporter.Metrics: rm is encoded and kept.
 func (e *Metrics) ExportMetrics(ctx context.Context, rm *metricdata.ResourceMetrics) error {
-	err := e.Export(ctx, rm)
+	if err := e.Export(ctx, rm); err != nil {
+		e.together.clear()
+		return fmt.Errorf("encode metrics: %w", err)
+	}
+	if e.together.full() {
+		return e.FlushMetrics(ctx)
+	}
+	return nil
+}
+
+// FlushMetrics implements exporter.Metrics.
+func (e *Metrics) FlushMetrics(ctx context.Context) error {
+	if e.together.empty() {
+		return nil
+	}
+	e.together.last = true
+	defer e.together.clear()
+	err := e.Export(ctx, &metricdata.ResourceMetrics{Resource: resource.Empty()})
 	if err == nil {
 		return nil
 	}

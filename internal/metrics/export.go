@@ -79,25 +79,33 @@ func (s *Store) export(ctx context.Context, now time.Time) error {
 func (s *Store) exportTo(ctx context.Context, i int, dst exporter.Metrics, all []*entity) error {
 	var rm metricdata.ResourceMetrics
 	var refused error
+	points := 0
+	// done says whether to go on after an error or none.
+	done := func(err error) bool {
+		var rejected *exporter.RejectedPointsError
+		if errors.As(err, &rejected) {
+			points -= int(rejected.Points)
+			refused, err = s.failed(dst, err), nil
+		}
+		return err == nil
+	}
 	for _, e := range all {
 		if err := e.collect(ctx, i, &rm); err != nil {
 			return s.failed(dst, err)
 		}
-		points := countPoints(&rm)
-		if points == 0 {
+		n := countPoints(&rm)
+		if n == 0 {
 			continue
 		}
-		err := dst.ExportMetrics(ctx, &rm)
-		var rejected *exporter.RejectedPointsError
-		switch {
-		case errors.As(err, &rejected):
-			points -= int(rejected.Points)
-			refused = s.failed(dst, err)
-		case err != nil:
+		if err := dst.ExportMetrics(ctx, &rm); !done(err) {
 			return s.failed(dst, err)
 		}
-		s.sent[dst.Name()].Add(uint64(max(points, 0)))
+		points += n
 	}
+	if err := dst.FlushMetrics(ctx); !done(err) {
+		return s.failed(dst, err)
+	}
+	s.sent[dst.Name()].Add(uint64(max(points, 0)))
 	return refused
 }
 

@@ -50,6 +50,8 @@ func (k *kept) Aggregation(i sdkmetric.InstrumentKind) sdkmetric.Aggregation {
 	return sdkmetric.DefaultAggregationSelector(i)
 }
 
+func (k *kept) FlushMetrics(context.Context) error { return nil }
+
 func (k *kept) ExportMetrics(_ context.Context, rm *metricdata.ResourceMetrics) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
