@@ -24,6 +24,7 @@ struct pt_regs {
 #define GO_ARG1(c) ((c)->bx)
 #define GO_ARG2(c) ((c)->cx)
 #define GO_ARG3(c) ((c)->di)
+#define GO_CTX(c)  ((c)->dx)
 #elif defined(__TARGET_ARCH_arm64)
 /* struct user_pt_regs, arch/arm64/include/uapi/asm/ptrace.h */
 struct pt_regs {
@@ -36,6 +37,7 @@ struct pt_regs {
 #define GO_ARG1(c) ((c)->regs[1])
 #define GO_ARG2(c) ((c)->regs[2])
 #define GO_ARG3(c) ((c)->regs[3])
+#define GO_CTX(c)  ((c)->regs[26])
 #else
 #error "unsupported architecture"
 #endif

@@ -7,6 +7,7 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/config"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/redact"
+	"github.com/tracer-agent/tracer-agent/probes/grpc"
 	"github.com/tracer-agent/tracer-agent/probes/mongodriver"
 	"github.com/tracer-agent/tracer-agent/probes/nethttp"
 	"github.com/tracer-agent/tracer-agent/probes/redis"
@@ -20,6 +21,7 @@ func specs(cfg config.Config) ([]*probe.Spec, error) {
 		httpSpec,
 		redisSpec,
 		mongoSpec,
+		grpcSpec,
 	} {
 		s, err := newSpec(cfg)
 		if err != nil {
@@ -34,8 +36,7 @@ func httpSpec(cfg config.Config) (*probe.Spec, error) {
 	s, err := nethttp.New(nethttp.Config{
 		Redact:         redact.New(cfg.Redact.QueryNames),
 		CaptureHeaders: cfg.Propagation.CorrelationHeaders,
-		Join: slices.Contains([]string{config.PropagateAuto, config.PropagateJoin, config.PropagateKernel, config.PropagateMemory},
-			cfg.Propagation.Mode),
+		Join:           joins(cfg),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("probe nethttp: %w", err)
@@ -52,4 +53,14 @@ func mongoSpec(cfg config.Config) (*probe.Spec, error) {
 		config.QueryTextOff: mongo.TextOff, config.QueryTextShape: mongo.TextShape, config.QueryTextFull: mongo.TextFull,
 	}
 	return mongodriver.New(mongodriver.Config{QueryText: text[cfg.MongoDB.QueryText]}), nil
+}
+
+func grpcSpec(cfg config.Config) (*probe.Spec, error) {
+	return grpc.New(grpc.Config{Join: joins(cfg), StatusMessages: cfg.GRPC.StatusMessages}), nil
+}
+
+// joins says whether both ends of a connection are joined in the chosen mode.
+func joins(cfg config.Config) bool {
+	return slices.Contains([]string{config.PropagateAuto, config.PropagateJoin, config.PropagateKernel, config.PropagateMemory},
+		cfg.Propagation.Mode)
 }

@@ -30,6 +30,7 @@ type Config struct {
 	Redact      Redact  `yaml:"redact"`
 	// Propagation is how a trace gets from one service to the next.
 	Propagation Propagation `yaml:"propagation"`
+	GRPC        GRPC        `yaml:"grpc"`
 	Redis       Database    `yaml:"redis"`
 	SQL         Database    `yaml:"sql"`
 	MongoDB     Database    `yaml:"mongodb"`
@@ -216,6 +217,12 @@ var propagationModes = []string{PropagateAuto, PropagateMemory, PropagateJoin, P
 type Redact struct {
 	// QueryNames are further names of query parameters whose values are secret.
 	QueryNames []string `yaml:"query_names"`
+}
+
+// GRPC is what spans of gRPC hold.
+type GRPC struct {
+	// StatusMessages: a failed RPC's status message becomes the span's description.
+	StatusMessages bool `yaml:"status_messages"`
 }
 
 // Database is what spans of one kind of database hold.

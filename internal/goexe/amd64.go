@@ -108,6 +108,12 @@ func (amd64Arch) decode(code []byte, pc uint64, prev *insn) (insn, bool) {
 	if in.flow == flowCond && (x.Op == x86asm.JBE || x.Op == x86asm.JB) && prev != nil {
 		in.stackCheck = prev.stackCheck
 	}
+	switch x.Op {
+	case x86asm.JE:
+		in.taken = takenZero
+	case x86asm.JNE:
+		in.taken = takenNonZero
+	}
 	if x.Op == x86asm.CMP {
 		// Remembered on the CMP for the jump behind it.
 		m, ok := x.Args[1].(x86asm.Mem)

@@ -54,6 +54,10 @@ func (arm64Arch) decode(code []byte, pc uint64, prev *insn) (insn, bool) {
 		in.stackCheck = prev != nil && prev.stackCheck && (cond == 9 || cond == 3) // ls, lo
 	case w&0x7e000000 == 0x34000000: // cbz, cbnz
 		branch(flowCond, signed(w, 5, 19))
+		in.taken = takenZero
+		if w&0x01000000 != 0 {
+			in.taken = takenNonZero
+		}
 	case w&0x7e000000 == 0x36000000: // tbz, tbnz
 		branch(flowCond, signed(w, 5, 14))
 	case w&0xfffffc1f == 0xd65f0000, w&0xfffffc1f == 0xd61f0000: // ret, br

@@ -12,6 +12,15 @@ const (
 	flowStop                 // return, indirect jump, trap
 )
 
+// taken says when a conditional jump is taken, where that is a matter of zero or not.
+type taken uint8
+
+const (
+	takenOther   taken = iota
+	takenZero          // JEQ, CBZ
+	takenNonZero       // JNE, CBNZ
+)
+
 // place is where a word is: machine register reg, or memory at SP+off.
 type place struct {
 	stack bool
@@ -46,6 +55,7 @@ type insn struct {
 	flow   flow
 	target uint64 // of flowJump, flowCond, flowCall
 	class  Class
+	taken  taken
 	// stackCheck: a conditional jump that compares SP with the goroutine's limit.
 	stackCheck bool
 	effect     effect

@@ -152,6 +152,8 @@ func findSite(exe *goexe.Exe, site Site) (goexe.Point, error) {
 		return exe.AfterCall(fn, site.Callees, site.Results)
 	case AfterNthCall:
 		return exe.AfterCallN(fn, site.Callees, site.Results, site.Nth)
+	case OnError:
+		return exe.OnError(fn, site.Callees, site.Results)
 	case CallSite:
 		return exe.CallSiteN(fn, site.Callees, site.Nth)
 	}

@@ -30,6 +30,9 @@ const (
 	AfterCall
 	// AfterNthCall is AfterCall for call number Nth alone.
 	AfterNthCall
+	// OnError is where Funcs goes only when its call of one of Callees has returned an
+	// error, which is the last two of the Results words.
+	OnError
 )
 
 // Site says where in a function a program sits; the address is computed from
@@ -49,7 +52,7 @@ type Site struct {
 	// Args is how many argument words the program reads (Entry); 0: all of them.
 	// Before Go 1.21, fewer may allow a cheaper instruction.
 	Args int
-	// Results is how many integer result words must be readable (AfterCall).
+	// Results is how many integer result words must be readable (AfterCall, OnError).
 	Results int
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/kernel"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/testkernel"
+	"github.com/tracer-agent/tracer-agent/probes/grpc"
 	"github.com/tracer-agent/tracer-agent/probes/mongodriver"
 	"github.com/tracer-agent/tracer-agent/probes/nethttp"
 	"github.com/tracer-agent/tracer-agent/probes/redis"
@@ -45,6 +46,7 @@ func collections(t *testing.T) []collection {
 		must(nethttp.New(nethttp.Config{})),
 		redis.New(redis.Config{}),
 		mongodriver.New(mongodriver.Config{}),
+		grpc.New(grpc.Config{}),
 	} {
 		spec, err := s.Load()
 		if err != nil {

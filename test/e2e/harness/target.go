@@ -27,6 +27,9 @@ type Ready struct {
 	Silent  string `json:"silent"`
 	Reset   string `json:"reset"`
 	Refused string `json:"refused"`
+	GRPC    string `json:"grpc"`
+	GRPCS   string `json:"grpcs"`
+	Workers string `json:"workers"`
 }
 
 // Target is a running program that knows nothing of the agent.

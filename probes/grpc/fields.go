@@ -1,0 +1,87 @@
+package grpc
+
+import (
+	"fmt"
+
+	"github.com/tracer-agent/tracer-agent/internal/goexe"
+	"github.com/tracer-agent/tracer-agent/internal/probe"
+)
+
+const (
+	module    = "google.golang.org/grpc"
+	transport = module + "/internal/transport."
+)
+
+func lib(typ, name string) goexe.Field { return goexe.Field{Module: module, Type: typ, Name: name} }
+func std(typ, name string) goexe.Field { return goexe.Field{Module: "std", Type: typ, Name: name} }
+
+var (
+	streamID     = lib(transport+"Stream", "id")
+	streamMethod = lib(transport+"Stream", "method")
+	streamCtx    = lib(transport+"Stream", "ctx")
+	// Up to 1.68 there is but Stream; since then it is a part of ServerStream and
+	// ClientStream, at first by pointer.
+	streamCt     = lib(transport+"Stream", "ct")
+	serverSt     = lib(transport+"ServerStream", "st")
+	clientCt     = lib(transport+"ClientStream", "ct")
+	serverConn   = lib(transport+"http2Server", "conn")
+	serverPeer   = lib(transport+"http2Server", "peer") // begins with the address; before 1.59:
+	serverRemote = lib(transport+"http2Server", "remoteAddr")
+	clientConn   = lib(transport+"http2Client", "conn")
+	clientNext   = lib(transport+"http2Client", "nextID")
+	hdrMethod    = lib(transport+"CallHdr", "Method")
+	callHdr      = lib(module+".clientStream", "callHdr")
+	callCtx      = lib(module+".clientStream", "ctx")
+	// Since 1.71, when waitForResolvedAddrs began to return a bool before its error.
+	callDelay   = lib(module+".clientStream", "nameResolutionDelay")
+	connTarget  = lib(module+".ClientConn", "target")
+	errorStatus = lib(module+"/internal/status.Error", "s")
+	statusProto = lib(module+"/internal/status.Status", "s")
+)
+
+func serverFields() []goexe.Field {
+	return []goexe.Field{streamID, streamMethod, streamCtx, errorStatus, statusProto}
+}
+
+func clientFields() []goexe.Field {
+	return []goexe.Field{streamCtx, clientNext, hdrMethod, callHdr, callCtx, connTarget, errorStatus, statusProto}
+}
+
+// joinFields lead from a transport to the file descriptor of its connection.
+func joinFields() []goexe.Field {
+	return []goexe.Field{
+		serverConn, clientConn, std("crypto/tls.Conn", "conn"), std("net.conn", "fd"),
+		std("net.netFD", "pfd"), std("internal/poll.FD", "Sysfd"),
+	}
+}
+
+// allFields is every field the probe can make use of.
+func allFields() []goexe.Field {
+	fs := append(serverFields(), clientNext, hdrMethod, callHdr, callCtx, connTarget,
+		callDelay, streamCt, serverSt, clientCt, serverPeer, serverRemote)
+	return append(fs, joinFields()...)
+}
+
+// need returns an error that names the fields whose offsets are not known.
+func need(p *probe.Placed, fields []goexe.Field) error {
+	var missing []string
+	for _, f := range fields {
+		if p.Offset(f) == probe.OffNone {
+			missing = append(missing, f.String())
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("%w: offsets of %v are not known for this version of %s", probe.ErrRefused, missing, module)
+	}
+	return nil
+}
+
+// either is the offset of the first of the fields that the executable has.
+func either(p *probe.Placed, fields ...goexe.Field) uint16 {
+	for _, f := range fields {
+		if off := p.Offset(f); off != probe.OffNone {
+			return off
+		}
+	}
+	return probe.OffNone
+}
