@@ -441,6 +441,7 @@ const (
 	bpfProgGrStatus      = "gr_status"
 	bpfProgGrStream      = "gr_stream"
 	bpfProgGrUnsent      = "gr_unsent"
+	bpfVarCfgCountAll    = "cfg_count_all"
 	bpfVarCfgHdrs        = "cfg_hdrs"
 	bpfVarCfgParentBased = "cfg_parent_based"
 	bpfVarCfgRatioBound  = "cfg_ratio_bound"
@@ -538,6 +539,7 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
+	CfgCountAll    *ebpf.VariableSpec `ebpf:"cfg_count_all"`
 	CfgHdrs        *ebpf.VariableSpec `ebpf:"cfg_hdrs"`
 	CfgParentBased *ebpf.VariableSpec `ebpf:"cfg_parent_based"`
 	CfgRatioBound  *ebpf.VariableSpec `ebpf:"cfg_ratio_bound"`
@@ -616,6 +618,7 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
+	CfgCountAll    *ebpf.Variable `ebpf:"cfg_count_all"`
 	CfgHdrs        *ebpf.Variable `ebpf:"cfg_hdrs"`
 	CfgParentBased *ebpf.Variable `ebpf:"cfg_parent_based"`
 	CfgRatioBound  *ebpf.Variable `ebpf:"cfg_ratio_bound"`
