@@ -48,7 +48,8 @@ struct hdr_scan {
 	__u64 cur;  /* address of the group in work */
 	__u32 n, n_old, group;
 	__u32 more;    /* groups there are that are not read */
-	__u32 fold;    /* keys that are, or may be, "traceparent" in any letter case */
+	__u32 fold;    /* keys that are, or cannot be shown not to be, "traceparent" in any
+			  letter case; they are taken for the canonical one */
 	__u32 seen;    /* keys */
 	__u64 word[3]; /* of the key in work */
 	/* A copy of the group: control bytes or tophashes, slots, and of a bucket
@@ -130,8 +131,7 @@ static __always_inline bool is_traceparent(__u64 ptr)
 	    bpf_probe_read_user(&b, 8, (void *)(ptr + 3)))
 		return true; /* not proven to be another */
 
-	/* OR-ing 0x20 folds letters; that it also maps a few other bytes to letters only
-	 * errs to the safe side: a header that is taken for one is not doubled. */
+	/* OR-ing 0x20 makes exactly two bytes, a letter's two cases, one. */
 	return !(((a | lower) ^ 0x7261706563617274ULL /* "tracepar" */) |
 		 ((b | lower) ^ 0x746e657261706563ULL /* "ceparent" */));
 }
@@ -151,10 +151,11 @@ static __noinline int take_header(struct hdr_scan *sc, __u64 ptr, __u64 len, __u
 	asm volatile("" : "+r"(r)); /* not computed again from len */
 	if (!r->wanted)
 		return 0;
-	if (len == sizeof("traceparent") - 1)
-		sc->fold += is_traceparent(ptr);
 	w[0] = w[1] = w[2] = 0;
-	if (len <= 24) {
+	if (len == sizeof("traceparent") - 1 && is_traceparent(ptr)) {
+		sc->fold++;
+		__builtin_memcpy(w, "Traceparent", sizeof("traceparent") - 1);
+	} else if (len <= 24) {
 		__u32 n = len;
 
 		asm volatile("%0 &= 31" : "+r"(n));

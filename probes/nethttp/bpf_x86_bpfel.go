@@ -221,7 +221,6 @@ type bpfNhExe struct {
 		CsId       uint16
 		CsCc       uint16
 		CcMaxList  uint16
-		FrWbuf     uint16
 		Inject     uint16
 		End        [3]struct {
 			_     structs.HostLayout
@@ -256,7 +255,6 @@ type bpfNhExe struct {
 		CsId       uint16
 		CsCc       uint16
 		CcMaxList  uint16
-		FrWbuf     uint16
 		Inject     uint16
 		End        [3]struct {
 			_     structs.HostLayout
@@ -434,8 +432,16 @@ type bpfNhWriter struct {
 		OwnHeader uint32
 		Pad       uint32
 	}
-	Tp   [80]uint8
-	Scan struct {
+	Buf struct {
+		_      structs.HostLayout
+		Addr   uint64
+		N      uint64
+		Room   uint64
+		N_addr uint64
+	}
+	Grown uint64
+	Tp    [80]uint8
+	Scan  struct {
 		_     structs.HostLayout
 		Base  uint64
 		Old   uint64

@@ -59,12 +59,19 @@ static __noinline int inherit_tracestate(struct nh_op *op, const struct tr_gokey
 static __noinline int client_trace(struct nh_op *op, struct tr_goexe *ge)
 {
 	op->ev.span_id = new_ids(op->ev.trace_id, op->ev.start_ns, op->ev.hdr.tgid, op->ev.goid);
-	if (op->scan.at[S_TRACEPARENT].len && adopted(op)) {
+	if (op->scan.at[S_TRACEPARENT].len) {
+		/* Whatever it says is what the server reads. Two of them, or one that is no
+		 * traceparent, are nobody's parent. */
 		op->io.own_header = 1;
-		op->ev.trace_flags = sampled(op->ev.trace_id, true, op->parent.flags);
-		if (op->scan.at[S_TRACESTATE].len == 1)
-			put_gostr(op, S_TRACESTATE, op->scan.at[S_TRACESTATE].ptr);
-		return op->ev.trace_flags;
+		if (op->scan.fold == 1 && adopted(op)) {
+			if (!sampled(op->ev.trace_id, true, op->parent.flags))
+				return false;
+			op->ev.trace_flags = (op->parent.flags & TRACE_FLAG_RANDOM) |
+					     TRACE_FLAG_SAMPLED;
+			if (op->scan.at[S_TRACESTATE].len == 1)
+				put_gostr(op, S_TRACESTATE, op->scan.at[S_TRACESTATE].ptr);
+			return true;
+		}
 	}
 	struct tr_scope *s = find_scope(ge, op->ev.hdr.tgid, op->g, op->ev.goid, op->ctx,
 					op->ev.start_ns, op->epoch);
@@ -81,9 +88,11 @@ static __noinline int client_trace(struct nh_op *op, struct tr_goexe *ge)
 			inherit_tracestate(op, &key);
 		}
 	}
+	/* Also of a call that is not recorded: it is handed on. */
+	op->ev.trace_flags = flags & TRACE_FLAG_RANDOM;
 	if (!sampled(op->ev.trace_id, s != NULL, flags))
 		return false;
-	op->ev.trace_flags = TRACE_FLAG_SAMPLED;
+	op->ev.trace_flags |= TRACE_FLAG_SAMPLED;
 	return true;
 }
 
@@ -411,6 +420,8 @@ static __noinline struct nh_writer *writer_new(struct tr_gokey *key, __u64 calle
 		w->exe_id = op->ev.hdr.exe_id;
 		w->io.bias = op->io.bias;
 		w->io.own_header = op->io.own_header;
+		w->io.c.sk = op->io.c.sk;
+		w->io.c.key = op->io.c.key;
 		io_ids(&w->io, op);
 		/* the same start before and after: what was copied is of one operation */
 		if (writer_op(w, key) == op)

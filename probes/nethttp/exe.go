@@ -95,8 +95,7 @@ func encodeExe(p *probe.Placed) *bpfNhExe {
 		if t.creq == "net/http.Request" {
 			h.Creq.Response = v.Creq.Response
 		}
-		h.Creq.Header, h.FrWbuf = o(t.field(t.creq, "Header")), o(t.field(t.fr, "wbuf"))
-		h.CcMaxList = o(t.field(t.cc, "peerMaxHeaderListSize"))
+		h.Creq.Header, h.CcMaxList = o(t.field(t.creq, "Header")), o(t.field(t.cc, "peerMaxHeaderListSize"))
 		h.CresStatus, h.CresClen = o(t.field(t.cres, "StatusCode")), o(t.field(t.cres, "ContentLength"))
 		h.RwsStream, h.StreamId = o(t.field(t.rws, "stream")), o(t.field(t.st, "id"))
 		h.RwsConn, h.ScConn = o(t.field(t.rws, "conn")), o(t.field(t.sc, "conn"))

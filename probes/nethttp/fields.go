@@ -21,7 +21,7 @@ func uri(name string) goexe.Field   { return std("net/url.URL", name) }
 type h2Types struct {
 	module                  string
 	rw, rws, creq, cres, cc string
-	st, sc, cs, fr          string // stream, serverConn, clientStream, Framer
+	st, sc, cs              string // stream, serverConn, clientStream
 	creqCtx                 string // the request's context field
 }
 
@@ -32,20 +32,19 @@ var (
 		module: "std", rw: "net/http.http2responseWriter", rws: "net/http.http2responseWriterState",
 		creq: "net/http.Request", cres: "net/http.Response", cc: "net/http.http2ClientConn", creqCtx: "ctx",
 		st: "net/http.http2stream", sc: "net/http.http2serverConn", cs: "net/http.http2clientStream",
-		fr: "net/http.http2Framer",
 	}
 	h2Internal = h2Types{
 		module: "std", rw: "net/http/internal/http2.responseWriter", rws: "net/http/internal/http2.responseWriterState",
 		creq: "net/http/internal/http2.ClientRequest", cres: "net/http/internal/http2.ClientResponse",
 		cc: "net/http/internal/http2.ClientConn", creqCtx: "Context",
 		st: "net/http/internal/http2.stream", sc: "net/http/internal/http2.serverConn",
-		cs: "net/http/internal/http2.clientStream", fr: "net/http/internal/http2.Framer",
+		cs: "net/http/internal/http2.clientStream",
 	}
 	h2XNet = h2Types{
 		module: xnet, rw: "golang.org/x/net/http2.responseWriter", rws: "golang.org/x/net/http2.responseWriterState",
 		creq: "net/http.Request", cres: "net/http.Response", cc: "golang.org/x/net/http2.ClientConn", creqCtx: "ctx",
 		st: "golang.org/x/net/http2.stream", sc: "golang.org/x/net/http2.serverConn",
-		cs: "golang.org/x/net/http2.clientStream", fr: "golang.org/x/net/http2.Framer",
+		cs: "golang.org/x/net/http2.clientStream",
 	}
 )
 
@@ -112,9 +111,12 @@ func writeFields() []goexe.Field {
 	return []goexe.Field{req("Header"), pconn("bw"), std("bufio.Writer", "buf"), std("bufio.Writer", "n")}
 }
 
-// writeFields lead to the frame that is about to be written.
+// writeFields lead to the frame that is about to be sent.
 func (t *h2Types) writeFields() []goexe.Field {
-	return []goexe.Field{t.field(t.creq, "Header"), t.field(t.fr, "wbuf"), t.field(t.cc, "peerMaxHeaderListSize")}
+	return []goexe.Field{
+		t.field(t.creq, "Header"), t.field(t.cc, "peerMaxHeaderListSize"),
+		std("bufio.Writer", "buf"), std("bufio.Writer", "n"),
+	}
 }
 
 // allFields is every field the probe can make use of.

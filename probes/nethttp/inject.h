@@ -7,15 +7,19 @@
  * HTTP/1: in (*Request).write, at its call of Header.writeSubset, the request line
  * and net/http's own headers are in the connection's bufio.Writer and the program's
  * headers follow. A line appended to the buffer there is a header line like others.
- * HTTP/2: in (*Framer).WriteHeaders, at its call of endWrite, the frame is complete
- * but for its length, which endWrite takes from the slice: a literal field without
- * indexing appended there belongs to the header block and leaves the compression
- * state alone.
+ * HTTP/2: in (*ClientConn).writeHeaders, at its call of Flush, the HEADERS frame is
+ * what the connection's bufio.Writer holds. A literal field without indexing
+ * appended there belongs to the header block once the frame's length says so, and
+ * leaves the compression state alone.
  *
  * Before a byte is written: all keys of the header map have been seen and none is
- * "traceparent" in any letter case; the buffer is the one of this connection; there
- * is room. Any doubt: skip and count. Written are the bytes behind the buffer's
- * content, which nobody reads, and then, in one word, its length.
+ * "traceparent" in any letter case; the buffer is the one of this connection and ends
+ * with what it must end with; there is room. Any doubt: skip and count. Written are the
+ * bytes behind the buffer's content, which nobody reads, and then, in one word, its
+ * length; in between for HTTP/2 the length of the frame.
+ *
+ * Both are tried after the call was announced by connection (conn.h): what is written
+ * takes the announcement back, what is not is still joined.
  */
 #ifndef NH_INJECT_H
 #define NH_INJECT_H
@@ -24,6 +28,8 @@
 
 #define LINE_LEN       70 /* "Traceparent: " value "\r\n" */
 #define HPACK_LEN      69 /* 0x00, length, "traceparent", length, value */
+#define CRLF           0x0a0d /* as a little-endian word */
+#define MAX_BUF        (1 << 24)
 #define H2_HEADERS     1
 #define H2_END_HEADERS 0x04
 #define H2_PADDED      0x08
@@ -86,14 +92,31 @@ static __noinline int proven_absent(struct nh_writer *w, struct tr_goexe *ge, __
 	return 1;
 }
 
-/* Append n bytes at src to the slice {ptr, len, cap or room} of the target, whose
- * length is the word at len_addr. */
-static __noinline int append_user(__u64 to, __u64 len_addr, __u64 len, const void *src, __u32 n)
+/* The buffer of the *bufio.Writer at bw, if it has not failed. */
+static __noinline int buf_of(struct nh_writer *w, struct nh_exe *e, __u64 bw)
 {
-	__u64 grown = len + n;
+	struct nh_buf *b = &w->buf;
+	__u64 len = read_u64(bw + e->bw_buf + 8);
 
-	if (n > LINE_LEN || bpf_probe_write_user((void *)(to + len), src, n & 127) ||
-	    bpf_probe_write_user((void *)len_addr, &grown, sizeof(grown))) {
+	b->addr = read_u64(bw + e->bw_buf);
+	b->n_addr = bw + e->bw_n;
+	b->n = len + 1; /* stays when the read fails */
+	bpf_probe_read_user(&b->n, 8, (void *)b->n_addr);
+	if (!bw || !b->addr || read_u64(bw) /* its error */ || b->n > len || len > MAX_BUF) {
+		count_prop(PROP_UNKNOWN);
+		return 0;
+	}
+	b->room = len - b->n;
+	return 1;
+}
+
+/* The n bytes in w->tp go behind the buffer's content, then the content is longer. */
+static __noinline int append(struct nh_writer *w, __u32 n)
+{
+	w->grown = w->buf.n + n;
+	if (n > LINE_LEN ||
+	    bpf_probe_write_user((void *)(w->buf.addr + w->buf.n), w->tp, n & 127) ||
+	    bpf_probe_write_user((void *)w->buf.n_addr, &w->grown, sizeof(w->grown))) {
 		count_prop(PROP_FAILED);
 		return 0;
 	}
@@ -105,26 +128,21 @@ static __noinline int append_user(__u64 to, __u64 len_addr, __u64 len, const voi
 static __noinline int h1_inject(struct nh_writer *w, struct tr_goexe *ge, __u64 bw)
 {
 	struct nh_exe *e = bpf_map_lookup_elem(&nh_exes, &w->exe_id);
-	__u64 ptr, len, n;
 
-	if (!e || !bw)
+	if (!e)
 		return 0;
-	if (read_u64(w->conn + e->pc_bw) != bw || read_u64(bw)) {
-		/* another writer than the connection's, or one that has failed */
+	if (read_u64(w->conn + e->pc_bw) != bw) {
+		count_prop(PROP_UNKNOWN); /* another writer than the connection's */
+		return 0;
+	}
+	if (!buf_of(w, e, bw) || !proven_absent(w, ge, w->hdr))
+		return 0;
+	if (w->buf.n < 2 || (__u16)read_u32(w->buf.addr + w->buf.n - 2) != CRLF) {
+		/* not behind a line: it has just been flushed, or is not what we think */
 		count_prop(PROP_UNKNOWN);
 		return 0;
 	}
-	if (!proven_absent(w, ge, w->hdr))
-		return 0;
-	ptr = read_u64(bw + e->bw_buf);
-	len = read_u64(bw + e->bw_buf + 8);
-	n = read_u64(bw + e->bw_n);
-	/* the request line at least is in front of us, or the buffer was just flushed */
-	if (!ptr || n > len || len > (1 << 24)) {
-		count_prop(PROP_UNKNOWN);
-		return 0;
-	}
-	if (len - n < LINE_LEN) {
+	if (w->buf.room < LINE_LEN) {
 		count_prop(PROP_NO_ROOM);
 		return 0;
 	}
@@ -132,33 +150,53 @@ static __noinline int h1_inject(struct nh_writer *w, struct tr_goexe *ge, __u64 
 	put_value(w->tp + 13, &w->io.c.val);
 	w->tp[68] = '\r';
 	w->tp[69] = '\n';
-	return append_user(ptr, bw + e->bw_n, n, w->tp, LINE_LEN);
+	return append(w, LINE_LEN);
 }
 
-/* fr is the *Framer with the complete HEADERS frame. */
-static __noinline int h2_inject(struct nh_writer *w, struct tr_goexe *ge, __u64 fr, bool xnet)
+/* Whether the buffer is the HEADERS frame of the writer's stream and nothing else. It
+ * cannot be the end of a longer one: all that is written before is flushed before, and
+ * what is longer than an empty buffer goes past it. */
+static __noinline int is_our_frame(struct nh_writer *w)
+{
+	__u64 head = read_u64(w->buf.addr); /* length 3, type 1, flags 1, of the stream 3 */
+
+	if (!w->buf.n || w->buf.n > H2_MAX_BLOCK) {
+		count_prop(PROP_NO_ROOM); /* sent already, or too long to be sure below */
+		return 0;
+	}
+	if (w->buf.n < H2_HEADER_LEN ||
+	    (bpf_ntohl((__u32)head) >> 8) != w->buf.n - H2_HEADER_LEN ||
+	    (head >> 24 & 0xff) != H2_HEADERS || !(head >> 32 & H2_END_HEADERS) ||
+	    (head >> 32 & H2_PADDED) ||
+	    bpf_ntohl(read_u32(w->buf.addr + 5)) != w->io.c.key.stream) {
+		count_prop(PROP_UNKNOWN);
+		return 0;
+	}
+	return 1;
+}
+
+/* The frame in the buffer is n bytes long with its head. */
+static __always_inline long put_frame_len(struct nh_writer *w, __u32 n)
+{
+	n -= H2_HEADER_LEN;
+	w->tp[72] = n >> 16;
+	w->tp[73] = n >> 8;
+	w->tp[74] = n;
+	return bpf_probe_write_user((void *)w->buf.addr, w->tp + 72, 3);
+}
+
+/* bw is the connection's *bufio.Writer, about to be flushed. */
+static __noinline int h2_inject(struct nh_writer *w, struct tr_goexe *ge, __u64 bw, bool xnet)
 {
 	struct nh_exe *e = bpf_map_lookup_elem(&nh_exes, &w->exe_id);
 	struct nh_h2 *h2;
-	__u64 ptr, len, cap, head;
 
 	if (!e)
 		return 0;
 	h2 = xnet ? &e->xh2 : &e->h2;
-	if (!proven_absent(w, ge, w->hdr))
+	if (!buf_of(w, e, bw) || !is_our_frame(w) || !proven_absent(w, ge, w->hdr))
 		return 0;
-	ptr = read_u64(fr + h2->fr_wbuf);
-	len = read_u64(fr + h2->fr_wbuf + 8);
-	cap = read_u64(fr + h2->fr_wbuf + 16);
-	head = read_u64(ptr); /* length 3, type 1, flags 1, first bytes of the stream's number */
-	if (!ptr || len < H2_HEADER_LEN || len > cap || cap > (1 << 24) ||
-	    (head >> 24 & 0xff) != H2_HEADERS || !(head >> 32 & H2_END_HEADERS) ||
-	    (head >> 32 & H2_PADDED) || bpf_ntohl(read_u32(ptr + 5)) != w->io.c.key.stream) {
-		count_prop(PROP_UNKNOWN);
-		return 0;
-	}
-	if (cap - len < HPACK_LEN || len > H2_MAX_BLOCK ||
-	    read_u64(w->conn + h2->cc_max_list) < H2_MIN_LIST_LIMIT) {
+	if (w->buf.room < HPACK_LEN || read_u64(w->conn + h2->cc_max_list) < H2_MIN_LIST_LIMIT) {
 		count_prop(PROP_NO_ROOM);
 		return 0;
 	}
@@ -167,10 +205,27 @@ static __noinline int h2_inject(struct nh_writer *w, struct tr_goexe *ge, __u64 
 	__builtin_memcpy(w->tp + 2, "traceparent", 11);
 	w->tp[13] = TRACEPARENT_LEN;
 	put_value(w->tp + 14, &w->io.c.val);
-	return append_user(ptr, fr + h2->fr_wbuf + 8, len, w->tp, HPACK_LEN);
+	/* The frame's length must not change without the buffer's: see first that this one
+	 * can be written, and take the other back when it cannot after all. */
+	if (bpf_probe_write_user((void *)w->buf.n_addr, &w->buf.n, sizeof(w->buf.n)) ||
+	    put_frame_len(w, w->buf.n + HPACK_LEN)) {
+		count_prop(PROP_FAILED);
+		return 0;
+	}
+	if (append(w, HPACK_LEN))
+		return 1;
+	put_frame_len(w, w->buf.n);
+	return 0;
 }
 
-/* In (*Framer).WriteHeaders, at the call of endWrite; AX the Framer. */
+/* The header says it: the server need not be told by connection. */
+static __always_inline void unsay(struct nh_writer *w)
+{
+	if (w->io.c.sk)
+		bpf_map_delete_elem(&tr_conns, &w->io.c.key);
+}
+
+/* In (*ClientConn).writeHeaders, at the call of Flush; AX the *bufio.Writer. */
 static __always_inline int h2_write(struct pt_regs *ctx, bool xnet)
 {
 	struct tr_gokey key = {};
@@ -186,8 +241,9 @@ static __always_inline int h2_write(struct pt_regs *ctx, bool xnet)
 	key.id = read_u64(GO_G(ctx) + ge->g_goid);
 	w = bpf_map_lookup_elem(&nh_writers, &key);
 	if (!w)
-		return 0;
-	h2_inject(w, ge, GO_ARG0(ctx), xnet);
+		return 0; /* trailers, or a call that is not written into */
+	if (h2_inject(w, ge, GO_ARG0(ctx), xnet))
+		unsay(w);
 	bpf_map_delete_elem(&nh_writers, &key);
 	return 0;
 }

@@ -250,7 +250,8 @@ int nh_write_h1(struct pt_regs *ctx)
 	w = writer_new(&key, caller, GO_ARG0(ctx));
 	if (!w)
 		return 0; /* net/http's own headers, or an attempt that has ended */
-	h1_inject(w, ge, GO_ARG2(ctx));
+	if (h1_inject(w, ge, GO_ARG2(ctx)))
+		unsay(w);
 	/* The connection may carry the next request before this call's end is seen. */
 	op = writer_op(w, &key);
 	if (op)
@@ -261,8 +262,8 @@ int nh_write_h1(struct pt_regs *ctx)
 	return 0;
 }
 
-/* in func (f *Framer) WriteHeaders(p HeadersFrameParam) error, at the call of
- * func (f *Framer) endWrite() error   AX f */
+/* in func (cc *ClientConn) writeHeaders(streamID, endStream, maxFrameSize, hdrs) error, at
+ * the call of func (b *bufio.Writer) Flush() error   AX b */
 SEC("uprobe")
 int nh_write_h2(struct pt_regs *ctx)
 {

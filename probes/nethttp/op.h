@@ -156,7 +156,6 @@ struct nh_h2 {
 	__u16 cc_tconn;
 	__u16 rws_stream, stream_id, rws_conn, sc_conn; /* server */
 	__u16 cs_id, cs_cc, cc_max_list;                /* client */
-	__u16 fr_wbuf;                                  /* Framer.wbuf */
 	__u16 inject;                                   /* 1: headers are written */
 	struct go_loc end[3];                           /* response, error type, error data */
 };
@@ -238,7 +237,13 @@ struct nh_writer {
 	__u32 exe_id;
 	__u32 pad;
 	struct tr_goio io;
-	__u8 tp[80]; /* a traceparent header as it is written */
+	struct nh_buf {      /* where it is written: a bufio.Writer of the target */
+		__u64 addr;
+		__u64 n, room; /* how much is in it, and what is free behind that */
+		__u64 n_addr; /* of the word that holds n */
+	} buf;
+	__u64 grown; /* n with the header */
+	__u8 tp[80]; /* a traceparent header as it is written; from 72 on a frame's length */
 	struct hdr_scan scan;
 };
 

@@ -123,6 +123,7 @@ static __always_inline bool server_trace(struct nh_op *op, struct tr_goexe *ge, 
 		op->ev.flags |= F_REMOTE_PARENT | F_JOINED;
 		count_prop(PROP_JOINED);
 		p->flags = op->io.c.val.trace_flags;
+		op->ev.trace_flags = p->flags & TRACE_FLAG_RANDOM;
 	} else {
 		p->flags = 0;
 	}

@@ -213,10 +213,9 @@ func points() []probe.Point {
 				Callees: []string{"net/http.Header.writeSubset"}, Nth: 1},
 			Lost: "nothing, where there is but one call"},
 		{Name: "h2_write_header", Program: "nh_write_h2", Group: groupH2Write, Writes: true,
-			Site: probe.Site{Kind: probe.CallSite, Funcs: []string{b + "Framer).WriteHeaders", i + "Framer).WriteHeaders"},
-				Callees: []string{b + "Framer).endWrite", i + "Framer).endWrite"}}},
+			Site: call("bufio.(*Writer).Flush", b+"ClientConn).writeHeaders", i+"ClientConn).writeHeaders")},
 		{Name: "x_write_header", Program: "nh_write_xh2", Group: groupXWrite, Writes: true,
-			Site: call(x+"Framer).endWrite", x+"Framer).WriteHeaders")},
+			Site: call("bufio.(*Writer).Flush", x+"ClientConn).writeHeaders")},
 	}
 }
 

@@ -47,8 +47,8 @@ func (r *receiver) take() []http.Header {
 const noRoomMetric = `tracer_agent_propagation_total{probe="nethttp",mode="memory",outcome="no_room"}`
 
 // testPropagation: a server that is not watched receives exactly one traceparent,
-// the one of the call's span, where the agent may write memory (HTTP/2: and there is
-// room, else that is counted), and none elsewhere; a program's own is left alone.
+// the one of the call's span, where the agent may write memory, and none elsewhere; a
+// program's own is left alone.
 func testPropagation(t *testing.T, agent *harness.Agent, ch *chain, memory bool, facts map[string]any) {
 	facts["memory"], facts["calls"] = memory, 20
 	for _, p := range protos {
@@ -103,7 +103,7 @@ func testPropagation(t *testing.T, agent *harness.Agent, ch *chain, memory bool,
 				}
 			case memory && received+noRoom != n:
 				t.Errorf("%d requests have a traceparent and %d had no room for it, want %d together", received, noRoom, n)
-			case memory && p.name != "http2" && noRoom != 0:
+			case memory && noRoom != 0:
 				t.Errorf("%d requests had no room for a traceparent", noRoom)
 			}
 			facts[p.name] = received
