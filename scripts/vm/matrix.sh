@@ -8,13 +8,14 @@
 #                                       6.12-arm64 loads the programs on arm64
 #   GO_VERSIONS="1.18.10 1.26.8"        builds the traced programs with these
 #   RUN=REGEXP                          runs only these tests
+#   TRACER_BYTES_REQUESTS=N ...         how much TestBytes and TestMemoryChain do
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=scripts/env.sh
 . scripts/env.sh
 
 if [ $# = 0 ]; then
-  sed -n '2,12p' "$0" >&2
+  sed -n '2,13p' "$0" >&2
   exit 2
 fi
 versions=${GO_VERSIONS:-1.18.10 1.23.12 1.26.8}
@@ -49,6 +50,15 @@ for v in $versions; do
   (cd testdata/targets/httpmatrix && GOFLAGS=-buildvcs=false GOTOOLCHAIN=go$v CGO_ENABLED=0 \
     go build -o "$out/targets/httpmatrix-go$v" .)
 done
+# These have modules of their own, which the newest of the versions builds.
+for name in variety otelchain; do
+  (cd testdata/targets/$name && GOFLAGS=-buildvcs=false GOTOOLCHAIN=go${versions##* } CGO_ENABLED=0 \
+    go build -o "$out/targets/$name" .)
+done
+settings=()
+for name in TRACER_BYTES_REQUESTS TRACER_BYTES_FROM TRACER_BYTES_SEED TRACER_CHAIN_REQUESTS; do
+  if [ -n "${!name:-}" ]; then settings+=(-e "$name=${!name}"); fi
+done
 
 failed=()
 for name in "$@"; do
@@ -62,7 +72,7 @@ for name in "$@"; do
   status=0
   scripts/vm/boot.sh -a $arch -k "$words" -t 1200 -f "$out/bin-$arch/tracer-agent:/tracer-agent" -f "$out/targets:/targets" \
     -e TRACER_AGENT_BIN=/tracer-agent -e TRACER_TARGETS=/targets -e TRACER_RESULTS=1 \
-    -e TRACER_REQUIRE_KERNEL=1 -e TRACER_TEST_PATIENCE=6 \
+    -e TRACER_REQUIRE_KERNEL=1 -e TRACER_TEST_PATIENCE=6 ${settings[@]+"${settings[@]}"} \
     "$package" "$out/bin-$arch/kernels.test" -test.v -test.timeout 18m ${only:+-test.run "$only"} \
     >"$out/$name.log" || status=$?
   sed -n 's/^@@result //p' "$out/$name.log" >"$out/$name.jsonl"

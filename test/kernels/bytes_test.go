@@ -1,0 +1,190 @@
+package kernels
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tracer-agent/tracer-agent/test/e2e/harness"
+)
+
+const varietyDir = "testdata/targets/variety"
+
+// built is a target that is built for the guest, or here.
+func built(t *testing.T, dir string) string {
+	t.Helper()
+	if !inGuest() {
+		return harness.Build{Dir: dir}.Path(t)
+	}
+	return filepath.Join(os.Getenv("TRACER_TARGETS"), filepath.Base(dir))
+}
+
+// byteKinds are the ways in which requests are sent, with each one's share in percent.
+var byteKinds = []struct {
+	name  string
+	share int
+}{
+	{"http", 35}, {"https", 10}, {"proxy", 10}, {"connect", 5}, {"http2", 30}, {"x-http2", 10},
+}
+
+// TestBytes: what a server receives with the agent writing into the client's memory is
+// byte for byte what it receives without it, but for exactly one header; a program's
+// own traceparent is never joined by another. TRACER_BYTES_REQUESTS is how many
+// requests, TRACER_BYTES_FROM the first one's number and TRACER_BYTES_SEED what they
+// follow from, so that a long run can be done in pieces and any piece again.
+func TestBytes(t *testing.T) {
+	needs(t)
+	number := func(name string, def int) int {
+		if v := os.Getenv(name); v != "" {
+			n, err := strconv.Atoi(v)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			return n
+		}
+		return def
+	}
+	total, from, seed := number("TRACER_BYTES_REQUESTS", 5000), number("TRACER_BYTES_FROM", 0), number("TRACER_BYTES_SEED", 1)
+	path := built(t, varietyDir)
+	memory := memoryMode(t)
+	watched := exeCopy(t, path)
+	agent := harness.StartAgentEnv(t, []string{"OTEL_TRACES_EXPORTER=none"}, "--exe", watched, "--propagation", "memory")
+	with := harness.StartTarget(t, watched)
+	without := harness.StartTarget(t, path)
+	agent.WaitInstrumented(with.PID)
+	for _, k := range byteKinds {
+		t.Run(k.name, func(t *testing.T) {
+			facts := report(t, "")
+			b := &byteRun{t: t, agent: agent, with: with, without: without, kind: k.name, seed: seed, memory: memory}
+			b.compare(from*k.share/100, total*k.share/100, facts)
+		})
+	}
+}
+
+// byteRun is one kind's comparison.
+type byteRun struct {
+	t             *testing.T
+	agent         *harness.Agent
+	with, without *harness.Target
+	kind          string
+	seed          int
+	memory        bool
+}
+
+// byteWorkers is how many requests are under way at once: as many as write at once.
+const byteWorkers = 4
+
+// send has a program send the requests to a recorder of their own.
+func (b *byteRun) send(tg *harness.Target, from, n int, keep bool) *recorder {
+	b.t.Helper()
+	r := startRecorder(b.t, b.kind, keep)
+	q := url.Values{"kind": {b.kind}, "to": {r.addr}, "seed": {strconv.Itoa(b.seed)},
+		"from": {strconv.Itoa(from)}, "n": {strconv.Itoa(n)}, "workers": {strconv.Itoa(byteWorkers)}}
+	client := http.Client{Timeout: 30 * time.Minute}
+	resp, err := client.Get(tg.URL("/send?" + q.Encode()))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		text := make([]byte, 1000)
+		n, _ := resp.Body.Read(text)
+		b.t.Fatalf("send: %s: %s; the recorder: %v", resp.Status, text[:n], r.errs)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.errs) > 0 || len(r.got) != n {
+		b.t.Fatalf("%d requests arrived, want %d; %v", len(r.got), n, r.errs)
+	}
+	return r
+}
+
+// piece bounds what is kept in memory.
+const piece = 2500
+
+func (b *byteRun) compare(from, n int, facts map[string]any) {
+	before := b.agent.Metrics()
+	seen := map[string]bool{}
+	sum := tally{}
+	for done := 0; done < n; done += piece {
+		m := min(piece, n-done)
+		plain, traced := b.send(b.without, from+done, m, false), b.send(b.with, from+done, m, false)
+		for i := from + done; i < from+done+m; i++ {
+			b.compareOne(i, plain.got[i], traced.got[i], seen, &sum)
+		}
+	}
+	after := b.agent.Metrics()
+	outcome := map[string]int{}
+	for _, o := range memoryOutcomes {
+		name := fmt.Sprintf(`tracer_agent_propagation_total{probe="nethttp",mode="memory",outcome=%q}`, o)
+		outcome[o] = int(after[name] - before[name])
+	}
+	b.t.Logf("%s: %d requests in %d attempts, %d with our header, %d with their own, %d with neither: %v",
+		b.kind, n, sum.attempts, sum.ours, sum.own, sum.none, outcome)
+	facts["requests"], facts["attempts"], facts["written"], facts["own"], facts["skipped"] = n, sum.attempts, sum.ours, sum.own, sum.none
+	if !b.memory {
+		if sum.ours != 0 {
+			b.t.Errorf("%d headers were written although memory cannot be", sum.ours)
+		}
+		return
+	}
+	if sum.ours != outcome["written"] || sum.own != outcome["own_header_kept"] {
+		b.t.Errorf("%d headers of ours and %d requests with their own arrived, counted are %v", sum.ours, sum.own, outcome)
+	}
+	if skipped := outcome["absence_not_proven"] + outcome["no_room"] + outcome["unknown_buffer"]; sum.none != skipped {
+		b.t.Errorf("%d requests have no header, counted as skipped are %d: %v", sum.none, skipped, outcome)
+	}
+	if outcome["write_failed"] != 0 {
+		b.t.Errorf("%d writes failed", outcome["write_failed"])
+	}
+}
+
+var memoryOutcomes = []string{"written", "own_header_kept", "absence_not_proven", "no_room", "unknown_buffer", "write_failed"}
+
+type tally struct{ attempts, ours, own, none int }
+
+func (b *byteRun) compareOne(i int, plain, traced []arrival, seen map[string]bool, sum *tally) {
+	b.t.Helper()
+	if len(plain) != len(traced) {
+		b.t.Errorf("request %d: sent %d times with the agent, %d times without", i, len(traced), len(plain))
+	}
+	for _, a := range traced {
+		sum.attempts++
+		switch {
+		case a.sum != plain[0].sum:
+			b.differ(i)
+		case a.ours != "" && (a.named != 1 || plain[0].named != 0):
+			b.t.Errorf("request %d: %d headers named traceparent, %d without the agent", i, a.named, plain[0].named)
+		case a.ours != "":
+			sum.ours++
+			if seen[a.ours] || !strings.HasSuffix(a.ours, "-01") {
+				b.t.Errorf("request %d: traceparent %s, want one of its own, sampled", i, a.ours)
+			}
+			seen[a.ours] = true
+		case a.named > 0:
+			sum.own++
+		default:
+			sum.none++
+		}
+	}
+}
+
+// differ shows in what a request differs, by sending it again.
+func (b *byteRun) differ(i int) {
+	b.t.Helper()
+	plain, traced := b.send(b.without, i, 1, true), b.send(b.with, i, 1, true)
+	want, got := plain.got[i][0].text, traced.got[i][0].text
+	at := 0
+	for at < min(len(want), len(got)) && want[at] == got[at] {
+		at++
+	}
+	lo := max(0, at-200)
+	b.t.Fatalf("request %d of seed %d differs at byte %d (%d and %d bytes)\nwithout: %q\nwith:    %q", i, b.seed, at, len(want), len(got),
+		want[lo:min(len(want), at+200)], got[lo:min(len(got), at+200)])
+}
