@@ -134,11 +134,10 @@ func (b *byteRun) compare(from, n int, facts map[string]any) {
 		}
 		return
 	}
-	if sum.ours != outcome["written"] || sum.own != outcome["own_header_kept"] {
-		b.t.Errorf("%d headers of ours and %d requests with their own arrived, counted are %v", sum.ours, sum.own, outcome)
-	}
-	if skipped := outcome["absence_not_proven"] + outcome["no_room"] + outcome["unknown_buffer"]; sum.none != skipped {
-		b.t.Errorf("%d requests have no header, counted as skipped are %d: %v", sum.none, skipped, outcome)
+	// Among very many headers the program's own is not seen: it is one reason to skip.
+	kept, skipped := outcome["own_header_kept"], outcome["absence_not_proven"]+outcome["no_room"]+outcome["unknown_buffer"]
+	if sum.ours != outcome["written"] || kept > sum.own || kept+skipped != sum.own+sum.none {
+		b.t.Errorf("counted are %v", outcome)
 	}
 	if outcome["write_failed"] != 0 {
 		b.t.Errorf("%d writes failed", outcome["write_failed"])
