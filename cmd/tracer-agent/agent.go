@@ -16,7 +16,6 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/config"
 	"github.com/tracer-agent/tracer-agent/internal/discover"
 	"github.com/tracer-agent/tracer-agent/internal/hostmetrics"
-	"github.com/tracer-agent/tracer-agent/internal/kernel"
 	"github.com/tracer-agent/tracer-agent/internal/metrics"
 	"github.com/tracer-agent/tracer-agent/internal/pipeline"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
@@ -68,10 +67,10 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 	if err != nil {
 		return nil, err
 	}
+	prop := newPropagation(cfg.Propagation.Mode, log)
 	a.manager, err = probe.NewManager(probe.ManagerOptions{
 		Logger: log, Specs: list, Emit: a.pipeline.Submit, Sampling: sampling(cfg.Sampling), Metrics: self,
-		CountAll: a.metrics.Enabled(),
-		WriteMemory: writeMemory(cfg.Propagation, log),
+		CountAll: a.metrics.Enabled(), WriteMemory: prop.memory(),
 		OnRefuse:    func(at *probe.Attached, why error) { a.supervisor.Refused(at, why) },
 	})
 	if err != nil {
@@ -84,6 +83,7 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 		})
 		if errors.Is(err, propagate.ErrRefused) {
 			log.Warn("propagation mode kernel is not possible; traces go on by connection only", "error", err)
+			prop.noKernel = err
 		} else if err != nil {
 			return nil, err
 		}
@@ -98,25 +98,9 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 	a.supervisor = supervise.New(supervise.Options{
 		Logger: log, Selector: selector, Attacher: a.manager,
 		Directory: dir, Events: a.watcher.Events(), Check: a.watcher.Check,
-		PIDs: int32s(cfg.Select.PIDs), OnlyPIDs: onlyPIDs(cfg.Select),
+		PIDs: int32s(cfg.Select.PIDs), OnlyPIDs: onlyPIDs(cfg.Select), Propagation: prop.describe,
 	})
 	return a, nil
-}
-
-// writeMemory says whether headers are written into the programs' buffers.
-func writeMemory(cfg config.Propagation, log *slog.Logger) bool {
-	if cfg.Mode != config.PropagateMemory {
-		return false
-	}
-	err := kernel.MayWriteUser()
-	if err == nil {
-		return true
-	}
-	if cfg.Mode == config.PropagateMemory {
-		log.Warn("propagation mode memory is not possible on this kernel; trace ids are not handed on",
-			"error", err, "try", "propagation mode join or auto")
-	}
-	return false
 }
 
 // openMetrics starts the metrics and lets the directory announce processes to them.

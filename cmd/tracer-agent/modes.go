@@ -38,7 +38,7 @@ func modes(able error) []modeReport {
 	return []modeReport{
 		report(config.PropagateJoin, "watched servers on this host, over every protocol; no byte is changed",
 			func() error { return nil }),
-		report(config.PropagateMemory, "every server, over HTTP/1 and HTTPS, and HTTP/2 where the buffer has room",
+		report(config.PropagateMemory, "every server, over HTTP/1, HTTPS and HTTP/2; what auto is where it is possible, else join",
 			kernel.MayWriteUser),
 		report(config.PropagateKernel, "every server, over HTTP/1 in plain text", func() error {
 			err := propagate.Try()

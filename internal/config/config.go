@@ -204,8 +204,8 @@ type Propagation struct {
 
 // Values of Propagation.Mode.
 const (
-	PropagateAuto   = "auto"   // what is sure to change nothing in the program: join
-	PropagateMemory = "memory" // join, and the header written into the program's buffer
+	PropagateAuto   = "auto"   // memory where the kernel allows it, else join
+	PropagateMemory = "memory" // the header written into the program's buffer; join for what is not
 	PropagateJoin   = "join"   // by connection, when both ends are watched here
 	PropagateKernel = "kernel" // join, and a header pushed into plaintext HTTP/1 by the kernel
 	PropagateOff    = "off"

@@ -26,8 +26,8 @@ type Attached struct {
 	Exe *goexe.Exe
 	// Placed by spec name.
 	Placed map[string]*Placed
-	// Propagation says how traces of its calls are handed on: "memory,join", "join", "off".
-	Propagation string
+	// Propagation says how traces of its calls are handed on; nil if none are.
+	Propagation *Propagation
 
 	mu     sync.Mutex
 	links  map[pointKey]link.Link

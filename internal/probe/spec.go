@@ -106,11 +106,21 @@ type Spec struct {
 	// DetachExe takes what AttachExe wrote out of maps that are keyed by executable;
 	// nil if overwriting is enough.
 	DetachExe func(*ebpf.Collection, uint32)
-	// Propagation says, for people, how traces of an executable's calls are handed on;
-	// nil if the probe hands none on.
-	Propagation func(*Placed) string
+	// Propagation says how traces of an executable's calls are handed on; nil if the
+	// probe hands none on.
+	Propagation func(*Placed) *Propagation
 	// NewDecoder returns a decoder whose state belongs to the caller.
 	NewDecoder func(DecoderEnv) Decoder
+}
+
+// Propagation is what a probe does in an executable to hand traces on.
+type Propagation struct {
+	// Written names the kinds of requests that get a header in the program's memory;
+	// Refused are those that do not, with the reason.
+	Written []string
+	Refused []error
+	// Joined: both ends of a connection on this host are joined.
+	Joined bool
 }
 
 // Counters is an array map of counters that become one metric.

@@ -218,7 +218,12 @@ func (s *Supervisor) letIn(p *process) {
 		}
 	}
 	attrs := []any{"pid", p.Key.PID, "service", service, "exe", p.Path, "selected_by", string(p.reason)}
-	s.log.Info("instrumented", append(attrs, describe(e.a)...)...)
+	attrs = append(attrs, describe(e.a)...)
+	if p := e.a.Propagation; p != nil && s.opts.Propagation != nil {
+		mode, why := s.opts.Propagation(p)
+		attrs = append(attrs, "propagation", mode, "propagation_because", why)
+	}
+	s.log.Info("instrumented", attrs...)
 }
 
 // describe says what was attached.
@@ -239,9 +244,6 @@ func describe(a *probe.Attached) []any {
 	slices.Sort(on)
 	slices.Sort(off)
 	attrs = append(attrs, "probes", strings.Join(on, ","))
-	if a.Propagation != "" {
-		attrs = append(attrs, "propagation", a.Propagation)
-	}
 	if len(off) > 0 {
 		attrs = append(attrs, "without", strings.Join(off, "; "))
 	}

@@ -64,6 +64,9 @@ type Options struct {
 	PIDs []int32
 	// OnlyPIDs: nothing else is selected; Run ends when the last of them is gone.
 	OnlyPIDs bool
+	// Propagation says, for people, how a process's traces are handed on, and why so;
+	// nil says nothing.
+	Propagation func(*probe.Propagation) (mode, why string)
 	// IdleFor overrides how long an executable keeps its probes without a process.
 	IdleFor time.Duration
 }

@@ -222,6 +222,7 @@ type bpfNhExe struct {
 		CsCc       uint16
 		CcMaxList  uint16
 		Inject     uint16
+		_          [2]byte
 		End        [3]struct {
 			_     structs.HostLayout
 			Off   int32
@@ -256,6 +257,7 @@ type bpfNhExe struct {
 		CsCc       uint16
 		CcMaxList  uint16
 		Inject     uint16
+		_          [2]byte
 		End        [3]struct {
 			_     structs.HostLayout
 			Off   int32

@@ -4,7 +4,6 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"strings"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -85,18 +84,8 @@ func New(cfg Config) (*probe.Spec, error) {
 			return nil
 		},
 		Counters: propagation(),
-		Propagation: func(p *probe.Placed) string {
-			var modes []string
-			if p.Groups[groupWrite] || p.Groups[groupH2Write] || p.Groups[groupXWrite] {
-				modes = append(modes, "memory")
-			}
-			if cfg.Join && need(p, connFields()) == nil {
-				modes = append(modes, "join")
-			}
-			if len(modes) == 0 {
-				return "off"
-			}
-			return strings.Join(modes, ",")
+		Propagation: func(p *probe.Placed) *probe.Propagation {
+			return handsOn(p, cfg.Join && need(p, connFields()) == nil)
 		},
 		AttachExe:  func(c *ebpf.Collection, p *probe.Placed) error { return attachExe(c, p, cfg.Join) },
 		NewDecoder: func(env probe.DecoderEnv) probe.Decoder { return newDecoder(env, cfg, hdrs) },
@@ -117,6 +106,21 @@ func groups() []probe.Group {
 		{Name: groupH2Write, What: "traceparent written into HTTP/2 requests", Check: checkH2Write},
 		{Name: groupXWrite, What: "traceparent written into golang.org/x/net/http2 requests", Check: checkXH2Write},
 	}
+}
+
+// handsOn says which requests are written into.
+func handsOn(p *probe.Placed, joined bool) *probe.Propagation {
+	out := &probe.Propagation{Joined: joined}
+	for _, g := range []struct{ group, what string }{
+		{groupWrite, "HTTP/1"}, {groupH2Write, "HTTP/2"}, {groupXWrite, "golang.org/x/net/http2"},
+	} {
+		if p.Groups[g.group] {
+			out.Written = append(out.Written, g.what)
+		} else if err := p.Refused[g.group]; err != nil {
+			out.Refused = append(out.Refused, fmt.Errorf("%s: %w", g.what, err))
+		}
+	}
+	return out
 }
 
 func checkWrite(p *probe.Placed) error { return need(p, writeFields()) }

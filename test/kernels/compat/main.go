@@ -114,9 +114,9 @@ Written by `+"`make compatibility`"+` from what test/kernels said inside these k
 Debian's packages). Chain: client and server spans of three services, one trace, with
 the exact number of probe hits. Join: the same where no byte is changed, every call found by
 its connection, over HTTP, HTTPS and HTTP/2. Memory: a traceparent header written into HTTP/1,
-HTTPS requests, and HTTP/2 ones where the buffer has room; lockdown forbids it. Kernel: pushed
+HTTPS and HTTP/2 requests; lockdown forbids it. Kernel: pushed
 into plaintext HTTP/1, also on a connection from before the agent; calls go on when the agent
-is killed. Hits: per served request / per HTTP/2 call of the newest Go, with the header written (HTTP/1: as many). A kernel that is not in the table was not tried; Debian's 6.12.95
+is killed. Hits: per served request / per HTTP/2 call of the newest Go, with the header written (HTTP/1: one more). A kernel that is not in the table was not tried; Debian's 6.12.95
 panics in this emulator, in its own memory allocator, before a test begins.
 
 | kernel | arch | lockdown | programs load | largest, verified instructions | chain, by Go version | join | memory | kernel | agent killed, started again | hits |
