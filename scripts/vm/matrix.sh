@@ -8,6 +8,7 @@
 #                                       6.12-arm64 loads the programs on arm64
 #   GO_VERSIONS="1.18.10 1.26.8"        builds the traced programs with these
 #   RUN=REGEXP                          runs only these tests
+#   TRACER_TEST_PATIENCE=N              stretches time limits, for a machine that is busy
 #   TRACER_BYTES_REQUESTS=N ...         how much TestBytes and TestMemoryChain do
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -15,7 +16,7 @@ cd "$(dirname "$0")/../.."
 . scripts/env.sh
 
 if [ $# = 0 ]; then
-  sed -n '2,13p' "$0" >&2
+  sed -n '2,14p' "$0" >&2
   exit 2
 fi
 versions=${GO_VERSIONS:-1.18.10 1.23.12 1.26.8}
@@ -72,7 +73,7 @@ for name in "$@"; do
   status=0
   scripts/vm/boot.sh -a $arch -k "$words" -t 1200 -f "$out/bin-$arch/tracer-agent:/tracer-agent" -f "$out/targets:/targets" \
     -e TRACER_AGENT_BIN=/tracer-agent -e TRACER_TARGETS=/targets -e TRACER_RESULTS=1 \
-    -e TRACER_REQUIRE_KERNEL=1 -e TRACER_TEST_PATIENCE=6 ${settings[@]+"${settings[@]}"} \
+    -e TRACER_REQUIRE_KERNEL=1 -e TRACER_TEST_PATIENCE="${TRACER_TEST_PATIENCE:-6}" ${settings[@]+"${settings[@]}"} \
     "$package" "$out/bin-$arch/kernels.test" -test.v -test.timeout 18m ${only:+-test.run "$only"} \
     >"$out/$name.log" || status=$?
   sed -n 's/^@@result //p' "$out/$name.log" >"$out/$name.jsonl"
