@@ -42,7 +42,7 @@ type Target struct {
 
 // readyWait is how long a target may take to listen; generous, because other
 // builds may have the processors.
-const readyWait = 30 * time.Second
+var readyWait = patience * 30 * time.Second
 
 // StartTarget starts an executable that prints "ready {json}" and waits for that
 // line. It is stopped when the test ends.
@@ -123,7 +123,7 @@ func (tg *Target) URL(pathAndQuery string) string { return "http://" + tg.HTTP +
 func (tg *Target) CallURL(target string, options ...string) string {
 	q := url.Values{"url": {target}}
 	for i := 0; i+1 < len(options); i += 2 {
-		q.Set(options[i], options[i+1])
+		q.Add(options[i], options[i+1])
 	}
 	return tg.URL("/call?" + q.Encode())
 }

@@ -42,6 +42,8 @@ type outcome struct {
 //	client               default, insecure, insecure1, strict, short, fresh, h2c
 //	ctxms, cancelms      deadline or cancellation of the call's context, in ms
 //	deep                 grow the stack by that many frames first
+//	header               Name:value to send, any number of times
+//	rawheader            the same with the name's letters as they are
 func (a *app) call(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	ctx := r.Context()
@@ -115,8 +117,18 @@ func (a *app) do(ctx context.Context, r *http.Request) (o outcome) {
 	if tp := q.Get("traceparent"); tp != "" {
 		req.Header.Set("traceparent", tp)
 	}
+<<<<<<< ours
 	if ts := q.Get("tracestate"); ts != "" {
 		req.Header.Set("tracestate", ts)
+=======
+	for _, h := range q["header"] {
+		name, value, _ := strings.Cut(h, ":")
+		req.Header.Set(name, value)
+	}
+	for _, h := range q["rawheader"] {
+		name, value, _ := strings.Cut(h, ":")
+		req.Header[name] = append(req.Header[name], value)
+>>>>>>> theirs
 	}
 	resp, err := a.client(q.Get("client")).Do(req)
 	if err != nil {
