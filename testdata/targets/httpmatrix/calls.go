@@ -117,10 +117,9 @@ func (a *app) do(ctx context.Context, r *http.Request) (o outcome) {
 	if tp := q.Get("traceparent"); tp != "" {
 		req.Header.Set("traceparent", tp)
 	}
-<<<<<<< ours
 	if ts := q.Get("tracestate"); ts != "" {
 		req.Header.Set("tracestate", ts)
-=======
+	}
 	for _, h := range q["header"] {
 		name, value, _ := strings.Cut(h, ":")
 		req.Header.Set(name, value)
@@ -128,7 +127,6 @@ func (a *app) do(ctx context.Context, r *http.Request) (o outcome) {
 	for _, h := range q["rawheader"] {
 		name, value, _ := strings.Cut(h, ":")
 		req.Header[name] = append(req.Header[name], value)
->>>>>>> theirs
 	}
 	resp, err := a.client(q.Get("client")).Do(req)
 	if err != nil {
