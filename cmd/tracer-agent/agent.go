@@ -71,7 +71,7 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 	a.manager, err = probe.NewManager(probe.ManagerOptions{
 		Logger: log, Specs: list, Emit: a.pipeline.Submit, Sampling: sampling(cfg.Sampling), Metrics: self,
 		CountAll: a.metrics.Enabled(), WriteMemory: prop.memory(),
-		OnRefuse:    func(at *probe.Attached, why error) { a.supervisor.Refused(at, why) },
+		OnRefuse: func(at *probe.Attached, why error) { a.supervisor.Refused(at, why) },
 	})
 	if err != nil {
 		return nil, err
