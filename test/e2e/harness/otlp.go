@@ -57,7 +57,7 @@ func StartReceiver(t testing.TB, useGRPC, useTLS bool) *Receiver {
 	r := &Receiver{scopes: map[string]bool{}, headers: map[string]string{}}
 	var conf *tls.Config
 	if useTLS {
-		cert, path := certificate(t)
+		cert, path := Certificate(t)
 		r.CA = path
 		conf = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
 	}
@@ -264,8 +264,8 @@ func (r *Receiver) Scopes() []string {
 	return out
 }
 
-// certificate makes a self-signed certificate for 127.0.0.1 and writes it to a file.
-func certificate(t testing.TB) (tls.Certificate, string) {
+// Certificate makes a self-signed certificate for 127.0.0.1 and writes it to a file.
+func Certificate(t testing.TB) (tls.Certificate, string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
