@@ -148,7 +148,7 @@ var mongoCases = []mongoCase{
 	{op: "aggregate", name: "aggregate orders", attrs: map[string]string{"db.operation.name": "aggregate", "db.collection.name": "orders",
 		"db.query.text":             `{aggregate: "orders", pipeline: [{$match: {user: ?}}, {$group: {_id: ?, total: {$sum: ?}}}], cursor: {}}`,
 		"db.response.returned_rows": "1"}},
-	{op: "lookup", name: "aggregate orders", error: "NotImplemented: `?` is not implemented yet", attrs: map[string]string{
+	{op: "lookup", name: "aggregate orders", error: "NotImplemented: `?` stage \"?\" is not implemented yet", attrs: map[string]string{
 		"db.operation.name": "aggregate", "db.collection.name": "orders",
 		"db.query.text":           `{aggregate: "orders", pipeline: [{$lookup: {from: ?, localField: ?, foreignField: ?, as: ?}}], cursor: {}}`,
 		"db.response.status_code": "238", "error.type": "238"}},
