@@ -149,7 +149,7 @@ static __always_inline void *call_new(void *map, const void *zero, struct tr_who
 	return c;
 }
 
-/* The same with ids; NULL when the call is not to be recorded. */
+/* The same with ids; NULL when the call is neither to be recorded nor to be counted. */
 static __noinline __attribute__((unused)) void *call_begin(void *map, const void *zero,
 							   struct tr_who *w, __u64 g, __u64 context)
 {
@@ -159,7 +159,7 @@ static __noinline __attribute__((unused)) void *call_begin(void *map, const void
 		return NULL;
 	if (!w->key.id)
 		call_unsane(c, CALL_CHECK_G);
-	else if (call_trace(c, w->ge, g, context))
+	else if (call_trace(c, w->ge, g, context) || cfg_count_all)
 		return c;
 	bpf_map_delete_elem(map, &w->key);
 	return NULL;

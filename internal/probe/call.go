@@ -83,7 +83,8 @@ func Str(tail []byte, off, length uint16) []byte {
 	return nil
 }
 
-// Operation begins the operation of a call: process, ids and times.
+// Operation begins the operation of a call: process, ids and times. One that is not
+// sampled is MetricsOnly; its attributes are still wanted, for its measurements.
 func (c *Call) Operation(rec event.Record, probe string) *telemetry.Operation {
 	return &telemetry.Operation{
 		Process:      telemetry.ProcessKey{PID: rec.PID, StartNs: rec.ProcStartNs},
@@ -92,6 +93,7 @@ func (c *Call) Operation(rec event.Record, probe string) *telemetry.Operation {
 		SpanID:       c.SpanID,
 		ParentSpanID: c.ParentID,
 		Flags:        trace.TraceFlags(c.TraceFlags),
+		MetricsOnly:  !trace.TraceFlags(c.TraceFlags).IsSampled(),
 		Kind:         trace.SpanKindClient,
 		StartKtimeNs: c.StartNs,
 		EndKtimeNs:   c.EndNs,

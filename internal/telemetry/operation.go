@@ -50,7 +50,7 @@ type Operation struct {
 	// Measurements are counted for every operation, sampled or not.
 	Measurements []Measurement
 	// MetricsOnly: the operation is not sampled and no span; only Process, Probe and
-	// Measurements are set, and it is not used after Emit has returned.
+	// Measurements count, and it is not used after Emit has returned.
 	MetricsOnly bool
 
 	// Resource is set by enrichment.

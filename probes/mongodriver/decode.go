@@ -29,10 +29,15 @@ type decoder struct {
 	cfg    Config
 	parser *mongo.Parser
 	peers  map[string]peer
+
+	duration *telemetry.DurationOf
 }
 
 func newDecoder(env probe.DecoderEnv, cfg Config) *decoder {
-	return &decoder{env: env, cfg: cfg, parser: mongo.NewParser(cfg.QueryText), peers: map[string]peer{}}
+	return &decoder{
+		env: env, cfg: cfg, parser: mongo.NewParser(cfg.QueryText), peers: map[string]peer{},
+		duration: probe.NewDBDuration(),
+	}
 }
 
 // Decode implements probe.Decoder.
@@ -105,6 +110,7 @@ func (d *decoder) command(rec event.Record, r *record, emit func(*telemetry.Oper
 		a.reply(&reply, d.cfg.QueryText == mongo.TextFull)
 	}
 	op.Attributes = a.list
+	d.duration.Measure(op)
 	emit(op)
 	return nil
 }

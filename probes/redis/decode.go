@@ -27,12 +27,15 @@ const (
 // keyCount says how many keys a command has: not in the semantic conventions.
 const keyCount = attribute.Key("db.redis.key_count")
 
-// decoder turns records into operations. Its state is the record that it works on.
+// decoder turns records into operations. Its state is the record that it works on, and
+// the attribute sets of its metric.
 type decoder struct {
 	env  probe.DecoderEnv
 	cfg  Config
 	ev   bpfRedisEvent
 	tail []byte
+
+	duration *telemetry.DurationOf
 }
 
 // Decode implements probe.Decoder.
@@ -59,6 +62,7 @@ func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) erro
 	d.tail = tail
 	op := call.Operation(rec, "redis")
 	d.fill(op, own)
+	d.duration.Measure(op)
 	emit(op)
 	return nil
 }

@@ -71,8 +71,10 @@ func New(cfg Config) *probe.Spec {
 			}
 			return nil
 		},
-		AttachExe:  attachExe,
-		NewDecoder: func(env probe.DecoderEnv) probe.Decoder { return &decoder{env: env, cfg: cfg} },
+		AttachExe: attachExe,
+		NewDecoder: func(env probe.DecoderEnv) probe.Decoder {
+			return &decoder{env: env, cfg: cfg, duration: probe.NewDBDuration()}
+		},
 	}
 }
 
