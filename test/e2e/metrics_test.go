@@ -21,6 +21,13 @@ func counted(t *testing.T, sampler string) (*harness.Target, *harness.Agent, str
 	t.Helper()
 	needs(t)
 	tg := harness.StartTarget(t, harness.Build{Dir: httpmatrix}.Path(t))
+	a, url := countingAgent(t, tg, sampler)
+	return tg, a, url
+}
+
+// countingAgent starts such an agent on a target.
+func countingAgent(t *testing.T, tg *harness.Target, sampler string) (*harness.Agent, string) {
+	t.Helper()
 	a := harness.StartAgentEnv(t, []string{
 		"OTEL_TRACES_EXPORTER=json", "OTEL_METRICS_EXPORTER=prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT=0",
 		"OTEL_TRACES_SAMPLER=" + sampler, "OTEL_TRACES_SAMPLER_ARG=0.01",
@@ -30,7 +37,7 @@ func counted(t *testing.T, sampler string) (*harness.Target, *harness.Agent, str
 	if m == nil {
 		t.Fatal("no URL in the log")
 	}
-	return tg, a, m[1]
+	return a, m[1]
 }
 
 // scrape returns the lines of a metric.
@@ -149,5 +156,35 @@ func TestClientMetrics(t *testing.T) {
 	}
 	if t.Failed() {
 		t.Log(strings.Join(lines, "\n"))
+	}
+}
+
+// TestDatabaseMetrics: calls of a database are counted, sampled or not.
+func TestDatabaseMetrics(t *testing.T) {
+	needs(t)
+	srv := harness.StartRedis(t)
+	tg := harness.StartTarget(t, redisTarget.Path(t), "-redis", srv.Addr, "-db", "3")
+	a, url := countingAgent(t, tg, "always_off")
+	harness.Get(t, tg.URL("/v9/set"))
+	for range 5 {
+		harness.Get(t, tg.URL("/v9/get"))
+	}
+	harness.Get(t, tg.URL("/v9/wrongtype"))
+	const count = "db_client_operation_duration_seconds_count"
+	var lines []string
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if lines = scrape(t, url, count); sum(lines, `"LPUSH"`) >= 1 || time.Now().After(deadline) {
+			break
+		}
+	}
+	for text, want := range map[string]int{
+		`db_operation_name="GET"`: 5, `error_type="WRONGTYPE"`: 1, `server_port="` + srv.Port() + `"`: sum(lines),
+	} {
+		if got := sum(lines, text, `db_system_name="redis"`); got != want {
+			t.Errorf("%d calls counted with %s, want %d\n%s", got, text, want, strings.Join(lines, "\n"))
+		}
+	}
+	if spans := a.Since(0); len(spans) > 0 {
+		t.Errorf("%d spans, none is sampled", len(spans))
 	}
 }
