@@ -216,7 +216,7 @@ func (m *Manager) install(ctx context.Context, a *Attached) error {
 	}
 	for _, s := range m.opts.Specs {
 		if s.Propagation != nil && len(a.Placed[s.Name].Groups) > 0 {
-			a.Propagation = s.Propagation(a.Placed[s.Name])
+			a.Propagation = a.Propagation.with(s.Propagation(a.Placed[s.Name]))
 		}
 	}
 	if attached == 0 {

@@ -1,6 +1,8 @@
 package probe
 
 import (
+	"slices"
+
 	"github.com/cilium/ebpf"
 
 	"github.com/tracer-agent/tracer-agent/internal/event"
@@ -121,6 +123,17 @@ type Propagation struct {
 	Refused []error
 	// Joined: both ends of a connection on this host are joined.
 	Joined bool
+}
+
+// with adds what another probe does in the executable; p may be nil.
+func (p *Propagation) with(other *Propagation) *Propagation {
+	if p == nil {
+		return other
+	}
+	return &Propagation{
+		Written: slices.Concat(p.Written, other.Written), Refused: slices.Concat(p.Refused, other.Refused),
+		Joined: p.Joined || other.Joined,
+	}
 }
 
 // Counters is an array map of counters that become one metric.

@@ -57,11 +57,8 @@ func New(cfg Config) *probe.Spec {
 			Help:   "Attempts to hand the trace of an RPC on to its server, by mode and what became of them.",
 			Labels: [][2]string{{"join", "announced"}, {"join", "unknown_connection"}, {"join", "joined"}},
 		},
-		Propagation: func(p *probe.Placed) string {
-			if cfg.Join && canJoin(p) {
-				return "join"
-			}
-			return "off"
+		Propagation: func(p *probe.Placed) *probe.Propagation {
+			return &probe.Propagation{Joined: cfg.Join && canJoin(p)}
 		},
 		AttachExe:  func(c *ebpf.Collection, p *probe.Placed) error { return attachExe(c, p, cfg.Join) },
 		NewDecoder: func(env probe.DecoderEnv) probe.Decoder { return newDecoder(env, cfg) },
