@@ -169,7 +169,7 @@ static __always_inline struct tr_ctxset *ctx_set(__u64 tgid, __u64 ctx)
 /* The goid of the operation whose context this is, 0 if there is none. What a program
  * has put in that the process ran before is older than this one's epoch: their heaps
  * begin at the same address. */
-static __always_inline __u64 ctx_goid(__u32 tgid, __u64 ctx, __u32 epoch)
+static __noinline __u64 ctx_goid(__u32 tgid, __u64 ctx, __u32 epoch)
 {
 	struct tr_ctxset *set = ctx_set(tgid, ctx);
 
