@@ -46,9 +46,10 @@ static __always_inline void err_type(struct tr_errtype *e, struct tr_goexe *ge, 
 }
 
 /* Follow the chain of errors from the words itab, data of an error interface. The
- * dynamic type is the second word of an itab (abi.ITab). */
-static __noinline int err_chain(struct tr_errs *e, struct tr_goexe *ge, __u32 exe_id, __u64 itab,
-				__u64 data)
+ * dynamic type is the second word of an itab (abi.ITab). Returns where the innermost
+ * error's value is. */
+static __noinline __u64 err_chain(struct tr_errs *e, struct tr_goexe *ge, __u32 exe_id, __u64 itab,
+				  __u64 data)
 {
 	struct tr_errkey key = { .exe_id = exe_id };
 
@@ -69,7 +70,7 @@ static __noinline int err_chain(struct tr_errs *e, struct tr_goexe *ge, __u32 ex
 		data = read_u64(at + 8);
 	}
 	bpf_probe_read_user(e->raw, sizeof(e->raw), (void *)data);
-	return 0;
+	return data;
 }
 
 /* Whether the innermost value may begin with a string: only user space knows. Its bytes

@@ -11,6 +11,7 @@ import (
 	"github.com/tracer-agent/tracer-agent/probes/mongodriver"
 	"github.com/tracer-agent/tracer-agent/probes/nethttp"
 	"github.com/tracer-agent/tracer-agent/probes/redis"
+	"github.com/tracer-agent/tracer-agent/probes/sql"
 	"github.com/tracer-agent/tracer-agent/probes/wire/mongo"
 )
 
@@ -22,6 +23,7 @@ func specs(cfg config.Config) ([]*probe.Spec, error) {
 		redisSpec,
 		mongoSpec,
 		grpcSpec,
+		sqlSpec,
 	} {
 		s, err := newSpec(cfg)
 		if err != nil {
@@ -63,4 +65,8 @@ func grpcSpec(cfg config.Config) (*probe.Spec, error) {
 func joins(cfg config.Config) bool {
 	return slices.Contains([]string{config.PropagateAuto, config.PropagateJoin, config.PropagateKernel, config.PropagateMemory},
 		cfg.Propagation.Mode)
+}
+
+func sqlSpec(cfg config.Config) (*probe.Spec, error) {
+	return sql.New(sql.Config{QueryText: sql.QueryText(cfg.SQL.QueryText)}), nil
 }

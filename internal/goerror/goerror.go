@@ -137,4 +137,11 @@ var Wrappers = map[string]uint32{
 	"http.nothingWrittenError":          0,
 	"http.transportReadFromServerError": 0,
 	"http.http2StreamError":             16, // StreamID uint32, Code uint32; Cause
+
+	// github.com/jackc/pgx/v5/pgconn 5.0 to 5.12
+	"pgconn.PrepareError":            0,
+	"pgconn.errTimeout":              0,
+	"pgconn.contextAlreadyDoneError": 0,
+	"pgconn.writeError":              0,
+	"pgconn.pgconnError":             16, // msg string; err
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/tracer-agent/tracer-agent/probes/mongodriver"
 	"github.com/tracer-agent/tracer-agent/probes/nethttp"
 	"github.com/tracer-agent/tracer-agent/probes/redis"
+	"github.com/tracer-agent/tracer-agent/probes/sql"
 )
 
 // maxStack is BPF_PRIV_STACK_MIN_SIZE: from this frame size on, kernels from 6.13
@@ -47,6 +48,7 @@ func collections(t *testing.T) []collection {
 		redis.New(redis.Config{}),
 		mongodriver.New(mongodriver.Config{}),
 		grpc.New(grpc.Config{}),
+		sql.New(sql.Config{}),
 	} {
 		spec, err := s.Load()
 		if err != nil {

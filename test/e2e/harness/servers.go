@@ -42,6 +42,34 @@ func StartRedis(t testing.TB) *Server {
 	return startServer(t, port, exec.Command(path, "--port", port, "--bind", "127.0.0.1", "--dir", dir, "--save", "", "--appendonly", "no"))
 }
 
+// StartPostgres starts a PostgreSQL server with the superuser tester, or skips the test
+// where there is none. The server refuses to run as root.
+func StartPostgres(t testing.TB) *Server {
+	t.Helper()
+	initdb, postgres := tool(t, "initdb"), tool(t, "postgres")
+	dir, err := os.MkdirTemp("", "tracer-agent-pg") //nolint:usetesting // t.TempDir's parents are root's alone
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	const nobody = 65534
+	if err := os.Chown(dir, nobody, nobody); err != nil {
+		t.Fatal(err)
+	}
+	as := func(cmd *exec.Cmd) *exec.Cmd {
+		cmd.Dir = dir
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+		return cmd
+	}
+	data := filepath.Join(dir, "data")
+	if out, err := as(exec.Command(initdb, "-D", data, "-U", "tester", "--auth=trust")).CombinedOutput(); err != nil {
+		t.Fatalf("initdb: %v\n%s", err, out)
+	}
+	port := freePort(t)
+	return startServer(t, port, as(exec.Command(postgres, "-D", data, "-p", port, "-c", "listen_addresses=127.0.0.1",
+		"-c", "unix_socket_directories=", "-c", "fsync=off")))
+}
+
 // tool finds a program that scripts/bootstrap.sh dev installs.
 func tool(t testing.TB, name string) string {
 	t.Helper()

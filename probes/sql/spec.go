@@ -1,0 +1,190 @@
+package sql
+
+import (
+	_ "embed"
+	"errors"
+	"fmt"
+
+	"github.com/tracer-agent/tracer-agent/internal/goexe"
+	"github.com/tracer-agent/tracer-agent/internal/offsets"
+	"github.com/tracer-agent/tracer-agent/internal/probe"
+)
+
+// ID marks this probe's records.
+const ID probe.ID = 11
+
+//go:embed offsets.json
+var offsetsJSON []byte
+
+// Point groups.
+const (
+	groupExec     = "database-sql-exec"
+	groupQuery    = "database-sql-query"
+	groupStmt     = "database-sql-prepared-exec"
+	groupStmtRows = "database-sql-prepared-query"
+	groupTx       = "database-sql-transactions"
+	groupPgxExec  = "pgx-exec"
+	groupPgxQuery = "pgx-query"
+)
+
+const pointFatal = "pgx_fatal"
+
+const pathPgx = "github.com/jackc/pgx/v5"
+
+// QueryText says what db.query.text holds.
+type QueryText string
+
+const (
+	// TextOff leaves it out.
+	TextOff QueryText = "off"
+	// TextShape has every literal replaced by ?.
+	TextShape QueryText = "shape"
+	// TextFull is the statement as the program wrote it; never a parameter's value.
+	TextFull QueryText = "full"
+)
+
+// Config is what a user may set.
+type Config struct {
+	QueryText QueryText
+}
+
+// New returns the probe.
+func New(cfg Config) *probe.Spec {
+	return &probe.Spec{
+		ID:        ID,
+		Name:      "sql",
+		Doc:       "SQL statements of database/sql and of pgx v5",
+		Points:    append(stdPoints(), pgxPoints()...),
+		Groups:    groups(),
+		Fields:    pgxFields(),
+		Table:     func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
+		Load:      loadBpf,
+		InFlight:  []probe.InFlight{{Map: "sq_ops"}},
+		AttachExe: attachExe,
+		NewDecoder: func(env probe.DecoderEnv) probe.Decoder {
+			return &decoder{env: env, cfg: cfg, texts: map[statementKey]statement{}}
+		},
+	}
+}
+
+func groups() []probe.Group {
+	return []probe.Group{
+		{Name: groupExec, What: "database/sql statements without rows"},
+		{Name: groupQuery, What: "database/sql queries"},
+		{Name: groupStmt, What: "database/sql prepared statements without rows"},
+		{Name: groupStmtRows, What: "database/sql prepared queries"},
+		{Name: groupTx, What: "database/sql transactions"},
+		{Name: groupPgxExec, What: "pgx statements without rows", Check: checkPgx},
+		{Name: groupPgxQuery, What: "pgx queries", Check: checkPgxQuery},
+	}
+}
+
+func entry(args int, funcs ...string) probe.Site {
+	return probe.Site{Kind: probe.Entry, Funcs: funcs, Args: args}
+}
+
+// stdPoints lists starts before ends: the manager attaches from the last to the first.
+func stdPoints() []probe.Point {
+	const p, db, stmt, tx = "database/sql.", "database/sql.(*DB).", "database/sql.(*Stmt).", "database/sql.(*Tx)."
+	in := func(fn, callee string) probe.Site {
+		return probe.Site{Kind: probe.AfterCall, Funcs: []string{fn}, Callees: []string{p + callee}, Results: 4}
+	}
+	inClosure := func(fn, callee string) probe.Site {
+		s := in(fn, callee)
+		s.Closure = true
+		return s
+	}
+	isBad := func(fn string) probe.Site {
+		return probe.Site{Kind: probe.CallSite, Funcs: []string{fn}, Callees: []string{"errors.Is"}}
+	}
+	const skip = "statements of drivers that prepare them (MySQL without interpolateParams)"
+	return []probe.Point{
+		{Name: "exec_start", Program: "sq_std", Group: groupExec, Site: entry(8, p+"ctxDriverExec")},
+		{Name: "exec_end", Program: "sq_exec_end", Group: groupExec, Site: inClosure(db+"execDC", "ctxDriverExec")},
+		{Name: "skip_exec_end", Program: "sq_skip_exec", Group: groupExec, Optional: true, Lost: skip,
+			Site: in(db+"execDC", "resultFromStatement")},
+
+		{Name: "query_start", Program: "sq_std", Group: groupQuery, Site: entry(8, p+"ctxDriverQuery")},
+		{Name: "query_end", Program: "sq_query_end", Group: groupQuery, Site: inClosure(db+"queryDC", "ctxDriverQuery")},
+		{Name: "skip_query_end", Program: "sq_skip_query", Group: groupQuery, Optional: true, Lost: skip,
+			Site: in(db+"queryDC", "rowsiFromStatement")},
+
+		{Name: "stmt_exec_start", Program: "sq_stmt", Group: groupStmt, Site: entry(3, stmt+"ExecContext")},
+		{Name: "stmt_exec_end", Program: "sq_stmt_exec", Group: groupStmt, MinGo: retryGo,
+			Site: inClosure(stmt+"ExecContext", "resultFromStatement")},
+		{Name: "stmt_exec_end_18", Program: "sq_stmt_exec", Group: groupStmt, MaxGo: retryGo - 1,
+			Site: in(stmt+"ExecContext", "resultFromStatement")},
+		{Name: "stmt_query_start", Program: "sq_stmt", Group: groupStmtRows, Site: entry(3, stmt+"QueryContext")},
+		{Name: "stmt_query_end", Program: "sq_stmt_query", Group: groupStmtRows, MinGo: retryGo,
+			Site: inClosure(stmt+"QueryContext", "rowsiFromStatement")},
+		{Name: "stmt_query_end_18", Program: "sq_stmt_query", Group: groupStmtRows, MaxGo: retryGo - 1,
+			Site: in(stmt+"QueryContext", "rowsiFromStatement")},
+
+		{Name: "begin", Program: "sq_begin", Group: groupTx, Site: entry(5, p+"ctxDriverBegin")},
+		{Name: "begin_end", Program: "sq_begin_end", Group: groupTx, Site: inClosure(db+"beginDC", "ctxDriverBegin")},
+		{Name: "commit", Program: "sq_commit", Group: groupTx, Site: entry(1, tx+"Commit")},
+		{Name: "rollback", Program: "sq_rollback", Group: groupTx, Site: entry(2, tx+"rollback")},
+		{Name: "commit_end", Program: "sq_tx_end", Group: groupTx, Site: isBad(tx + "Commit")},
+		{Name: "rollback_end", Program: "sq_tx_end", Group: groupTx, Site: isBad(tx + "rollback")},
+	}
+}
+
+// retryGo is the minor Go release that put the body of Stmt's methods into a closure.
+const retryGo = 20
+
+func pgxPoints() []probe.Point {
+	const conn, rows, reader = pathPgx + ".(*Conn).", pathPgx + ".(*baseRows).", pathPgx + "/pgconn.(*ResultReader)."
+	got := func(nth int) probe.Site {
+		return probe.Site{Kind: probe.AfterNthCall, Funcs: []string{conn + "Query"}, Callees: []string{conn + "getRows"},
+			Nth: nth, Results: 1}
+	}
+	return []probe.Point{
+		{Name: "pgx_exec", Program: "sq_pgx_exec", Group: groupPgxExec, Site: entry(5, conn+"Exec")},
+		{Name: "pgx_exec_end", Program: "sq_pgx_exec_end", Group: groupPgxExec,
+			Site: probe.Site{Kind: probe.AfterCall, Funcs: []string{conn + "Exec"}, Callees: []string{conn + "exec"}, Results: 4}},
+
+		{Name: "pgx_query", Program: "sq_pgx_query", Group: groupPgxQuery, Site: got(0)},
+		{Name: "pgx_query_2", Program: "sq_pgx_query2", Group: groupPgxQuery, Optional: true, Site: got(1),
+			Lost: "nothing, where there is but one call"},
+		{Name: "pgx_close", Program: "sq_pgx_close", Group: groupPgxQuery,
+			Site: probe.Site{Kind: probe.AfterCall, Funcs: []string{rows + "Close"}, Callees: []string{reader + "Close"}, Results: 4}},
+		// Close where fatal is a part of its callers.
+		{Name: pointFatal, Program: "sq_pgx_fatal", Group: groupPgxQuery, Site: entry(3, rows+"fatal", rows+"Close")},
+	}
+}
+
+func pgxFields() []goexe.Field {
+	f := func(typ, name string) goexe.Field {
+		return goexe.Field{Module: pathPgx, Type: pathPgx + typ, Name: name}
+	}
+	return []goexe.Field{
+		f(".Conn", "config"), f(".ConnConfig", "Config"),
+		f(".baseRows", "ctx"), f(".baseRows", "sql"), f(".baseRows", "conn"),
+		f("/pgconn.Config", "Host"), f("/pgconn.Config", "Port"), f("/pgconn.Config", "Database"),
+		f("/pgconn.PgError", "Code"),
+	}
+}
+
+func checkPgx(p *probe.Placed) error {
+	var missing []string
+	for _, f := range pgxFields() {
+		if p.Offset(f) == probe.OffNone {
+			missing = append(missing, f.String())
+		}
+	}
+	if len(missing) > 0 {
+		version, _ := p.Exe.Module(pathPgx)
+		return fmt.Errorf("%w: offsets of %v are not known for %s %s", probe.ErrRefused, missing, pathPgx, version)
+	}
+	return nil
+}
+
+// errArch: the receiver of (*baseRows).Close is found by the frame pointer.
+var errArch = errors.New("queries of pgx are seen on amd64 only")
+
+func checkPgxQuery(p *probe.Placed) error {
+	if p.Exe.Arch() != "amd64" {
+		return errArch
+	}
+	return checkPgx(p)
+}
