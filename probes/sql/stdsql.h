@@ -118,33 +118,40 @@ static __always_inline bool is_skip(__u64 data)
 	return read_u64(read_u64(data) + SKIP_AT) == SKIP_WORD;
 }
 
+/* The driver's Result, whose words are in s. */
+static __noinline int put_result(struct sq_op *op, struct tr_goexe *ge)
+{
+	op->ev.call.flags |= F_RESULT;
+	err_type(&op->ev.result, ge, read_u64(op->s.ptr + 8));
+	bpf_probe_read_user(op->ev.result_raw, sizeof(op->ev.result_raw), (void *)op->s.len);
+	return 0;
+}
+
 /* The branch after the driver's answer, whose words are at loc. */
 static __always_inline int std_end(struct pt_regs *ctx, __u64 loc_off, bool may_skip)
 {
 	struct tr_who w;
-	struct sq_exe *e;
-	struct sq_op *op;
 	struct go_loc *loc;
-	__u64 itab;
+	struct sq_op *op;
 
 	if (!who_runs(&w, ctx))
 		return 0;
-	e = exe_of(&w);
+	loc = (void *)exe_of(&w);
 	op = call_open(&sq_ops, &w);
-	if (!e || !op)
+	if (!loc || !op)
 		return 0;
-	loc = (void *)e + loc_off;
-	itab = go_loc_read(ctx, &loc[2]);
-	if (itab) {
-		op->word = go_loc_read(ctx, &loc[3]);
-		if (may_skip && is_skip(op->word))
+	loc = (void *)loc + loc_off;
+	op->s.ptr = go_loc_read(ctx, &loc[2]);
+	op->s.len = go_loc_read(ctx, &loc[3]);
+	if (op->s.ptr) {
+		if (may_skip && is_skip(op->s.len))
 			return 0;
-		put_error(op, &w, itab, op->word);
-	} else if (go_loc_read(ctx, &loc[0])) {
-		op->ev.call.flags |= F_RESULT;
-		err_type(&op->ev.result, w.ge, read_u64(go_loc_read(ctx, &loc[0]) + 8));
-		bpf_probe_read_user(op->ev.result_raw, sizeof(op->ev.result_raw),
-				    (void *)go_loc_read(ctx, &loc[1]));
+		put_error(op, &w, op->s.ptr, op->s.len);
+	} else {
+		op->s.ptr = go_loc_read(ctx, &loc[0]);
+		op->s.len = go_loc_read(ctx, &loc[1]);
+		if (op->s.ptr)
+			put_result(op, w.ge);
 	}
 	finish(&w.key, op);
 	return 0;
