@@ -274,6 +274,7 @@ type bpfTrKin struct {
 	_      structs.HostLayout
 	Goid   uint64
 	SpanId uint64
+	Epoch  uint64
 }
 
 type bpfTrProc struct {
@@ -294,6 +295,7 @@ type bpfTrScope struct {
 	Reg        uint64
 	TraceFlags uint32
 	Epoch      uint32
+	Goid       uint64
 }
 
 // Names of all BPF objects in the ELF.
@@ -329,6 +331,7 @@ const (
 	bpfProgSqStmtExec    = "sq_stmt_exec"
 	bpfProgSqStmtQuery   = "sq_stmt_query"
 	bpfProgSqTxEnd       = "sq_tx_end"
+	bpfVarCfgCountAll    = "cfg_count_all"
 	bpfVarCfgParentBased = "cfg_parent_based"
 	bpfVarCfgRatioBound  = "cfg_ratio_bound"
 	bpfVarCfgSamplerRoot = "cfg_sampler_root"
@@ -425,6 +428,7 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
+	CfgCountAll    *ebpf.VariableSpec `ebpf:"cfg_count_all"`
 	CfgParentBased *ebpf.VariableSpec `ebpf:"cfg_parent_based"`
 	CfgRatioBound  *ebpf.VariableSpec `ebpf:"cfg_ratio_bound"`
 	CfgSamplerRoot *ebpf.VariableSpec `ebpf:"cfg_sampler_root"`
@@ -489,6 +493,7 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
+	CfgCountAll    *ebpf.Variable `ebpf:"cfg_count_all"`
 	CfgParentBased *ebpf.Variable `ebpf:"cfg_parent_based"`
 	CfgRatioBound  *ebpf.Variable `ebpf:"cfg_ratio_bound"`
 	CfgSamplerRoot *ebpf.Variable `ebpf:"cfg_sampler_root"`

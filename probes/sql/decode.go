@@ -38,6 +38,8 @@ type decoder struct {
 	ev    bpfSqlEvent
 	tail  []byte
 	texts map[statementKey]statement
+
+	duration *telemetry.DurationOf
 }
 
 // Decode implements probe.Decoder.
@@ -61,6 +63,7 @@ func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) erro
 	d.tail = tail
 	op := call.Operation(rec, "sql")
 	if d.fill(op, own, call.Cut) {
+		d.duration.Measure(op)
 		emit(op)
 	}
 	return nil

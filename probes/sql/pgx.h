@@ -107,7 +107,8 @@ static __always_inline int pgx_query_start(struct pt_regs *ctx, __u32 nth)
 		return 0;
 	op->ev.call.goid = read_u64(GO_G(ctx) + w.ge->g_goid);
 	op->ev.call.flags |= F_PGX;
-	if (!call_trace(&op->ev.call, w.ge, GO_G(ctx), read_u64(rows + e->rows_ctx + 8))) {
+	if (!call_trace(&op->ev.call, w.ge, GO_G(ctx), read_u64(rows + e->rows_ctx + 8)) &&
+	    !cfg_count_all) {
 		bpf_map_delete_elem(&sq_ops, &w.key);
 		return 0;
 	}

@@ -62,7 +62,7 @@ func New(cfg Config) *probe.Spec {
 		InFlight:  []probe.InFlight{{Map: "sq_ops"}},
 		AttachExe: attachExe,
 		NewDecoder: func(env probe.DecoderEnv) probe.Decoder {
-			return &decoder{env: env, cfg: cfg, texts: map[statementKey]statement{}}
+			return &decoder{env: env, cfg: cfg, texts: map[statementKey]statement{}, duration: probe.NewDBDuration()}
 		},
 	}
 }
