@@ -36,26 +36,31 @@ if [ ${#need[@]} -gt 0 ]; then
   $sudo apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
 fi
 
-# build makes the test and the agent for an architecture.
+# build makes the test, the agent and the traced programs for an architecture.
 build() {
-  local bin=$out/bin-$1
-  mkdir -p "$bin"
+  local bin=$out/bin-$1 v
+  rm -rf "$out/targets-$1"
+  mkdir -p "$bin" "$out/targets-$1"
   CGO_ENABLED=0 GOARCH=$1 go test -c -ldflags '-s -w' -o "$bin/kernels.test" ./test/kernels
   CGO_ENABLED=0 GOARCH=$1 go build -trimpath -ldflags '-s -w' -o "$bin/tracer-agent" ./cmd/tracer-agent
+  for v in $versions; do
+    (cd testdata/targets/httpmatrix && GOFLAGS=-buildvcs=false GOTOOLCHAIN=go$v CGO_ENABLED=0 GOARCH=$1 \
+      go build -o "$out/targets-$1/httpmatrix-go$v" .)
+  done
+  # These have modules of their own, which the newest of the versions builds.
+  for v in variety otelchain; do
+    (cd "testdata/targets/$v" && GOFLAGS=-buildvcs=false GOTOOLCHAIN=go${versions##* } CGO_ENABLED=0 GOARCH=$1 \
+      go build -o "$out/targets-$1/$v" .)
+  done
 }
-build amd64
-case "$*" in *-arm64*) build arm64 ;; esac
-rm -rf "$out/targets"
-mkdir -p "$out/targets"
-for v in $versions; do
-  (cd testdata/targets/httpmatrix && GOFLAGS=-buildvcs=false GOTOOLCHAIN=go$v CGO_ENABLED=0 \
-    go build -o "$out/targets/httpmatrix-go$v" .)
+for name in "$@"; do
+  case $name in
+    *-arm64) arm64=1 ;;
+    *) amd64=1 ;;
+  esac
 done
-# These have modules of their own, which the newest of the versions builds.
-for name in variety otelchain; do
-  (cd testdata/targets/$name && GOFLAGS=-buildvcs=false GOTOOLCHAIN=go${versions##* } CGO_ENABLED=0 \
-    go build -o "$out/targets/$name" .)
-done
+if [ -n "${amd64:-}" ]; then build amd64; fi
+if [ -n "${arm64:-}" ]; then build arm64; fi
 settings=()
 for name in TRACER_BYTES_REQUESTS TRACER_BYTES_FROM TRACER_BYTES_SEED TRACER_CHAIN_REQUESTS; do
   if [ -n "${!name:-}" ]; then settings+=(-e "$name=${!name}"); fi
@@ -70,14 +75,20 @@ for name in "$@"; do
   esac
   echo "== kernel $name ($(date -u +%H:%M:%S))"
   package=$(scripts/vm/kernel.sh "${name%%-*}" $arch)
-  status=0
-  scripts/vm/boot.sh -a $arch -k "$words" -t 1200 -f "$out/bin-$arch/tracer-agent:/tracer-agent" -f "$out/targets:/targets" \
-    -e TRACER_AGENT_BIN=/tracer-agent -e TRACER_TARGETS=/targets -e TRACER_RESULTS=1 \
-    -e TRACER_REQUIRE_KERNEL=1 -e TRACER_TEST_PATIENCE="${TRACER_TEST_PATIENCE:-6}" ${settings[@]+"${settings[@]}"} \
-    "$package" "$out/bin-$arch/kernels.test" -test.v -test.timeout 18m ${only:+-test.run "$only"} \
-    >"$out/$name.log" || status=$?
+  # A guest that dies in the middle was tripped by the emulation as a rule: once more. What
+  # we did to it dies again.
+  for try in 1 2 3; do
+    status=0
+    scripts/vm/boot.sh -a $arch -k "$words" -t 1200 -f "$out/bin-$arch/tracer-agent:/tracer-agent" -f "$out/targets-$arch:/targets" \
+      -e TRACER_AGENT_BIN=/tracer-agent -e TRACER_TARGETS=/targets -e TRACER_RESULTS=1 \
+      -e TRACER_REQUIRE_KERNEL=1 -e TRACER_TEST_PATIENCE="${TRACER_TEST_PATIENCE:-6}" ${settings[@]+"${settings[@]}"} \
+      "$package" "$out/bin-$arch/kernels.test" -test.v -test.timeout 18m ${only:+-test.run "$only"} \
+      >"$out/$name.log" || status=$?
+    if [ "$status" != 125 ]; then break; fi
+    echo "matrix: kernel $name died in try $try" >&2
+  done
   sed -n 's/^@@result //p' "$out/$name.log" >"$out/$name.jsonl"
-  if [ $status = 0 ] && grep -q '"outcome":"pass"' "$out/$name.jsonl"; then
+  if [ "$status" = 0 ] && grep -q '"outcome":"pass"' "$out/$name.jsonl"; then
     grep -E '^ *--- (PASS|SKIP)' "$out/$name.log"
   else
     grep -v '^tracer_agent_\|^# ' "$out/$name.log" | tail -n 200
