@@ -288,27 +288,38 @@ static __always_inline bool conn_announce(struct conn_sock *c, __u32 fd, __u32 s
 	return true;
 }
 
-/* Whether what was announced is of this connection and still to be taken. */
-static __noinline int conn_agrees(struct conn_sock *c, const struct tr_conn *v)
+/* Whether what was announced, c->val, is of this connection and still to be taken. */
+static __noinline int conn_agrees(struct conn_sock *c)
 {
 	__u32 age;
 
-	if (!v || v->used || bpf_ktime_get_ns() - v->said_ns > JOIN_MAX_AGE_NS)
+	if (c->val.used || bpf_ktime_get_ns() - c->val.said_ns > JOIN_MAX_AGE_NS)
 		return 0;
 	conn_where(c);
-	age = c->at.read_to - v->seq;
+	age = c->at.read_to - c->val.seq;
 	if (!age || age > JOIN_WINDOW ||
 	    (__u64)age + (__u32)(c->at.rcv_nxt - c->at.read_to) > c->at.received)
 		return 0;
-	return (__u32)(c->at.wrote_to - v->rcv) <=
+	return (__u32)(c->at.wrote_to - c->val.rcv) <=
 	       c->at.acked + (__u32)(c->at.wrote_to - c->at.una);
 }
 
-static __always_inline struct tr_conn *conn_find(struct conn_sock *c)
+/* Take what was announced under c->key. The map is LRU: an entry may become another key's
+ * while it is copied, so that it still is this key's is looked at afterwards. */
+static __noinline int conn_match(struct conn_sock *c)
 {
 	struct tr_conn *v = bpf_map_lookup_elem(&tr_conns, &c->key);
 
-	return conn_agrees(c, v) ? v : NULL;
+	if (!v)
+		return 0;
+	c->val = *v;
+	if (!conn_agrees(c))
+		return 0;
+	v = bpf_map_lookup_elem(&tr_conns, &c->key);
+	if (!v || v->said_ns != c->val.said_ns || v->span_id != c->val.span_id)
+		return 0;
+	v->used = 1;
+	return 1;
 }
 
 /* Server: the same by where the connection began. */
@@ -330,18 +341,11 @@ static __noinline int conn_translated(struct conn_sock *c)
 /* Server: the span whose request came in over fd, in c->val; false if nobody said. */
 static __noinline int conn_take(struct conn_sock *c, __u32 fd, __u32 stream)
 {
-	struct tr_conn *v;
-
 	if (!conn_key(c, fd, false))
 		return 0;
 	c->key.stream = stream;
-	v = conn_find(c);
-	if (!v && conn_translated(c))
-		v = conn_find(c);
-	if (!v)
+	if (!conn_match(c) && (!conn_translated(c) || !conn_match(c)))
 		return 0;
-	v->used = 1;
-	c->val = *v;
 	if (stream)
 		bpf_map_delete_elem(&tr_conns, &c->key);
 	return 1;
