@@ -42,6 +42,21 @@ func at(kind string, tg *harness.Target) string {
 	return kind + "," + tg.HTTP
 }
 
+// joining starts an agent in mode join on the targets; where the kernel allows it, the
+// default would be to write headers, which get through a proxy.
+func joining(t *testing.T, env []string, targets ...*harness.Target) *harness.Agent {
+	t.Helper()
+	args := []string{"--propagation", "join"}
+	for _, tg := range targets {
+		args = append(args, "--pid", strconv.Itoa(tg.PID))
+	}
+	agent := harness.StartAgentEnv(t, append([]string{"OTEL_TRACES_EXPORTER=json"}, env...), args...)
+	for _, tg := range targets {
+		agent.WaitInstrumented(tg.PID)
+	}
+	return agent
+}
+
 // hop is a request for id that goes from the first relay to the others.
 func hop(id string, first *harness.Target, next ...string) string {
 	return first.URL("/hop/" + id + "?" + url.Values{"next": {strings.Join(next, ";")}}.Encode())
@@ -181,7 +196,7 @@ func TestChain(t *testing.T) {
 		}
 	}
 	// Spans come faster than this process reads them while it sends the requests.
-	agent := harness.TraceEnv(t, []string{"OTEL_TRACES_EXPORTER=json", "OTEL_BSP_MAX_QUEUE_SIZE=131072"}, a, b, c)
+	agent := joining(t, []string{"OTEL_BSP_MAX_QUEUE_SIZE=131072"}, a, b, c)
 	n := chainRequests()
 	for _, inFlight := range []int{200, 16} {
 		for _, kind := range kinds {
@@ -216,7 +231,7 @@ func TestParentAge(t *testing.T) {
 	needs(t)
 	exe := harness.Build{Dir: relay}.Path(t)
 	a, b := harness.StartTarget(t, exe), harness.StartTarget(t, exe)
-	agent := harness.Trace(t, a, b)
+	agent := joining(t, nil, a, b)
 	mark := agent.Mark()
 	for id, later := range map[string]string{"soon": "20", "late": "6000"} {
 		harness.Get(t, hop(id, a, at("h1", b))+"&later="+later)

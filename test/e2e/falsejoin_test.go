@@ -90,7 +90,7 @@ func TestReusedPort(t *testing.T) {
 	needs(t)
 	exe := harness.Build{Dir: relay}.Path(t)
 	a, b := harness.StartTarget(t, exe), harness.StartTarget(t, exe)
-	agent := harness.Trace(t, a, b)
+	agent := joining(t, nil, a, b)
 	const rounds = 60
 	mark, others := agent.Mark(), 0
 	for i := range rounds {
@@ -152,7 +152,7 @@ func TestProxied(t *testing.T) {
 	needs(t)
 	exe := harness.Build{Dir: relay}.Path(t)
 	a, b := harness.StartTarget(t, exe), harness.StartTarget(t, exe)
-	agent := harness.Trace(t, a, b)
+	agent := joining(t, nil, a, b)
 	reverse := httptest.NewServer(httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: b.HTTP}))
 	defer reverse.Close()
 	const n = 100
@@ -221,7 +221,7 @@ func TestRestarts(t *testing.T) {
 	a, b := harness.StartTarget(t, exe), harness.StartTarget(t, exe)
 	addr := b.HTTP
 	start := func() *harness.Agent {
-		agent := harness.StartAgent(t, "--exe", exe)
+		agent := harness.StartAgent(t, "--exe", exe, "--propagation", "join")
 		agent.WaitInstrumented(a.PID)
 		return agent
 	}

@@ -66,7 +66,7 @@ func TestNamespaces(t *testing.T) {
 	exe := harness.Build{Dir: relay}.Path(t)
 	a, b := near.Start(t, exe, "-addr", "10.77.0.1:0"), far.Start(t, exe, "-addr", "10.78.0.2:0")
 	fence := harness.StartTarget(t, exe)
-	agent := harness.Trace(t, a, b, fence)
+	agent := joining(t, nil, a, b, fence)
 	const n = 10
 	run := func(t *testing.T, to func(kind string) string, want int) {
 		for _, kind := range kinds {
@@ -128,7 +128,7 @@ func TestSameAddresses(t *testing.T) {
 	far[0].Start(t, exe, "-addr", server) // not watched
 	b := far[1].Start(t, exe, "-addr", server)
 	fence := harness.StartTarget(t, exe)
-	agent := harness.Trace(t, a, b, fence)
+	agent := joining(t, nil, a, b, fence)
 	const rounds = 60
 	mark := agent.Mark()
 	for i := range rounds {

@@ -97,17 +97,11 @@ func cleanEnv() []string {
 // Trace starts an agent on the targets and waits until they are instrumented.
 func Trace(t testing.TB, targets ...*Target) *Agent {
 	t.Helper()
-	return TraceEnv(t, []string{"OTEL_TRACES_EXPORTER=json"}, targets...)
-}
-
-// TraceEnv is Trace with these environment variables for the agent.
-func TraceEnv(t testing.TB, env []string, targets ...*Target) *Agent {
-	t.Helper()
 	var args []string
 	for _, tg := range targets {
 		args = append(args, "--pid", strconv.Itoa(tg.PID))
 	}
-	a := StartAgentEnv(t, env, args...)
+	a := StartAgent(t, args...)
 	for _, tg := range targets {
 		a.WaitInstrumented(tg.PID)
 	}
