@@ -91,6 +91,16 @@ static __always_inline __u64 go_reg(struct pt_regs *ctx, __u8 reg)
 	return 0;
 }
 
+/* The address that a function returns to, at its usual entry point. */
+static __always_inline __u64 go_return_addr(struct pt_regs *ctx)
+{
+#if defined(__TARGET_ARCH_x86)
+	return read_u64(ctx->sp);
+#else
+	return ctx->regs[30];
+#endif
+}
+
 /* Where a word is at the probed instruction, computed by user space from the
  * real code: a register, or a stack slot relative to SP. */
 struct go_loc {

@@ -230,6 +230,8 @@ type bpfNhExe struct {
 			Reg   uint8
 			Pad   uint16
 		}
+		_       [4]byte
+		Callers [2][2]uint64
 	}
 	Xh2 struct {
 		_              structs.HostLayout
@@ -265,6 +267,8 @@ type bpfNhExe struct {
 			Reg   uint8
 			Pad   uint16
 		}
+		_       [4]byte
+		Callers [2][2]uint64
 	}
 }
 

@@ -10,11 +10,13 @@
  *   start  (*ClientConn).roundTrip
  *   end    in (*Transport).RoundTripOpt, the branch after it
  *
- * Not seen: requests that net/http refuses before it tries to reach anybody.
+ * Not seen: requests that net/http refuses before it tries to reach anybody, and those
+ * that a program makes on a connection of its own (http.ClientConn, Go 1.26).
  */
 #ifndef NH_CLIENT_H
 #define NH_CLIENT_H
 
+#include "resend.h"
 #include "server.h"
 
 /* A traceparent that the program itself set (an SDK in the process): its span is the
@@ -111,74 +113,6 @@ static __always_inline enum nh_check client_check(struct nh_op *op, struct nh_ex
 	return 0;
 }
 
-/* Attempts that failed on a connection, which net/http may make again on the same
- * goroutine: HTTP/1 at once, HTTP/2 with growing pauses. Key: tgid, goid. Inserted at
- * the attempt's end; LRU, for most are not repeated. */
-struct nh_failed {
-	__u64 url, hdr; /* of the request; its copies share both */
-	__u64 end_ns;
-	__u32 epoch;
-	__u32 resend;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 2048);
-	__type(key, struct tr_gokey);
-	__type(value, struct nh_failed);
-} nh_faileds SEC(".maps");
-
-/* When an attempt last failed: without one there is nothing to look up. */
-volatile __u64 nh_failed_ns = 0;
-
-#define RESEND_H1_NS (1ULL * 1000000000ULL)
-#define RESEND_H2_NS (64ULL * 1000000000ULL)
-#define MAX_RESEND   32
-
-static __noinline int attempt_failed(struct nh_op *op, const struct tr_gokey *key)
-{
-	struct nh_failed f = {
-		.url = op->url,
-		.hdr = op->hdr,
-		.end_ns = bpf_ktime_get_ns(),
-		.epoch = op->epoch,
-		.resend = op->ev.resend,
-	};
-
-	nh_failed_ns = f.end_ns;
-	bpf_map_update_elem(&nh_faileds, key, &f, BPF_ANY);
-	return 0;
-}
-
-/* How many attempts of the same call came before: redirects, which the request leads
- * back to, and after a failure net/http's own retries. */
-static __noinline int put_resend(struct nh_op *op, const struct nh_exe *e, __u16 response)
-{
-	struct tr_gokey key = { .tgid = op->ev.hdr.tgid, .id = op->ev.goid };
-	__u64 within = op->ev.flags & F_H2 ? RESEND_H2_NS : RESEND_H1_NS, req = op->req, res;
-	struct nh_failed *f;
-	__u32 n = 0;
-
-	if (op->ev.start_ns - nh_failed_ns < within) {
-		f = bpf_map_lookup_elem(&nh_faileds, &key);
-		if (f && f->url == op->url && f->hdr == op->hdr && f->epoch == op->epoch &&
-		    op->ev.start_ns - f->end_ns < within && f->resend < MAX_RESEND) {
-			op->ev.resend = f->resend + 1;
-			return 0;
-		}
-	}
-	if (response == OFF_NONE || e->res_request == OFF_NONE)
-		return 0;
-	for (n = 0; n < MAX_RESEND; n++) {
-		res = read_u64(req + response);
-		if (!res)
-			break;
-		req = read_u64(res + e->res_request);
-	}
-	op->ev.resend = n;
-	return 0;
-}
-
 /* Whose request a client operation begins with. */
 enum client_kind {
 	CLIENT_H1,  /* (*Transport).getConn's */
@@ -243,6 +177,25 @@ static __noinline int client_fill(struct nh_op *op, struct tr_goexe *ge, enum cl
 	return 1;
 }
 
+/* Whether the end of a call will be seen: not of one that a program makes on a
+ * ClientConn itself, which would stay in the map. */
+static __always_inline bool h2_followed(struct pt_regs *ctx, struct tr_proc *proc,
+					enum client_kind kind)
+{
+	struct nh_exe *e = bpf_map_lookup_elem(&nh_exes, &proc->exe_id);
+	const struct nh_h2 *h2;
+	__u64 at;
+
+	if (!e)
+		return false;
+	h2 = kind == CLIENT_H2 ? &e->h2 : &e->xh2;
+	if (!h2->callers[0][1])
+		return true;
+	at = go_return_addr(ctx) - proc->bias;
+	return at - h2->callers[0][0] < h2->callers[0][1] ||
+	       at - h2->callers[1][0] < h2->callers[1][1];
+}
+
 /* AX conn or transport, BX request or transport request. */
 static __always_inline int client_start(struct pt_regs *ctx, enum client_kind kind)
 {
@@ -266,6 +219,8 @@ static __always_inline int client_start(struct pt_regs *ctx, enum client_kind ki
 			op->ev.flags |= F_H2;
 			return 0;
 		}
+		if (!h2_followed(ctx, proc, kind))
+			return 0;
 	}
 	op = op_new(&nh_client, &key, proc, NULL);
 	if (!op)

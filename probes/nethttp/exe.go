@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"strings"
 	"structs"
 
 	"github.com/cilium/ebpf"
@@ -106,7 +107,25 @@ func encodeExe(p *probe.Placed) *bpfNhExe {
 	v.Xh2.Inject = uint16(flag(p.Groups[groupXWrite]))
 	setLocs(v.H2.End[:], p.Points["h2_client_end"])
 	setLocs(v.Xh2.End[:], p.Points["x_client_end"])
+	setCallers(&v.H2.Callers, p, "h2_client_start", "h2_client_end")
+	setCallers(&v.Xh2.Callers, p, "x_client_start", "x_client_end")
 	return v
+}
+
+// setCallers notes below which functions an HTTP/2 call is followed: the one in which
+// its end is seen and, where it is not inlined there, the method between the two. Only
+// at PUSHQ BP is the return address at SP.
+func setCallers(dst *[2][2]uint64, p *probe.Placed, start, end string) {
+	from, to := p.Points[start], p.Points[end]
+	if !strings.HasPrefix(from.Instr, "PUSH") {
+		return
+	}
+	between := strings.TrimSuffix(from.Func, "roundTrip") + "RoundTrip"
+	for i, name := range []string{to.Func, between} {
+		if f, ok := p.Exe.Func(name); ok && name != from.Func {
+			dst[i] = [2]uint64{f.Addr, f.Size}
+		}
+	}
 }
 
 func flag(b bool) uint8 {

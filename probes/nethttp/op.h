@@ -158,6 +158,9 @@ struct nh_h2 {
 	__u16 cs_id, cs_cc, cc_max_list;                /* client */
 	__u16 inject;                                   /* 1: headers are written */
 	struct go_loc end[3];                           /* response, error type, error data */
+	/* Link-time address and size of the functions below which the end of a client's
+	 * call is seen; no size: not known, any. */
+	__u64 callers[2][2];
 };
 
 /* Everything the programs must know of one executable; written by user space. */

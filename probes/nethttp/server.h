@@ -231,6 +231,40 @@ static __always_inline enum nh_check server_check(struct nh_op *op, struct nh_ex
 	return 0;
 }
 
+static __always_inline void server_drop(struct tr_gokey *key)
+{
+	if (!bpf_map_delete_elem(&nh_server, key))
+		__sync_fetch_and_add(&nh_entries, -1);
+}
+
+/* "Upgrade: h2c": golang.org/x/net serves the request that net/http has begun, from
+ * another goroutine, as the first stream of HTTP/2. It is one operation: this one goes
+ * on with what the first has, which then ends without a span. */
+static __noinline int server_upgraded(struct nh_op *op, struct tr_goexe *ge)
+{
+	struct tr_gokey key = { .tgid = op->ev.hdr.tgid };
+	struct tr_scope *s = scope_by_ctx(ge, key.tgid, op->ctx, op->ev.start_ns, op->epoch);
+	struct nh_op *first;
+
+	op->ev.proto_major = 2;
+	op->ev.proto_minor = 0;
+	if (!s)
+		return 0;
+	key.id = s->goid;
+	op->ev.trace_id[0] = s->trace_id[0];
+	op->ev.trace_id[1] = s->trace_id[1];
+	op->ev.span_id = s->span_id;
+	op->ev.start_ns = s->start_ns;
+	op->ev.trace_flags = s->trace_flags;
+	first = bpf_map_lookup_elem(&nh_server, &key);
+	if (first && first->open && first->ev.span_id == op->ev.span_id) {
+		op->ev.parent_id = first->ev.parent_id;
+		op->ev.flags |= first->ev.flags & (F_REMOTE_PARENT | F_JOINED);
+		server_drop(&key);
+	}
+	return 1;
+}
+
 /* Fill a new entry from the request; false when it is not kept. */
 static __noinline int server_fill(struct nh_op *op, struct tr_gokey *key, struct tr_goexe *ge)
 {
@@ -267,7 +301,10 @@ static __noinline int server_fill(struct nh_op *op, struct tr_gokey *key, struct
 	if (op->ev.proto_major > 2 ||
 	    (op->ev.proto_major == 2 && !(op->xnet ? e->xh2_end : e->h2_end)))
 		return 0; /* its end would not be seen */
-	n = server_trace(op, ge, e);
+	if (op->xnet && op->ev.proto_major == 1 && server_upgraded(op, ge))
+		n = op->ev.trace_flags & TRACE_FLAG_SAMPLED;
+	else
+		n = server_trace(op, ge, e);
 	scope_open(op, key);
 	if (!n && !cfg_count_all)
 		return 0;
@@ -282,12 +319,6 @@ static __noinline int server_fill(struct nh_op *op, struct tr_gokey *key, struct
 	put_field(op, S_HOST, e->req_host);
 	put_headers(op);
 	return 1;
-}
-
-static __always_inline void server_drop(struct tr_gokey *key)
-{
-	if (!bpf_map_delete_elem(&nh_server, key))
-		__sync_fetch_and_add(&nh_entries, -1);
 }
 
 /* req is the *http.Request, rw the ResponseWriter's data pointer. */

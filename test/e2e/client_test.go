@@ -224,3 +224,22 @@ func TestClientRedirect(t *testing.T) {
 	}
 	checkResends(t, calls, "", "1", "2", "3")
 }
+
+// TestClientConn: calls that a program makes on an http.ClientConn are not followed, and
+// leave nothing behind.
+func TestClientConn(t *testing.T) {
+	tg, agent := traced(t, harness.Build{})
+	for _, url := range []string{"http://{http}/plain", "https://{https}/plain"} {
+		got := harness.Get(t, tg.URL("/clientconn?n=50&url="+addresses(tg).Replace(url)))
+		if strings.Count(got, ":") != 1 || !strings.HasSuffix(got, ":50]") {
+			t.Fatalf("calls of %s: %s", url, got)
+		}
+	}
+	spans := agent.Settle(0, 102, tg)
+	if calls := harness.Of(spans, harness.Kind("client")); len(calls) != 0 || len(spans) != 102 {
+		t.Errorf("%d client spans of %d, want 0 of 102", len(calls), len(spans))
+	}
+	if n := agent.Entries("nh_client", tg.PID); n != 0 {
+		t.Errorf("%d calls are left in the map", n)
+	}
+}

@@ -40,6 +40,7 @@ func (a *app) handler() http.Handler {
 	mux.HandleFunc("/exec", a.exec)
 	mux.HandleFunc("/gen", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, a.gen) })
 	addPatterns(mux)
+	addClientConn(mux)
 
 	inner := http.NewServeMux()
 	inner.HandleFunc("/inner", plain)
