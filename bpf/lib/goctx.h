@@ -253,6 +253,22 @@ static __always_inline bool scope_usable(struct tr_scope *s, __u64 now)
 	return !s->end_ns || now - s->end_ns < PARENT_GRACE_NS;
 }
 
+/* The scope of goroutine key, if ctx is what it is registered under; the context that
+ * led to ctx is child. */
+static __noinline struct tr_scope *scope_registered(const struct tr_gokey *key, __u64 ctx,
+						    __u64 child, __u64 now, __u32 epoch)
+{
+	struct tr_scope *s = bpf_map_lookup_elem(&tr_scopes, key);
+
+	if (!s || s->reg != ctx || s->epoch != epoch || !scope_usable(s, now))
+		return NULL;
+	if (s->ctx != ctx && s->ctx != child)
+		return NULL; /* of an earlier operation of the goroutine */
+	/* net/http cancels the context of a request that has ended. One that is not
+	 * cancelled is a new context at the old one's address. */
+	return !s->end_ns || read_u64(s->ctx + CANCELCTX_ERR) ? s : NULL;
+}
+
 /* Follow context.Context values from ctx to the context of a known scope. The
  * parent interface is the first field of every standard context type. */
 static __noinline struct tr_scope *scope_by_ctx(struct tr_goexe *ge, __u32 tgid, __u64 ctx,
@@ -265,17 +281,8 @@ static __noinline struct tr_scope *scope_by_ctx(struct tr_goexe *ge, __u32 tgid,
 		if (!ctx)
 			break;
 		key.id = ctx_goid(tgid, ctx, epoch);
-		if (key.id) {
-			struct tr_scope *s = bpf_map_lookup_elem(&tr_scopes, &key);
-
-			if (!s || s->reg != ctx || s->epoch != epoch || !scope_usable(s, now))
-				return NULL;
-			if (s->ctx != ctx && s->ctx != child)
-				return NULL; /* of an earlier operation of the goroutine */
-			/* net/http cancels the context of a request that has ended. One that
-			 * is not cancelled is a new context at the old one's address. */
-			return !s->end_ns || read_u64(s->ctx + CANCELCTX_ERR) ? s : NULL;
-		}
+		if (key.id)
+			return scope_registered(&key, ctx, child, now, epoch);
 		/* timerCtx of Go 1.20 begins with a *cancelCtx: a heap address, where others
 		 * have the itab of the parent interface. */
 		__u64 first = ge->timer_ptr ? read_u64(ctx) : 0;

@@ -33,12 +33,15 @@ static __always_inline __u64 mix64(__u64 x)
 	return x ^ x >> 31;
 }
 
-/* Ids for a new span and, when trace_id is not NULL, a new trace, from 64 random bits
- * and what tells this operation from all others: helper calls are dear, and one per
- * 32 bits would be six. */
+/* Random, of this agent. */
+const volatile __u64 cfg_id_secret = 0;
+
+/* Ids for a new span and, when trace_id is not NULL, a new trace, from random bits and
+ * what tells this operation from all others: helper calls are dear, and one per 32
+ * bits would be six. */
 static __always_inline __u64 new_ids(__u64 trace_id[2], __u64 start_ns, __u64 tgid, __u64 goid)
 {
-	__u64 r = ((__u64)bpf_get_prandom_u32() << 32) | bpf_get_prandom_u32();
+	__u64 r = mix64(((__u64)bpf_get_prandom_u32() << 32 | (__u32)start_ns) ^ cfg_id_secret);
 	__u64 who = start_ns ^ tgid << 40 ^ goid * 0x9e3779b97f4a7c15ULL, span;
 
 	if (trace_id) {

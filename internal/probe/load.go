@@ -123,6 +123,7 @@ func (m *Manager) configure(s *Spec, spec *ebpf.CollectionSpec) error {
 	}
 	vars := map[string]any{
 		"probe_id":         uint16(s.ID),
+		"cfg_id_secret":    m.secret,
 		"cfg_sampler_root": uint8(m.opts.Sampling.Root),
 		"cfg_parent_based": boolByte(!m.opts.Sampling.IgnoreParent),
 		"cfg_ratio_bound":  m.opts.Sampling.bound(),

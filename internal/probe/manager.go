@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"sync"
 
@@ -46,6 +47,8 @@ type Manager struct {
 	log   *slog.Logger
 	multi bool
 	runs  *runStats // nil: the kernel does not count
+
+	secret uint64 // what ids are made with
 
 	detaching *detacher
 
@@ -98,6 +101,7 @@ func NewManager(opts ManagerOptions) (*Manager, error) {
 		jobs:  make(chan func(), 256),
 
 		detaching: newDetacher(),
+		secret:    rand.Uint64(),
 	}
 	for i := range uint32(maxExes) {
 		m.ids = append(m.ids, i)

@@ -443,6 +443,7 @@ const (
 	bpfProgGrUnsent      = "gr_unsent"
 	bpfVarCfgCountAll    = "cfg_count_all"
 	bpfVarCfgHdrs        = "cfg_hdrs"
+	bpfVarCfgIdSecret    = "cfg_id_secret"
 	bpfVarCfgParentBased = "cfg_parent_based"
 	bpfVarCfgRatioBound  = "cfg_ratio_bound"
 	bpfVarCfgSamplerRoot = "cfg_sampler_root"
@@ -541,6 +542,7 @@ type bpfMapSpecs struct {
 type bpfVariableSpecs struct {
 	CfgCountAll    *ebpf.VariableSpec `ebpf:"cfg_count_all"`
 	CfgHdrs        *ebpf.VariableSpec `ebpf:"cfg_hdrs"`
+	CfgIdSecret    *ebpf.VariableSpec `ebpf:"cfg_id_secret"`
 	CfgParentBased *ebpf.VariableSpec `ebpf:"cfg_parent_based"`
 	CfgRatioBound  *ebpf.VariableSpec `ebpf:"cfg_ratio_bound"`
 	CfgSamplerRoot *ebpf.VariableSpec `ebpf:"cfg_sampler_root"`
@@ -620,6 +622,7 @@ func (m *bpfMaps) Close() error {
 type bpfVariables struct {
 	CfgCountAll    *ebpf.Variable `ebpf:"cfg_count_all"`
 	CfgHdrs        *ebpf.Variable `ebpf:"cfg_hdrs"`
+	CfgIdSecret    *ebpf.Variable `ebpf:"cfg_id_secret"`
 	CfgParentBased *ebpf.Variable `ebpf:"cfg_parent_based"`
 	CfgRatioBound  *ebpf.Variable `ebpf:"cfg_ratio_bound"`
 	CfgSamplerRoot *ebpf.Variable `ebpf:"cfg_sampler_root"`

@@ -342,9 +342,10 @@ type bpfNhOp struct {
 			Len uint64
 		}
 	}
-	PeerPtr uint64
-	PeerLen uint64
-	Io      struct {
+	PeerPtr  uint64
+	PeerLen  uint64
+	PeerPort uint64
+	Io       struct {
 		_ structs.HostLayout
 		S struct {
 			_   structs.HostLayout
@@ -626,6 +627,7 @@ const (
 	bpfProgNhXrun        = "nh_xrun"
 	bpfVarCfgCountAll    = "cfg_count_all"
 	bpfVarCfgHdrs        = "cfg_hdrs"
+	bpfVarCfgIdSecret    = "cfg_id_secret"
 	bpfVarCfgKeep        = "cfg_keep"
 	bpfVarCfgParentBased = "cfg_parent_based"
 	bpfVarCfgRatioBound  = "cfg_ratio_bound"
@@ -740,6 +742,7 @@ type bpfMapSpecs struct {
 type bpfVariableSpecs struct {
 	CfgCountAll    *ebpf.VariableSpec `ebpf:"cfg_count_all"`
 	CfgHdrs        *ebpf.VariableSpec `ebpf:"cfg_hdrs"`
+	CfgIdSecret    *ebpf.VariableSpec `ebpf:"cfg_id_secret"`
 	CfgKeep        *ebpf.VariableSpec `ebpf:"cfg_keep"`
 	CfgParentBased *ebpf.VariableSpec `ebpf:"cfg_parent_based"`
 	CfgRatioBound  *ebpf.VariableSpec `ebpf:"cfg_ratio_bound"`
@@ -828,6 +831,7 @@ func (m *bpfMaps) Close() error {
 type bpfVariables struct {
 	CfgCountAll    *ebpf.Variable `ebpf:"cfg_count_all"`
 	CfgHdrs        *ebpf.Variable `ebpf:"cfg_hdrs"`
+	CfgIdSecret    *ebpf.Variable `ebpf:"cfg_id_secret"`
 	CfgKeep        *ebpf.Variable `ebpf:"cfg_keep"`
 	CfgParentBased *ebpf.Variable `ebpf:"cfg_parent_based"`
 	CfgRatioBound  *ebpf.Variable `ebpf:"cfg_ratio_bound"`

@@ -131,6 +131,7 @@ struct nh_op {
 	/* scratch from here on: not cleared */
 	__u64 peer_ptr; /* server: RemoteAddr whose bytes are at the tail's beginning, */
 	__u64 peer_len; /* from an earlier request on the connection */
+	__u64 peer_port;
 	struct tr_goio io;
 	__u8 tp[80]; /* a traceparent header as it was read */
 	struct traceparent parent;

@@ -53,31 +53,12 @@ static __noinline int put_headers(struct nh_op *op)
 		if (!at->len || i == S_TRACEPARENT)
 			continue;
 		if (i == S_TRACESTATE &&
-		    (at->len > 1 || (op->ev.flags & (F_REMOTE_PARENT | F_JOINED)) != F_REMOTE_PARENT))
+		    (at->len > 1 ||
+		     (op->ev.flags & (F_REMOTE_PARENT | F_JOINED)) != F_REMOTE_PARENT))
 			continue; /* nothing without its traceparent */
 		put_gostr(op, i, at->ptr);
 	}
 	return put_captured(op);
-}
-
-/* The port at the end of string S_PEER, "address:port". */
-static __noinline int peer_port(struct nh_op *op)
-{
-	__u32 end = op->ev.str[S_PEER].off + op->ev.str[S_PEER].len, port = 0, unit = 1;
-
-	for (__u32 i = 1; i < 6; i++) {
-		__u32 at = end - i;
-
-		if (at >= TAIL_MAX)
-			break;
-		__u8 c = op->ev.tail[at];
-
-		if (c < '0' || c > '9')
-			break;
-		port += unit * (c - '0');
-		unit *= 10;
-	}
-	return port & 0xffff;
 }
 
 /* The span at the other end of the connection, if it is watched on this node. */
@@ -88,7 +69,7 @@ static __noinline int server_join(struct nh_op *op, struct tr_goexe *ge, struct 
 	__u64 at;
 	int fd;
 
-	if (!e->join || !said_any(peer_port(op)))
+	if (!e->join || !said_any(op->peer_port))
 		return 0;
 	if (op->ev.proto_major == 2) {
 		__u64 rws = read_u64(op->rw + h2->rw_rws);
@@ -176,6 +157,26 @@ static __always_inline void scope_close(struct tr_gokey *key, __u64 now)
 		s->end_ns = now;
 }
 
+/* The port at the end of string S_PEER, "address:port". */
+static __noinline int peer_port(struct nh_op *op)
+{
+	__u32 end = op->ev.str[S_PEER].off + op->ev.str[S_PEER].len, port = 0, unit = 1;
+
+	for (__u32 i = 1; i < 6; i++) {
+		__u32 at = end - i;
+
+		if (at >= TAIL_MAX)
+			break;
+		__u8 c = op->ev.tail[at];
+
+		if (c < '0' || c > '9')
+			break;
+		port += unit * (c - '0');
+		unit *= 10;
+	}
+	return port & 0xffff;
+}
+
 /* RemoteAddr, which is the same string for all of a connection's requests; so is the
  * goroutine, and the entry, with HTTP/1. It comes first in the tail. */
 static __noinline int put_remote(struct nh_op *op, struct nh_exe *e)
@@ -190,6 +191,7 @@ static __noinline int put_remote(struct nh_op *op, struct nh_exe *e)
 	put_str(op, S_PEER, v->ptr, v->len);
 	op->peer_len = op->ev.str[S_PEER].len;
 	op->peer_ptr = op->peer_len == v->len ? v->ptr : 0;
+	op->peer_port = peer_port(op);
 	return 0;
 }
 
