@@ -77,6 +77,12 @@ func place(exe *goexe.Exe, s *Spec) (*Placed, error) {
 		return nil, fmt.Errorf("probe %s: %w", s.Name, err)
 	}
 	p.Offsets, p.Source, err = exe.Offsets(s.Fields, table)
+	if errors.Is(err, goexe.ErrNoOffsets) && len(s.Optional) > 0 {
+		fields := slices.DeleteFunc(slices.Clone(s.Fields), func(f goexe.Field) bool {
+			return slices.Contains(s.Optional, f.Module)
+		})
+		p.Offsets, p.Source, err = exe.Offsets(fields, table)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("probe %s: %w", s.Name, err)
 	}

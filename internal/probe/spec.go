@@ -92,6 +92,9 @@ type Spec struct {
 	// Fields are all struct offsets the probe can make use of; which of them a
 	// group cannot do without is said by Group.Check.
 	Fields []goexe.Field
+	// Optional are modules of Fields that the probe can do without when their versions are
+	// not known: groups that need them refuse themselves by their Check.
+	Optional []string
 	// Table is the probe's embedded table of known offsets.
 	Table func() (*offsets.Table, error)
 	// Load returns the probe's collection spec.

@@ -49,7 +49,7 @@ type bpfGrExe struct {
 	ErrName    int32
 	H2Name     int32
 	AddrName   int32
-	Pad        uint32
+	ValueName  int32
 	H2Itab     uint64
 	AddrItab   uint64
 	Net        struct {

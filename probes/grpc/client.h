@@ -197,6 +197,28 @@ static __always_inline int client_stream(struct pt_regs *ctx)
 	return 0;
 }
 
+/* The same at the end, where the context is in the clientStream, before 1.44 with values
+ * on top; at is its interface. */
+static __noinline __u64 made_context(struct gr_exe *e, struct tr_goexe *ge, __u64 at)
+{
+	__u64 itab, data = 0;
+
+	if (!e || !ge)
+		return 0;
+	for (int i = 0; i < 4; i++) {
+		itab = read_u64(at);
+		data = read_u64(at + 8);
+		if (!e->value_name ||
+		    (__s32)read_u32(read_u64(itab + 8) + ge->type_str) != e->value_name)
+			break;
+		at = data; /* begins with its parent */
+	}
+	/* timerCtx of Go 1.20 begins with a *cancelCtx */
+	if (ge->timer_ptr && read_u64(data) >> 32 == 0xc0)
+		return read_u64(data);
+	return data;
+}
+
 /* func (cs *clientStream) finish(err error)   AX cs, BX CX err */
 static __always_inline int client_finish(struct pt_regs *ctx)
 {
@@ -215,9 +237,7 @@ static __always_inline int client_finish(struct pt_regs *ctx)
 		finish(&gr_calls, &w.key, &op->ev, GR_CLIENT);
 		return 0;
 	}
-	w.key.id = read_u64(GO_ARG0(ctx) + e->cs_ctx + 8);
-	if (w.ge->timer_ptr && read_u64(w.key.id) >> 32 == 0xc0)
-		w.key.id = read_u64(w.key.id); /* timerCtx of Go 1.20 */
+	w.key.id = made_context(e, w.ge, GO_ARG0(ctx) + e->cs_ctx);
 	op = call_open(&gr_streams, &w);
 	if (!op)
 		return 0;

@@ -32,7 +32,7 @@ var (
 	hdrMethod    = lib(transport+"CallHdr", "Method")
 	callHdr      = lib(module+".clientStream", "callHdr")
 	callCtx      = lib(module+".clientStream", "ctx")
-	// Since 1.71, when waitForResolvedAddrs began to return a bool before its error.
+	// Since 1.73, when waitForResolvedAddrs began to return a bool before its error.
 	callDelay   = lib(module+".clientStream", "nameResolutionDelay")
 	connTarget  = lib(module+".ClientConn", "target")
 	errorStatus = lib(module+"/internal/status.Error", "s")

@@ -110,7 +110,7 @@ struct gr_exe {
 	__s32 md_name;            /* nameOff of metadata.mdIncomingKey */
 	__s32 err_name;           /* of *internal/status.Error */
 	__s32 h2_name, addr_name; /* of *transport.http2Server, *net.TCPAddr */
-	__u32 pad;
+	__s32 value_name;         /* of *context.valueCtx */
 	__u64 h2_itab, addr_itab; /* link-time, once seen; set here */
 	struct tr_goconn net;
 	struct go_loc unsent[2]; /* error type, error data */

@@ -171,6 +171,7 @@ const (
 	typeError   = "*status.Error"
 	typeServer  = "*transport.http2Server"
 	typeAddr    = "*net.TCPAddr"
+	typeValue   = "*context.valueCtx"
 	typeTCPConn = "*net.TCPConn"
 	typeTLSConn = "*tls.Conn"
 	typeWrapped = "*credentials.syscallConn" // what grpc's TLS credentials make of a connection
@@ -194,7 +195,7 @@ func attachExe(c *ebpf.Collection, p *probe.Placed, join bool) error {
 	if canJoin(p) {
 		v.Net.FdSysfd = o(std("net.netFD", "pfd")) + o(std("internal/poll.FD", "Sysfd"))
 	}
-	names, err := p.Exe.TypeNameOffsets([]string{typeMDKey, typeError, typeServer, typeAddr, typeTCPConn, typeTLSConn, typeWrapped})
+	names, err := p.Exe.TypeNameOffsets([]string{typeMDKey, typeError, typeServer, typeAddr, typeValue, typeTCPConn, typeTLSConn, typeWrapped})
 	if err != nil {
 		names = nil // no metadata, no status of clients, no joining then
 	}
@@ -203,6 +204,7 @@ func attachExe(c *ebpf.Collection, p *probe.Placed, join bool) error {
 		v.ErrName = only(names[typeError])
 	}
 	v.H2Name, v.AddrName = only(names[typeServer]), only(names[typeAddr])
+	v.ValueName = only(names[typeValue])
 	v.Net.WrapName = only(names[typeWrapped])
 	if canJoin(p) {
 		v.Net.TcpName, v.Net.TlsName = only(names[typeTCPConn]), only(names[typeTLSConn])

@@ -62,14 +62,15 @@ func New(cfg Config) (*probe.Spec, error) {
 		return nil, err
 	}
 	return &probe.Spec{
-		ID:     ID,
-		Name:   "nethttp",
-		Doc:    "net/http servers and clients, HTTP/1 and HTTP/2",
-		Points: points(),
-		Groups: groups(),
-		Fields: allFields(),
-		Table:  func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
-		Load:   loadBpf,
+		ID:       ID,
+		Name:     "nethttp",
+		Doc:      "net/http servers and clients, HTTP/1 and HTTP/2",
+		Points:   points(),
+		Groups:   groups(),
+		Fields:   allFields(),
+		Optional: []string{xnet}, // gRPC programs have a part of it, of any version
+		Table:    func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
+		Load:     loadBpf,
 		InFlight: []probe.InFlight{
 			{Map: "nh_server", Forgotten: "nh_forgotten", Epoch: unsafe.Offsetof(bpfNhOp{}.Epoch)},
 			{Map: "nh_client", Epoch: unsafe.Offsetof(bpfNhOp{}.Epoch)},

@@ -62,6 +62,9 @@ func TestGRPC(t *testing.T) {
 		t.Run(b.Go+b.Mod+string(b.Mode), func(t *testing.T) {
 			tg, agent := grpcTraced(t, b)
 			for _, c := range grpcCases(tg) {
+				if c.name == "retried" && b.Mod == "go.old.mod" {
+					c.served = 1 // retries were an experiment then
+				}
 				t.Run(c.name, func(t *testing.T) { c.run(t, tg, agent) })
 			}
 		})
