@@ -339,7 +339,7 @@ static __noinline int conn_translated(struct conn_sock *c)
 }
 
 /* Server: the span whose request came in over fd, in c->val; false if nobody said. */
-static __noinline int conn_take(struct conn_sock *c, __u32 fd, __u32 stream)
+static __noinline __attribute__((unused)) int conn_take(struct conn_sock *c, __u32 fd, __u32 stream)
 {
 	if (!conn_key(c, fd, false))
 		return 0;

@@ -63,6 +63,9 @@ struct {
 	__type(value, struct tr_goexe);
 } tr_goexes SEC(".maps");
 
+/* In tr_scope.trace_flags: the operation outlives what its goroutine was started for. */
+#define SCOPE_HELD (1U << 8)
+
 struct tr_gokey {
 	__u64 tgid;
 	__u64 id; /* goroutine id, or context pointer */

@@ -7,11 +7,13 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/config"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/redact"
+	"github.com/tracer-agent/tracer-agent/probes/fasthttp"
 	"github.com/tracer-agent/tracer-agent/probes/grpc"
 	"github.com/tracer-agent/tracer-agent/probes/mongodriver"
 	"github.com/tracer-agent/tracer-agent/probes/nethttp"
 	"github.com/tracer-agent/tracer-agent/probes/redis"
 	"github.com/tracer-agent/tracer-agent/probes/sql"
+	"github.com/tracer-agent/tracer-agent/probes/websocket"
 	"github.com/tracer-agent/tracer-agent/probes/wire/mongo"
 )
 
@@ -24,6 +26,8 @@ func specs(cfg config.Config) ([]*probe.Spec, error) {
 		mongoSpec,
 		grpcSpec,
 		sqlSpec,
+		fasthttpSpec,
+		websocketSpec,
 	} {
 		s, err := newSpec(cfg)
 		if err != nil {
@@ -39,6 +43,7 @@ func httpSpec(cfg config.Config) (*probe.Spec, error) {
 		Redact:         redact.New(cfg.Redact.QueryNames),
 		CaptureHeaders: cfg.Propagation.CorrelationHeaders,
 		Join:           joins(cfg),
+		PeerName:       cfg.PeerName,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("probe nethttp: %w", err)
@@ -60,6 +65,12 @@ func mongoSpec(cfg config.Config) (*probe.Spec, error) {
 func grpcSpec(cfg config.Config) (*probe.Spec, error) {
 	return grpc.New(grpc.Config{Join: joins(cfg), StatusMessages: cfg.GRPC.StatusMessages}), nil
 }
+
+func fasthttpSpec(cfg config.Config) (*probe.Spec, error) {
+	return fasthttp.New(fasthttp.Config{Redact: redact.New(cfg.Redact.QueryNames), Join: joins(cfg)}), nil
+}
+
+func websocketSpec(config.Config) (*probe.Spec, error) { return websocket.New(), nil }
 
 // joins says whether both ends of a connection are joined in the chosen mode.
 func joins(cfg config.Config) bool {

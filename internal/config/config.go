@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/url"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -34,7 +35,27 @@ type Config struct {
 	Redis       Database    `yaml:"redis"`
 	SQL         Database    `yaml:"sql"`
 	MongoDB     Database    `yaml:"mongodb"`
-	Log         Log         `yaml:"log"`
+	// Peers name the services that are called, by host; the first that fits counts.
+	Peers []Peer `yaml:"peers"`
+	Log   Log    `yaml:"log"`
+}
+
+// Peer is the name of the service behind hosts.
+type Peer struct {
+	// Host is a glob pattern over the host of a call, without its port.
+	Host string `yaml:"host"`
+	Name string `yaml:"name"`
+}
+
+// PeerName returns the name of the service at a host, "" if no rule fits.
+func (c *Config) PeerName(host string) string {
+	host = strings.ToLower(host)
+	for _, p := range c.Peers {
+		if ok, err := path.Match(strings.ToLower(p.Host), host); err == nil && ok {
+			return p.Name
+		}
+	}
+	return ""
 }
 
 // Names of exporters.

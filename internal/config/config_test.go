@@ -237,6 +237,9 @@ func TestErrors(t *testing.T) {
 		{"duplicate key", "log: {level: info}\nlog: {level: warn}\n", nil, Flags{}, []string{"agent.yaml", "line 2", "already defined"}},
 		{"wrong type", "select:\n  pids: " + canary + "\n", nil, Flags{}, []string{"agent.yaml:2: want a list here"}},
 		{"wrong item", "select:\n  pids: [" + canary + "]\n", nil, Flags{}, []string{"agent.yaml:2: want a whole number here"}},
+		{"peer without a name", "peers:\n  - {host: broker}\n", nil, Flags{}, []string{"peers", `name "" of host "broker"`}},
+		{"peer pattern", "peers:\n  - {host: \"[\", name: x}\n", nil, Flags{}, []string{`host "["`}},
+		{"peer with a port", "peers:\n  - {host: \"https://a:1\", name: x}\n", nil, Flags{}, []string{`host "https://a:1"`}},
 		{"wrong duration", "batch:\n\n  schedule_delay: 5\n", nil, Flags{}, []string{"agent.yaml:3: want a duration such as 500ms"}},
 		{"wrong block", "otlp: [1]\n", nil, Flags{}, []string{"agent.yaml:1: want a block of keys here"}},
 		{"not YAML", "disabled: false\nlog: level: info\n", nil, Flags{}, []string{"agent.yaml:2: mapping values are not allowed"}},
@@ -292,6 +295,21 @@ func TestErrors(t *testing.T) {
 				t.Errorf("shows what may be a secret: %v", err)
 			}
 		})
+	}
+}
+
+func TestPeerName(t *testing.T) {
+	c, err := load(t, "peers:\n  - {host: api.broker.example, name: orders}\n  - {host: \"*.BROKER.example\", name: broker}\n", nil, Flags{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for host, want := range map[string]string{
+		"api.broker.example": "orders", "API.broker.example": "orders", "feed.broker.example": "broker",
+		"broker.example": "", "": "", "a.broker.example.evil": "",
+	} {
+		if got := c.PeerName(host); got != want {
+			t.Errorf("%q is %q, want %q", host, got, want)
+		}
 	}
 }
 

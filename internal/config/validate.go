@@ -24,7 +24,7 @@ func (l *loader) validate() error {
 		otlp = l.validateOTLP(l.cfg.MetricsOTLP)
 	}
 	return errors.Join(l.validateSelect(), l.validateSampling(), l.validateExporters(),
-		otlp, l.validateMetrics(), l.validateBatch(), l.validatePropagation(), l.validateDatabases(), l.validateLog())
+		otlp, l.validateMetrics(), l.validateBatch(), l.validatePropagation(), l.validateDatabases(), l.validatePeers(), l.validateLog())
 }
 
 // maxCorrelationHeaders is what the kernel side has room for.
@@ -52,6 +52,28 @@ func (l *loader) validatePropagation() error {
 	for _, h := range p.CorrelationHeaders {
 		if h == "" || len(h) > 63 || strings.ContainsAny(h, " \t\r\n:,") {
 			errs = append(errs, l.invalid("propagation.correlation_headers", "%q: want a header name of 1 to 63 bytes", h))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Bounds of peers: every call that is not known yet is compared with all of them.
+const (
+	maxPeers    = 256
+	maxPeerText = 253 // the longest host name
+)
+
+func (l *loader) validatePeers() error {
+	var errs []error
+	if n := len(l.cfg.Peers); n > maxPeers {
+		errs = append(errs, l.invalid("peers", "%d rules: at most %d", n, maxPeers))
+	}
+	for _, p := range l.cfg.Peers {
+		if _, err := path.Match(p.Host, ""); err != nil || p.Host == "" || len(p.Host) > maxPeerText || strings.ContainsAny(p.Host, "/ \t\r\n") {
+			errs = append(errs, l.invalid("peers", "host %q: want a pattern such as *.broker.example, without a port or path", p.Host))
+		}
+		if p.Name == "" || len(p.Name) > maxPeerText {
+			errs = append(errs, l.invalid("peers", "name %q of host %q: want 1 to %d bytes", p.Name, p.Host, maxPeerText))
 		}
 	}
 	return errors.Join(errs...)

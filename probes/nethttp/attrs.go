@@ -13,17 +13,12 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tracer-agent/tracer-agent/internal/goerror"
+	"github.com/tracer-agent/tracer-agent/internal/httpattr"
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
 )
 
 // maxAttrs is the most attributes a span here has without captured headers.
 const maxAttrs = 20
-
-// knownMethods are those of RFC 9110 and PATCH, and QUERY.
-var knownMethods = map[string]bool{
-	"GET": true, "HEAD": true, "POST": true, "PUT": true, "DELETE": true, "CONNECT": true,
-	"OPTIONS": true, "TRACE": true, "PATCH": true, "QUERY": true,
-}
 
 // errAbortHandler is the text of http.ErrAbortHandler.
 const errAbortHandler = "net/http: abort Handler"
@@ -36,7 +31,9 @@ func (d *decoder) server(op *telemetry.Operation) *telemetry.Operation {
 	a := make([]attribute.KeyValue, 0, maxAttrs+len(d.capture))
 	method, a := d.method(a)
 	op.Name = method
-	if route := d.route(); route != "" {
+	path, query := d.target(method)
+	route := d.route()
+	if route != "" {
 		op.Name = d.names.get([]byte(method + " " + route))
 		a = append(a, semconv.HTTPRoute(route))
 	}
@@ -44,7 +41,6 @@ func (d *decoder) server(op *telemetry.Operation) *telemetry.Operation {
 	if d.has(bpfNhFlagF_TLS) {
 		scheme = "https"
 	}
-	path, query := d.target(method)
 	a = append(a, semconv.URLScheme(scheme))
 	if path != "" {
 		a = append(a, semconv.URLPath(path))
@@ -52,7 +48,7 @@ func (d *decoder) server(op *telemetry.Operation) *telemetry.Operation {
 	if query != "" {
 		a = append(a, semconv.URLQuery(d.cfg.Redact.Query(query)))
 	}
-	a = serverAddress(a, d.name(bpfNhStrS_HOST), scheme)
+	a = httpattr.ServerAddress(a, d.name(bpfNhStrS_HOST), scheme)
 	a = d.peer(a)
 	a = append(a, semconv.NetworkProtocolVersion(d.version()))
 	if ua := d.name(bpfNhStrS_USER_AGENT); ua != "" {
@@ -104,6 +100,8 @@ func (d *decoder) serverStatus() int {
 	status := int(d.ev.Status)
 	unwound := d.has(bpfNhFlagF_PANIC) || d.has(bpfNhFlagF_GOEXIT) || d.has(bpfNhFlagF_HIJACKED)
 	switch {
+	case d.has(bpfNhFlagF_HIJACKED) && d.ev.Str[bpfNhStrS_UPGRADE].Len > 0 && status == 0:
+		return 101 // written by the handler itself once it had the connection
 	case unwound && !d.has(bpfNhFlagF_WROTE_HEADER):
 		return 0
 	case status == 0 && !unwound:
@@ -163,7 +161,10 @@ func (d *decoder) client(op *telemetry.Operation) *telemetry.Operation {
 	op.Name = method
 	scheme, host := d.name(bpfNhStrS_SCHEME), d.name(bpfNhStrS_HOST)
 	a = append(a, semconv.URLFull(d.fullURL(scheme, host)))
-	a = serverAddress(a, host, scheme)
+	a = httpattr.ServerAddress(a, host, scheme)
+	if name := d.peerName(host); name != "" {
+		a = append(a, attribute.String("peer.service", name))
+	}
 	if e.PeerIpLen > 0 {
 		if ip, ok := netip.AddrFromSlice(e.PeerIp[:e.PeerIpLen]); ok {
 			a = append(a, semconv.NetworkPeerAddress(ip.Unmap().String()), semconv.NetworkPeerPort(int(e.PeerPort)))
@@ -201,25 +202,50 @@ func (d *decoder) client(op *telemetry.Operation) *telemetry.Operation {
 	return op
 }
 
+// peerName names the service at host[:port]; what was found is kept.
+func (d *decoder) peerName(hostport string) string {
+	if d.cfg.PeerName == nil {
+		return ""
+	}
+	name, ok := d.peers[hostport]
+	if !ok {
+		host := hostport
+		if h, _, err := net.SplitHostPort(hostport); err == nil {
+			host = h
+		}
+		if len(d.peers) >= maxInterned {
+			clear(d.peers)
+		}
+		name = d.cfg.PeerName(host)
+		d.peers[hostport] = name
+	}
+	return name
+}
+
 // method appends the method attributes and returns the method of low cardinality.
 func (d *decoder) method(a []attribute.KeyValue) (string, []attribute.KeyValue) {
 	m := d.name(bpfNhStrS_METHOD)
 	if m == "" {
 		m = "GET" // what an empty method means to a client
 	}
-	if knownMethods[m] {
-		return m, append(a, semconv.HTTPRequestMethodKey.String(m))
-	}
-	return "HTTP", append(a, semconv.HTTPRequestMethodOther, semconv.HTTPRequestMethodOriginal(m))
+	return httpattr.Method(a, m)
 }
 
 // route returns the path part of ServeMux's pattern "[METHOD ][HOST]/[PATH]".
 func (d *decoder) route() string {
 	p := d.name(bpfNhStrS_ROUTE)
-	if i := strings.IndexByte(p, '/'); i >= 0 {
-		return p[i:]
+	i := strings.IndexByte(p, '/')
+	if i < 0 {
+		return ""
 	}
-	return ""
+	if d.has(bpfNhFlagF_ROUTE_ECHO) && d.ev.Status == 404 {
+		// Some releases give the path of a request that has no route.
+		path, _, _ := strings.Cut(d.str(bpfNhStrS_URI), "?")
+		if path == "" || path == p {
+			return ""
+		}
+	}
+	return p[i:]
 }
 
 // target splits the request target; of an absolute one only path and query are kept.
@@ -280,24 +306,6 @@ func (d *decoder) fullURL(scheme, host string) string {
 	return b.String()
 }
 
-// serverAddress appends server.address and server.port from a host[:port].
-func serverAddress(a []attribute.KeyValue, hostport, scheme string) []attribute.KeyValue {
-	if hostport == "" {
-		return a
-	}
-	host, port := hostport, 80
-	if scheme == "https" {
-		port = 443
-	}
-	if i := strings.LastIndexByte(hostport, ':'); i >= 0 && strings.IndexByte(hostport[i:], ']') < 0 {
-		if n, err := strconv.ParseUint(hostport[i+1:], 10, 16); err == nil {
-			host, port = hostport[:i], int(n)
-		}
-	}
-	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
-	return append(a, semconv.ServerAddress(host), semconv.ServerPort(port))
-}
-
 // peer appends the peer's address and the client's: the first in X-Forwarded-For or
 // Forwarded where there is one.
 func (d *decoder) peer(a []attribute.KeyValue) []attribute.KeyValue {
@@ -306,7 +314,7 @@ func (d *decoder) peer(a []attribute.KeyValue) []attribute.KeyValue {
 		host, port = d.str(bpfNhStrS_PEER), ""
 	}
 	client := host
-	if fwd := forwardedFor(d.str(bpfNhStrS_FORWARDED), d.str(bpfNhStrS_FORWARDED_FOR)); fwd != "" {
+	if fwd := httpattr.ForwardedFor(d.str(bpfNhStrS_FORWARDED), d.str(bpfNhStrS_FORWARDED_FOR)); fwd != "" {
 		client = fwd
 	}
 	if client != "" {
@@ -319,30 +327,4 @@ func (d *decoder) peer(a []attribute.KeyValue) []attribute.KeyValue {
 		a = append(a, semconv.NetworkPeerPort(int(n)))
 	}
 	return a
-}
-
-// forwardedFor returns the first address of a Forwarded (RFC 7239) or
-// X-Forwarded-For header; only what is an IP address counts.
-func forwardedFor(forwarded, xff string) string {
-	if forwarded != "" {
-		first, _, _ := strings.Cut(forwarded, ",")
-		for part := range strings.SplitSeq(first, ";") {
-			k, v, ok := strings.Cut(strings.TrimSpace(part), "=")
-			if ok && strings.EqualFold(k, "for") {
-				return address(strings.Trim(v, `"`))
-			}
-		}
-	}
-	first, _, _ := strings.Cut(xff, ",")
-	return address(strings.TrimSpace(first))
-}
-
-func address(s string) string {
-	if ip, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
-		return ip.String()
-	}
-	if ap, err := netip.ParseAddrPort(s); err == nil {
-		return ap.Addr().String()
-	}
-	return ""
 }

@@ -80,12 +80,13 @@ type bpfNethttpEvent struct {
 		Pad      [3]uint8
 	}
 	PanicRaw [2]uint64
-	Str      [20]struct {
+	Str      [21]struct {
 		_   structs.HostLayout
 		Off uint16
 		Len uint16
 	}
 	Tail [2048]uint8
+	_    [4]byte
 }
 
 type bpfNethttpEventType uint32
@@ -270,6 +271,26 @@ type bpfNhExe struct {
 		_       [4]byte
 		Callers [2][2]uint64
 	}
+	Routers struct {
+		_           structs.HostLayout
+		GinPath     uint16
+		Echo4Path   uint16
+		Echo5Path   uint16
+		MuxRegexp   uint16
+		MuxPath     uint16
+		MuxTemplate uint16
+		Chi         struct {
+			_        structs.HostLayout
+			Pattern  uint16
+			Patterns uint16
+		}
+		Chi5 struct {
+			_        structs.HostLayout
+			Pattern  uint16
+			Patterns uint16
+		}
+	}
+	_ [4]byte
 }
 
 type bpfNhFailed struct {
@@ -301,6 +322,8 @@ const (
 	bpfNhFlagF_MUX_SAME      bpfNhFlag = 16384
 	bpfNhFlagF_JOINED        bpfNhFlag = 65536
 	bpfNhFlagF_RAW_PATH      bpfNhFlag = 32768
+	bpfNhFlagF_ROUTED        bpfNhFlag = 131072
+	bpfNhFlagF_ROUTE_ECHO    bpfNhFlag = 16777216
 )
 
 type bpfNhOp struct {
@@ -400,8 +423,9 @@ const (
 	bpfNhStrS_TRACESTATE    bpfNhStr = 11
 	bpfNhStrS_FORWARDED_FOR bpfNhStr = 12
 	bpfNhStrS_FORWARDED     bpfNhStr = 13
-	bpfNhStrS_CAPTURE0      bpfNhStr = 14
-	bpfNhStrS_COUNT         bpfNhStr = 20
+	bpfNhStrS_UPGRADE       bpfNhStr = 14
+	bpfNhStrS_CAPTURE0      bpfNhStr = 15
+	bpfNhStrS_COUNT         bpfNhStr = 21
 )
 
 type bpfNhWriter struct {
@@ -605,14 +629,21 @@ const (
 	bpfMapTrSaid         = "tr_said"
 	bpfMapTrScopes       = "tr_scopes"
 	bpfProgNhCallEnd     = "nh_call_end"
+	bpfProgNhChi         = "nh_chi"
+	bpfProgNhChi5        = "nh_chi5"
 	bpfProgNhConnEnd     = "nh_conn_end"
+	bpfProgNhEcho4       = "nh_echo4"
+	bpfProgNhEcho5       = "nh_echo5"
 	bpfProgNhFinish      = "nh_finish"
 	bpfProgNhGetConn     = "nh_get_conn"
+	bpfProgNhGin         = "nh_gin"
+	bpfProgNhGmux        = "nh_gmux"
 	bpfProgNhGotConn     = "nh_got_conn"
 	bpfProgNhH2Call      = "nh_h2_call"
 	bpfProgNhH2CallEnd   = "nh_h2_call_end"
 	bpfProgNhH2End       = "nh_h2_end"
 	bpfProgNhH2Stream    = "nh_h2_stream"
+	bpfProgNhHijack      = "nh_hijack"
 	bpfProgNhMatch       = "nh_match"
 	bpfProgNhMux         = "nh_mux"
 	bpfProgNhPanic       = "nh_panic"
@@ -690,14 +721,21 @@ type bpfSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
 	NhCallEnd    *ebpf.ProgramSpec `ebpf:"nh_call_end"`
+	NhChi        *ebpf.ProgramSpec `ebpf:"nh_chi"`
+	NhChi5       *ebpf.ProgramSpec `ebpf:"nh_chi5"`
 	NhConnEnd    *ebpf.ProgramSpec `ebpf:"nh_conn_end"`
+	NhEcho4      *ebpf.ProgramSpec `ebpf:"nh_echo4"`
+	NhEcho5      *ebpf.ProgramSpec `ebpf:"nh_echo5"`
 	NhFinish     *ebpf.ProgramSpec `ebpf:"nh_finish"`
 	NhGetConn    *ebpf.ProgramSpec `ebpf:"nh_get_conn"`
+	NhGin        *ebpf.ProgramSpec `ebpf:"nh_gin"`
+	NhGmux       *ebpf.ProgramSpec `ebpf:"nh_gmux"`
 	NhGotConn    *ebpf.ProgramSpec `ebpf:"nh_got_conn"`
 	NhH2Call     *ebpf.ProgramSpec `ebpf:"nh_h2_call"`
 	NhH2CallEnd  *ebpf.ProgramSpec `ebpf:"nh_h2_call_end"`
 	NhH2End      *ebpf.ProgramSpec `ebpf:"nh_h2_end"`
 	NhH2Stream   *ebpf.ProgramSpec `ebpf:"nh_h2_stream"`
+	NhHijack     *ebpf.ProgramSpec `ebpf:"nh_hijack"`
 	NhMatch      *ebpf.ProgramSpec `ebpf:"nh_match"`
 	NhMux        *ebpf.ProgramSpec `ebpf:"nh_mux"`
 	NhPanic      *ebpf.ProgramSpec `ebpf:"nh_panic"`
@@ -856,14 +894,21 @@ type bpfVariables struct {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
 	NhCallEnd    *ebpf.Program `ebpf:"nh_call_end"`
+	NhChi        *ebpf.Program `ebpf:"nh_chi"`
+	NhChi5       *ebpf.Program `ebpf:"nh_chi5"`
 	NhConnEnd    *ebpf.Program `ebpf:"nh_conn_end"`
+	NhEcho4      *ebpf.Program `ebpf:"nh_echo4"`
+	NhEcho5      *ebpf.Program `ebpf:"nh_echo5"`
 	NhFinish     *ebpf.Program `ebpf:"nh_finish"`
 	NhGetConn    *ebpf.Program `ebpf:"nh_get_conn"`
+	NhGin        *ebpf.Program `ebpf:"nh_gin"`
+	NhGmux       *ebpf.Program `ebpf:"nh_gmux"`
 	NhGotConn    *ebpf.Program `ebpf:"nh_got_conn"`
 	NhH2Call     *ebpf.Program `ebpf:"nh_h2_call"`
 	NhH2CallEnd  *ebpf.Program `ebpf:"nh_h2_call_end"`
 	NhH2End      *ebpf.Program `ebpf:"nh_h2_end"`
 	NhH2Stream   *ebpf.Program `ebpf:"nh_h2_stream"`
+	NhHijack     *ebpf.Program `ebpf:"nh_hijack"`
 	NhMatch      *ebpf.Program `ebpf:"nh_match"`
 	NhMux        *ebpf.Program `ebpf:"nh_mux"`
 	NhPanic      *ebpf.Program `ebpf:"nh_panic"`
@@ -881,14 +926,21 @@ type bpfPrograms struct {
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.NhCallEnd,
+		p.NhChi,
+		p.NhChi5,
 		p.NhConnEnd,
+		p.NhEcho4,
+		p.NhEcho5,
 		p.NhFinish,
 		p.NhGetConn,
+		p.NhGin,
+		p.NhGmux,
 		p.NhGotConn,
 		p.NhH2Call,
 		p.NhH2CallEnd,
 		p.NhH2End,
 		p.NhH2Stream,
+		p.NhHijack,
 		p.NhMatch,
 		p.NhMux,
 		p.NhPanic,

@@ -32,6 +32,7 @@ type decoder struct {
 	capture []wanted
 	ev      bpfNethttpEvent
 	names   interned
+	peers   map[string]string // peer.service by host[:port]
 	mux     map[uint32]*muxState
 	sets    map[setKey]attribute.Set
 	few     [3]telemetry.Measurement // of an operation that is only counted,
@@ -39,7 +40,7 @@ type decoder struct {
 }
 
 func newDecoder(env probe.DecoderEnv, cfg Config, hdrs []wanted) *decoder {
-	d := &decoder{env: env, cfg: cfg, names: interned{}, mux: map[uint32]*muxState{}, sets: map[setKey]attribute.Set{}}
+	d := &decoder{env: env, cfg: cfg, names: interned{}, peers: map[string]string{}, mux: map[uint32]*muxState{}, sets: map[setKey]attribute.Set{}}
 	for _, h := range hdrs {
 		if h.slot >= uint32(bpfNhStrS_CAPTURE0) {
 			d.capture = append(d.capture, h)

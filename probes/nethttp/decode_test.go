@@ -262,6 +262,33 @@ func TestClient(t *testing.T) {
 	}
 }
 
+func TestPeerService(t *testing.T) {
+	asked := 0
+	d := newDecoder(probe.DecoderEnv{}, Config{Redact: redact.New(nil), PeerName: func(host string) string {
+		asked++
+		return map[string]string{"broker.example": "broker", "::1": "here"}[host]
+	}}, nil)
+	for _, c := range []struct{ host, want string }{
+		{"broker.example:9443", "broker"}, {"broker.example", "broker"}, {"[::1]:80", "here"}, {"other", ""}, {"other", ""},
+	} {
+		r := newRecord(bpfNethttpEventTypeNH_CLIENT).str(bpfNhStrS_SCHEME, "https").str(bpfNhStrS_HOST, c.host)
+		got, _ := attrs(decode(t, d, r)[0])["peer.service"].(string)
+		if got != c.want {
+			t.Errorf("%s: peer.service %q, want %q", c.host, got, c.want)
+		}
+	}
+	if asked != 4 {
+		t.Errorf("the rules were asked %d times for 4 hosts", asked)
+	}
+}
+
+func TestUpgradeIs101(t *testing.T) {
+	r := newRecord(bpfNethttpEventTypeNH_SERVER).str(bpfNhStrS_METHOD, "GET").str(bpfNhStrS_UPGRADE, "websocket").flags(bpfNhFlagF_HIJACKED)
+	if got := attrs(decode(t, (&world{}).decoder(t), r)[0])["http.response.status_code"]; got != int64(101) {
+		t.Errorf("status %v, want 101", got)
+	}
+}
+
 func TestRefusesWhatIsNotSane(t *testing.T) {
 	w := &world{}
 	r := newRecord(bpfNethttpEventTypeNH_UNSANE)

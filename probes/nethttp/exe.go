@@ -109,6 +109,13 @@ func encodeExe(p *probe.Placed) *bpfNhExe {
 	setLocs(v.Xh2.End[:], p.Points["x_client_end"])
 	setCallers(&v.H2.Callers, p, "h2_client_start", "h2_client_end")
 	setCallers(&v.Xh2.Callers, p, "x_client_start", "x_client_end")
+	r := &v.Routers
+	r.GinPath, r.Echo4Path, r.Echo5Path = o(ginPath), o(echo4Path), o(echo5Path)
+	r.Chi.Pattern, r.Chi.Patterns = o(chiPattern), o(chiPatterns)
+	r.Chi5.Pattern, r.Chi5.Patterns = o(chi5Pattern), o(chi5Patterns)
+	if p.Groups[groupGorilla] {
+		r.MuxRegexp, r.MuxPath, r.MuxTemplate = o(muxConf)+o(muxRegexp), o(muxPath), o(muxTemplate)
+	}
 	return v
 }
 

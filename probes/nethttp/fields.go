@@ -2,8 +2,10 @@ package nethttp
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/tracer-agent/tracer-agent/internal/goexe"
+	"github.com/tracer-agent/tracer-agent/internal/offsets"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 )
 
@@ -72,6 +74,10 @@ func (t *h2Types) joinFields() []goexe.Field {
 	}
 }
 
+func (t *h2Types) allFields() []goexe.Field {
+	return slices.Concat(t.fields(), t.joinFields(), t.writeFields())
+}
+
 // stdH2 returns the names for the HTTP/2 that comes with the Go release.
 func stdH2(goMinor int) *h2Types {
 	if goMinor >= 27 {
@@ -119,16 +125,16 @@ func (t *h2Types) writeFields() []goexe.Field {
 	}
 }
 
-// allFields is every field the probe can make use of.
+// allFields is every field of the standard library that the probe can make use of.
+// Those of golang.org/x/net are looked up by its groups: a release of it that is not
+// known costs them and nothing else.
 func allFields() []goexe.Field {
 	fs := append(serverFields(), clientFields()...)
 	fs = append(fs, req("pat"), req("Pattern"), req("Response"), res("Request"), std("net/http.pattern", "str"))
 	fs = append(fs, connFields()...)
 	fs = append(fs, writeFields()...)
-	for _, t := range []*h2Types{&h2Bundle, &h2Internal, &h2XNet} {
-		fs = append(fs, t.fields()...)
-		fs = append(fs, t.joinFields()...)
-		fs = append(fs, t.writeFields()...)
+	for _, t := range []*h2Types{&h2Bundle, &h2Internal} {
+		fs = append(fs, t.allFields()...)
 	}
 	seen := map[goexe.Field]bool{}
 	uniq := fs[:0]
@@ -151,6 +157,23 @@ func need(p *probe.Placed, fields []goexe.Field) error {
 	}
 	if len(missing) > 0 {
 		return fmt.Errorf("%w: offsets of %v are not known for %s", probe.ErrRefused, missing, p.Exe.GoVersion().Raw)
+	}
+	return nil
+}
+
+// lookUp finds offsets that are not among the probe's own, and returns an error when
+// table and debug information do not have them.
+func lookUp(p *probe.Placed, table []byte, fields []goexe.Field) error {
+	t, err := offsets.Parse(table)
+	if err != nil {
+		return err
+	}
+	found, _, err := p.Exe.Offsets(fields, t)
+	if err != nil {
+		return fmt.Errorf("%w: %w", probe.ErrRefused, err)
+	}
+	for f, off := range found {
+		p.Offsets[f] = off
 	}
 	return nil
 }

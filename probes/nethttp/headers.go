@@ -22,6 +22,7 @@ func wantedHeaders(capture []string) ([]wanted, error) {
 		{"Tracestate", uint32(bpfNhStrS_TRACESTATE)},
 		{"X-Forwarded-For", uint32(bpfNhStrS_FORWARDED_FOR)},
 		{"Forwarded", uint32(bpfNhStrS_FORWARDED)},
+		{"Upgrade", uint32(bpfNhStrS_UPGRADE)},
 	}
 	if len(capture) > MaxCapture {
 		return nil, fmt.Errorf("capture headers: %d given, at most %d", len(capture), MaxCapture)

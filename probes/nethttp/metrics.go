@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tracer-agent/tracer-agent/internal/event"
+	"github.com/tracer-agent/tracer-agent/internal/httpattr"
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
 )
 
@@ -142,7 +143,7 @@ func (d *decoder) set(key setKey) attribute.Set {
 		a = append(a, semconv.NetworkProtocolVersion(d.version()))
 	}
 	if key.kind == trace.SpanKindClient {
-		a = serverAddress(a, key.host, key.scheme)
+		a = httpattr.ServerAddress(a, key.host, key.scheme)
 	}
 	s := attribute.NewSet(a...)
 	if len(d.sets) >= maxSets {
@@ -157,7 +158,7 @@ func (d *decoder) lowMethod() string {
 	switch m := d.name(bpfNhStrS_METHOD); {
 	case m == "":
 		return "GET" // what an empty method means to a client
-	case knownMethods[m]:
+	case httpattr.Known(m):
 		return m
 	default:
 		return "HTTP"

@@ -18,6 +18,7 @@
 #include <bpf/bpf_endian.h>
 
 #include "inject.h"
+#include "routers.h"
 
 /* func (sh serverHandler) ServeHTTP(rw ResponseWriter, req *Request)
  * AX sh.srv, BX CX rw, DI req */
@@ -77,6 +78,24 @@ int nh_conn_end(struct pt_regs *ctx)
 	return 0;
 }
 
+/* func (w *response) Hijack() (rwc net.Conn, buf *bufio.ReadWriter, err error)
+ * A connection that is upgraded to another protocol is no request any more. */
+SEC("uprobe")
+int nh_hijack(struct pt_regs *ctx)
+{
+	struct tr_gokey key = {};
+	struct nh_exe *e;
+	struct tr_goexe *ge;
+	struct nh_op *op = server_op(&key, ctx, &e, &ge);
+
+	if (!op || !op->ev.str[S_UPGRADE].len)
+		return 0;
+	h1_result(op, e, op->rw);
+	op->ev.flags |= F_HIJACKED;
+	server_finish(op, &key, e);
+	return 0;
+}
+
 /* the deferred function of (*http2serverConn).runHandler that calls handlerDone */
 SEC("uprobe")
 int nh_h2_end(struct pt_regs *ctx)
@@ -121,6 +140,89 @@ int nh_match(struct pt_regs *ctx)
 		return 0;
 	put_str(op, S_ROUTE, go_loc_read(ctx, &e->match_end[2]),
 		go_loc_read(ctx, &e->match_end[3]));
+	return 0;
+}
+
+/* in func (engine *Engine) ServeHTTP of gin, at the call of sync.(*Pool).Put
+ * CX *gin.Context */
+SEC("uprobe")
+int nh_gin(struct pt_regs *ctx)
+{
+	struct nh_exe *e;
+	struct nh_op *op = route_op(ctx, &e);
+
+	if (op)
+		route_str(op, GO_ARG2(ctx) + e->routers.gin_path);
+	return 0;
+}
+
+/* the same in func (e *Echo) ServeHTTP of echo v4   CX *echo.context */
+SEC("uprobe")
+int nh_echo4(struct pt_regs *ctx)
+{
+	struct nh_exe *e;
+	struct nh_op *op = route_op(ctx, &e);
+
+	if (!op)
+		return 0;
+	if (!(op->ev.flags & F_ROUTED))
+		op->ev.flags |= F_ROUTE_ECHO;
+	route_str(op, GO_ARG2(ctx) + e->routers.echo4_path);
+	return 0;
+}
+
+/* the same deferred in func (e *Echo) serveHTTP of echo v5   CX *echo.Context */
+SEC("uprobe")
+int nh_echo5(struct pt_regs *ctx)
+{
+	struct nh_exe *e;
+	struct nh_op *op = route_op(ctx, &e);
+
+	if (op)
+		route_str(op, GO_ARG2(ctx) + e->routers.echo5_path);
+	return 0;
+}
+
+/* the same in func (mx *Mux) ServeHTTP of chi to v4   CX *chi.Context */
+SEC("uprobe")
+int nh_chi(struct pt_regs *ctx)
+{
+	struct nh_exe *e;
+	struct nh_op *op = route_op(ctx, &e);
+
+	if (op)
+		route_chi(op, GO_ARG2(ctx), &e->routers.chi);
+	return 0;
+}
+
+/* of chi v5 */
+SEC("uprobe")
+int nh_chi5(struct pt_regs *ctx)
+{
+	struct nh_exe *e;
+	struct nh_op *op = route_op(ctx, &e);
+
+	if (op)
+		route_chi(op, GO_ARG2(ctx), &e->routers.chi5);
+	return 0;
+}
+
+/* func requestWithRoute(r *http.Request, route *Route) *http.Request
+ * of gorilla/mux; BX route */
+SEC("uprobe")
+int nh_gmux(struct pt_regs *ctx)
+{
+	struct nh_exe *e;
+	struct nh_op *op = route_op(ctx, &e);
+	__u64 path;
+
+	if (!op)
+		return 0;
+	/* nil when no route of the path's is set: matched by host or method alone */
+	path = read_u64(GO_ARG1(ctx) + e->routers.mux_regexp + e->routers.mux_path);
+	op->ev.flags &= ~F_ROUTED; /* of the router that this one is mounted in */
+	if (path)
+		route_str(op, path + e->routers.mux_template);
 	return 0;
 }
 

@@ -52,6 +52,8 @@ enum nh_flag {
 	F_MUX_SAME = 1 << 14,   /* ServeMux saw the request itself */
 	F_JOINED = 1 << 16,     /* server: the parent was found by connection */
 	F_RAW_PATH = 1 << 15,   /* client: the path is given as it is encoded */
+	F_ROUTED = 1 << 17,     /* server: the route is a router's, not ServeMux's */
+	F_ROUTE_ECHO = 1 << 24, /* server: echo v4's, which may give the path where it has none */
 };
 
 /* Strings of a record, in str[]. */
@@ -70,6 +72,7 @@ enum nh_str {
 	S_TRACESTATE,
 	S_FORWARDED_FOR,
 	S_FORWARDED,
+	S_UPGRADE,
 	S_CAPTURE0, /* configured ones */
 	S_COUNT = S_CAPTURE0 + 6,
 };
@@ -164,6 +167,18 @@ struct nh_h2 {
 	__u64 callers[2][2];
 };
 
+/* Where chi's Context keeps what was matched. */
+struct nh_chi {
+	__u16 pattern, patterns;
+};
+
+/* Offsets of routers other than ServeMux. */
+struct nh_routers {
+	__u16 gin_path, echo4_path, echo5_path;
+	__u16 mux_regexp, mux_path, mux_template; /* Route, routeRegexpGroup, routeRegexp */
+	struct nh_chi chi, chi5;
+};
+
 /* Everything the programs must know of one executable; written by user space. */
 struct nh_exe {
 	__u8 server_sane, client_sane; /* set here */
@@ -190,6 +205,7 @@ struct nh_exe {
 	struct go_loc call_end[3];  /* response, error type, error data */
 	struct go_loc match_end[4]; /* handler type, data, pattern pointer, length */
 	struct nh_h2 h2, xh2;
+	struct nh_routers routers;
 };
 
 struct {

@@ -153,7 +153,7 @@ static __always_inline void scope_close(struct tr_gokey *key, __u64 now)
 {
 	struct tr_scope *s = bpf_map_lookup_elem(&tr_scopes, key);
 
-	if (s && !s->end_ns)
+	if (s && !s->end_ns && !(s->trace_flags & SCOPE_HELD))
 		s->end_ns = now;
 }
 

@@ -43,6 +43,8 @@ type Config struct {
 	Join bool
 	// Redact hides secret values in URLs.
 	Redact Redactor
+	// PeerName names the service at a host, "" if it has no name; may be nil.
+	PeerName func(host string) string
 }
 
 // Redactor hides secrets in URLs.
@@ -94,7 +96,7 @@ func New(cfg Config) (*probe.Spec, error) {
 }
 
 func groups() []probe.Group {
-	return []probe.Group{
+	return append([]probe.Group{
 		{Name: groupServer, What: "HTTP/1 server requests",
 			Check: func(p *probe.Placed) error { return need(p, serverFields()) }},
 		{Name: groupClient, What: "HTTP/1 client calls",
@@ -106,7 +108,7 @@ func groups() []probe.Group {
 		{Name: groupWrite, What: "traceparent written into HTTP/1 requests", Check: checkWrite},
 		{Name: groupH2Write, What: "traceparent written into HTTP/2 requests", Check: checkH2Write},
 		{Name: groupXWrite, What: "traceparent written into golang.org/x/net/http2 requests", Check: checkXH2Write},
-	}
+	}, routerGroups()...)
 }
 
 // handsOn says which requests are written into.
@@ -142,8 +144,13 @@ func needStream(p *probe.Placed, point string, fields []goexe.Field) error {
 // errNoStream: before Go 1.21 a goroutine does not know who started it.
 var errNoStream = errors.New("the stream's caller cannot be told before Go 1.21")
 
-func checkH2(p *probe.Placed) error  { return need(p, stdH2(p.Exe.GoVersion().Minor).fields()) }
-func checkXH2(p *probe.Placed) error { return need(p, h2XNet.fields()) }
+func checkH2(p *probe.Placed) error { return need(p, stdH2(p.Exe.GoVersion().Minor).fields()) }
+func checkXH2(p *probe.Placed) error {
+	if err := lookUp(p, offsetsJSON, h2XNet.allFields()); err != nil {
+		return err
+	}
+	return need(p, h2XNet.fields())
+}
 
 // points lists starts before ends: the manager attaches from the last to the first.
 func points() []probe.Point {
@@ -160,13 +167,15 @@ func points() []probe.Point {
 		return probe.Site{Kind: probe.CallSite, Funcs: funcs, Callees: []string{callee}}
 	}
 	roundTrip := []string{"net/http.(*Transport).roundTrip"}
-	return []probe.Point{
+	return append([]probe.Point{
 		{Name: "server_start", Program: "nh_serve", Group: groupServer,
 			Site: entry("net/http.serverHandler.ServeHTTP")},
 		{Name: "server_end", Program: "nh_finish", Group: groupServer,
 			Site: entry("net/http.(*response).shouldReuseConnection")},
 		{Name: "conn_end", Program: "nh_conn_end", Group: groupServer,
 			Site: entry("net/http.(*conn).serve.func1")},
+		{Name: "hijack", Program: "nh_hijack", Group: groupServer, Optional: true,
+			Site: entry("net/http.(*response).Hijack"), Lost: "the upgrade's end: its span ends with its handler"},
 		{Name: pointMux, Program: "nh_mux", Group: groupServer, MinGo: 22, Optional: true,
 			Site: entry("net/http.(*ServeMux).findHandler"),
 			Lost: "http.route where middleware copies the request before ServeMux"},
@@ -221,7 +230,7 @@ func points() []probe.Point {
 			Site: call("bufio.(*Writer).Flush", b+"ClientConn).writeHeaders", i+"ClientConn).writeHeaders")},
 		{Name: "x_write_header", Program: "nh_write_xh2", Group: groupXWrite, Writes: true,
 			Site: call("bufio.(*Writer).Flush", x+"ClientConn).writeHeaders")},
-	}
+	}, routerPoints()...)
 }
 
 // propagation describes nh_props, by enum nh_prop.

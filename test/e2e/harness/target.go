@@ -30,6 +30,8 @@ type Ready struct {
 	GRPC    string `json:"grpc"`
 	GRPCS   string `json:"grpcs"`
 	Workers string `json:"workers"`
+	// Servers are further addresses, by what serves there.
+	Servers map[string]string `json:"servers"`
 }
 
 // Target is a running program that knows nothing of the agent.

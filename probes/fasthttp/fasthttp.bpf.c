@@ -1,0 +1,476 @@
+//go:build ignore
+//  SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+/*
+ * fasthttp - server requests of github.com/valyala/fasthttp, and of fiber on top of it.
+ *
+ * Two programs run per request, in the goroutine that serves the connection:
+ *   start  (*Request).readLimitBody or readBodyStream: the header has been read
+ *   end    writeResponse, when the handler has returned; where the compiler put it into
+ *          its callers, their call of (*Response).Write
+ * fiber costs a third: its context goes back to the pool and names the route.
+ *
+ * Lost by design: requests whose header is not valid, and what a handler that hijacks
+ * the connection without an answer did. Headers past the 32nd are not read.
+ * Minimum kernel: 5.10. Maps: fh_ops, fh_exes; tr_*.
+ */
+#include <linux/bpf.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+
+#include "../../bpf/lib/call.h"
+#include "../../bpf/lib/goconn.h"
+
+#define CAP     1536 /* bytes of strings in one record */
+#define STR_MAX 511  /* bytes of one string */
+#define KV_MAX  64   /* bytes of argsKV, at most */
+#define BATCH   8    /* headers that are read at once */
+#define BATCHES 4
+
+enum fh_type {
+	FH_SERVER = 1,
+};
+
+enum fh_check {
+	FH_CHECK_METHOD = 2, /* the method is not a token */
+};
+
+enum fh_flag {
+	FH_TLS = 1 << 0,
+	FH_REMOTE_PARENT = 1 << 1,
+	FH_HTTP10 = 1 << 2,
+};
+
+enum fh_str {
+	FS_METHOD,
+	FS_URI,
+	FS_HOST,
+	FS_USER_AGENT,
+	FS_ROUTE,
+	FS_TRACESTATE,
+	FS_FORWARDED_FOR,
+	FS_FORWARDED,
+	FS_COUNT,
+};
+
+struct fh_event {
+	struct tr_call call;
+	__s64 req_size;  /* -1 chunked, -2 none said */
+	__s64 resp_size; /* -1 unknown */
+	__s32 status;
+	__u32 peer_port;
+	__u8 peer_ip[16]; /* all zero: unknown */
+	struct tr_str str[FS_COUNT];
+	__u8 tail[CAP + STR_MAX];
+};
+
+struct fh_op {
+	struct fh_event ev;
+	/* private */
+	__u64 req;  /* *Request */
+	__u64 conn; /* data pointer of the connection's net.Conn */
+	__u64 trace_len;
+	struct go_str key; /* of the header in work */
+	struct go_str val;
+	__u64 word[2];
+	struct go_str s;
+	struct tr_goio io;
+	struct traceparent parent;
+	__u8 tp[80];
+	__u8 kv[BATCH * KV_MAX + 64];
+};
+
+struct fh_exe {
+	__u8 sane; /* set here */
+	__u8 join;
+	__u16 ctx_req, ctx_resp, ctx_conn;
+	__u16 req_tls;
+	/* from the beginning of Request */
+	__u16 method, uri, host, agent, hdrs, clen, no_http11;
+	__u16 kv_key, kv_value, kv_size;
+	/* from the beginning of Response */
+	__u16 stream, body, raw, status, resp_clen;
+	__u16 fiber2_route, fiber2_use, fiber2_path; /* Ctx.route, Route.use, Route.Path */
+	__u16 fiber3_route, fiber3_use, fiber3_path;
+	struct tr_goconn conn;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_EXES);
+	__type(key, __u32);
+	__type(value, struct fh_exe);
+} fh_exes SEC(".maps");
+
+/* Requests in flight. Key: tgid, goid. Deleted at the end. LRU, because a request whose
+ * body is refused has no end that is seen on every release. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct tr_gokey);
+	__type(value, struct fh_op);
+} fh_ops SEC(".maps");
+
+const struct fh_op fh_zero = {};
+const struct tr_scope scope_zero = {};
+
+static __noinline int put(struct fh_op *op, __u32 i, __u64 ptr, __u64 len)
+{
+	if (!op || i >= FS_COUNT)
+		return 0;
+	return call_put(&op->ev.call, op->ev.tail, &op->ev.str[i], ptr, len, CAP, STR_MAX);
+}
+
+/* Append the string or []byte whose first two words are at addr. */
+static __noinline int put_at(struct fh_op *op, __u32 i, __u64 addr)
+{
+	if (!op)
+		return 0;
+	op->s.ptr = op->s.len = 0;
+	bpf_probe_read_user(&op->s, sizeof(op->s), (void *)addr);
+	return put(op, i, op->s.ptr, op->s.len);
+}
+
+/* Words of lower-case header names; a name's letter case is the client's to choose. */
+#define W(a, b, c, d, e, f, g, h)                                                                  \
+	((__u64)(a) | (__u64)(b) << 8 | (__u64)(c) << 16 | (__u64)(d) << 24 | (__u64)(e) << 32 |   \
+	 (__u64)(f) << 40 | (__u64)(g) << 48 | (__u64)(h) << 56)
+#define LOWER    0x2020202020202020ULL
+
+#define TRACEPAR W('t', 'r', 'a', 'c', 'e', 'p', 'a', 'r')
+#define TRACESTA W('t', 'r', 'a', 'c', 'e', 's', 't', 'a')
+#define X_FORWAR W('x', '-', 'f', 'o', 'r', 'w', 'a', 'r')
+#define FORWARDE W('f', 'o', 'r', 'w', 'a', 'r', 'd', 'e')
+
+/* Look at the header in op->key, op->val. */
+static __noinline int header(struct fh_op *op)
+{
+	__u64 n, len;
+
+	if (!op)
+		return 0;
+	len = op->key.len;
+	if (len != 11 && len != 10 && len != 15 && len != 9)
+		return 0;
+	op->word[0] = op->word[1] = 0;
+	n = len;
+	asm volatile("%0 &= 15" : "+r"(n));
+	if (bpf_probe_read_user(op->word, n, (void *)op->key.ptr))
+		return 0;
+	switch (op->word[0] | LOWER) {
+	case TRACEPAR:
+		if (len != 11)
+			return 0;
+		/* several are none */
+		op->trace_len = op->trace_len || op->val.len > 1024 ? 1 : op->val.len;
+		if (op->trace_len >= TRACEPARENT_LEN)
+			bpf_probe_read_user(op->tp, 56, (void *)op->val.ptr);
+		return 0;
+	case TRACESTA:
+		if (len == 10)
+			put(op, FS_TRACESTATE, op->val.ptr, op->val.len);
+		return 0;
+	case X_FORWAR:
+		if (len == 15)
+			put(op, FS_FORWARDED_FOR, op->val.ptr, op->val.len);
+		return 0;
+	case FORWARDE:
+		if (len == 9)
+			put(op, FS_FORWARDED, op->val.ptr, op->val.len);
+	}
+	return 0;
+}
+
+/* The request's headers: a slice of argsKV { key []byte; value []byte; ... }. */
+static __noinline int headers(struct fh_op *op, struct fh_exe *e)
+{
+	__u64 at, n;
+
+	if (!op || !e || e->kv_size > KV_MAX)
+		return 0;
+	at = read_u64(op->req + e->hdrs);
+	n = read_u64(op->req + e->hdrs + 8);
+	for (__u32 b = 0; b < BATCHES; b++) {
+		__u64 have = n > BATCH ? BATCH : n, bytes = have * e->kv_size;
+
+		if (!have)
+			break;
+		asm volatile("if %0 <= %1 goto +1; %0 = 0" : "+r"(bytes) : "i"(BATCH * KV_MAX));
+		if (bpf_probe_read_user(op->kv, bytes, (void *)at))
+			break;
+		for (__u32 i = 0; i < BATCH; i++) {
+			__u32 off = i * e->kv_size;
+
+			if (i >= have)
+				break;
+			op->key = *(struct go_str *)&op->kv[(off + e->kv_key) & 511];
+			op->val = *(struct go_str *)&op->kv[(off + e->kv_value) & 511];
+			header(op);
+		}
+		at += BATCH * e->kv_size;
+		n -= have;
+	}
+	return 0;
+}
+
+/* Who is at the other end, and whether a client on this node said what it sends. */
+static __noinline int peer(struct fh_op *op, struct tr_who *w, struct fh_exe *e, __u64 addr)
+{
+	int fd;
+
+	if (!op || !w || !w->ge || !e)
+		return 0;
+	op->io.bias = w->proc->bias;
+	fd = fd_of_conn(&op->io, w->ge, &e->conn, addr);
+	if (fd < 0 || !conn_key(&op->io.c, fd, false))
+		return 0;
+	__builtin_memcpy(op->ev.peer_ip, op->io.c.key.client, 16);
+	op->ev.peer_port = op->io.c.key.client_port;
+	return e->join && !op->trace_len && said_any(op->io.c.key.client_port) &&
+	       conn_take(&op->io.c, fd, 0);
+}
+
+/* Trace id, parent and sampling; 0 when the request is not recorded. */
+static __noinline int trace(struct fh_op *op, int joined)
+{
+	struct tr_call *c = &op->ev.call;
+	struct traceparent *p = &op->parent;
+
+	c->span_id = new_ids(c->trace_id, c->start_ns, c->hdr.tgid, c->goid);
+	p->flags = 0;
+	if (op->trace_len && parse_traceparent(p, op->tp, op->trace_len)) {
+		c->trace_id[0] = p->trace_id[0];
+		c->trace_id[1] = p->trace_id[1];
+		c->parent_id = p->span_id;
+		c->trace_flags = p->flags & TRACE_FLAG_RANDOM;
+	} else if (joined) {
+		c->trace_id[0] = op->io.c.val.trace_id[0];
+		c->trace_id[1] = op->io.c.val.trace_id[1];
+		c->parent_id = op->io.c.val.span_id;
+		p->flags = op->io.c.val.trace_flags;
+	}
+	if (c->parent_id)
+		c->flags |= FH_REMOTE_PARENT;
+	if (!sampled(c->trace_id, c->parent_id != 0, p->flags))
+		return 0;
+	c->trace_flags |= TRACE_FLAG_SAMPLED;
+	return 1;
+}
+
+/* Children find the request by goroutine, and by RequestCtx, which is a context. */
+static __noinline int scope_open(struct fh_op *op, struct tr_gokey *key, __u64 rctx)
+{
+	struct tr_call *c = &op->ev.call;
+	struct tr_scope *s = bpf_map_lookup_elem(&tr_scopes, key);
+
+	if (!s) {
+		bpf_map_update_elem(&tr_scopes, key, &scope_zero, BPF_ANY);
+		s = bpf_map_lookup_elem(&tr_scopes, key);
+		if (!s)
+			return 0;
+	}
+	s->trace_id[0] = c->trace_id[0];
+	s->trace_id[1] = c->trace_id[1];
+	s->span_id = c->span_id;
+	s->start_ns = c->start_ns;
+	s->end_ns = 0;
+	s->trace_flags = c->trace_flags;
+	s->epoch = c->epoch;
+	scope_ctx(key, s, rctx);
+	return 0;
+}
+
+static __always_inline bool token(struct fh_op *op)
+{
+	__u8 c = op->ev.tail[0];
+
+	return op->ev.str[FS_METHOD].len && op->ev.str[FS_METHOD].len <= 64 &&
+	       ((c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z'));
+}
+
+/* func (req *Request) readLimitBody(r *bufio.Reader, ...) error, readBodyStream   AX req */
+SEC("uprobe")
+int fh_start(struct pt_regs *ctx)
+{
+	struct tr_who w;
+	struct fh_exe *e;
+	struct fh_op *op;
+	__u64 req = GO_ARG0(ctx), rctx, conn;
+
+	if (!who_runs(&w, ctx))
+		return 0;
+	e = bpf_map_lookup_elem(&fh_exes, &w.proc->exe_id);
+	if (!e)
+		return 0;
+	rctx = req - e->ctx_req;
+	/* a Request that is in no RequestCtx: the program reads one by itself */
+	conn = read_u64(rctx + e->ctx_conn + 8);
+	if (!conn || !read_u64(rctx + e->ctx_conn))
+		return 0;
+	op = call_new(&fh_ops, &fh_zero, &w);
+	if (!op)
+		return 0;
+	op->req = req;
+	op->conn = conn;
+	put_at(op, FS_METHOD, req + e->method);
+	if (!w.key.id || (!e->sane && !token(op))) {
+		call_unsane(&op->ev.call, w.key.id ? FH_CHECK_METHOD : CALL_CHECK_G);
+		bpf_map_delete_elem(&fh_ops, &w.key);
+		return 0;
+	}
+	e->sane = 1;
+	headers(op, e);
+	int joined = peer(op, &w, e, rctx + e->ctx_conn);
+	int kept = trace(op, joined);
+
+	scope_open(op, &w.key, rctx);
+	if (!kept) {
+		bpf_map_delete_elem(&fh_ops, &w.key);
+		return 0;
+	}
+	put_at(op, FS_URI, req + e->uri);
+	put_at(op, FS_HOST, req + e->host);
+	put_at(op, FS_USER_AGENT, req + e->agent);
+	op->ev.req_size = read_u64(req + e->clen);
+	if (read_u8(req + e->req_tls))
+		op->ev.call.flags |= FH_TLS;
+	if (read_u8(req + e->no_http11))
+		op->ev.call.flags |= FH_HTTP10;
+	return 0;
+}
+
+static __noinline __s64 body_size(__u64 resp, struct fh_exe *e)
+{
+	__u64 n, buf;
+
+	if (read_u64(resp + e->stream))
+		return (__s32)read_u32(resp + e->resp_clen) < 0 ? -1
+								: read_u64(resp + e->resp_clen);
+	n = read_u64(resp + e->raw + 8);
+	if (n)
+		return n;
+	buf = read_u64(resp + e->body); /* *bytebufferpool.ByteBuffer { B []byte } */
+	return buf ? read_u64(buf + 8) : 0;
+}
+
+/* The request on this goroutine ends with the response at resp, which is in the
+ * RequestCtx at resp - e->ctx_resp. */
+static __always_inline int finish(struct pt_regs *ctx, __u64 addr, bool is_ctx)
+{
+	struct tr_who w;
+	struct fh_exe *e;
+	struct fh_op *op;
+	struct tr_scope *s;
+	__u64 resp, rctx;
+
+	if (!who_runs(&w, ctx))
+		return 0;
+	e = bpf_map_lookup_elem(&fh_exes, &w.proc->exe_id);
+	if (!e)
+		return 0;
+	s = bpf_map_lookup_elem(&tr_scopes, &w.key);
+	if (s && !s->end_ns)
+		s->end_ns = bpf_ktime_get_ns();
+	op = call_open(&fh_ops, &w);
+	if (!op)
+		return 0;
+	resp = is_ctx ? addr + e->ctx_resp : addr;
+	rctx = resp - e->ctx_resp;
+	/* after a timeout the answer is another RequestCtx's, of the same connection */
+	if (read_u64(rctx + e->ctx_conn + 8) != op->conn)
+		return 0;
+	op->ev.status = read_u32(resp + e->status);
+	op->ev.resp_size = body_size(resp, e);
+	call_finish(&fh_ops, &w.key, &op->ev.call, FH_SERVER, offsetof(struct fh_event, tail),
+		    CAP + STR_MAX);
+	return 0;
+}
+
+/* func writeResponse(ctx *RequestCtx, w *bufio.Writer) error   AX ctx */
+SEC("uprobe")
+int fh_end(struct pt_regs *ctx)
+{
+	return finish(ctx, GO_ARG0(ctx), true);
+}
+
+/* at the call of func (resp *Response) Write(w *bufio.Writer) error   AX resp */
+SEC("uprobe")
+int fh_write(struct pt_regs *ctx)
+{
+	return finish(ctx, GO_ARG0(ctx), false);
+}
+
+/* The route that matched last is the handler's; one that stands for a prefix is
+ * middleware's: nothing else was found. */
+static __noinline int fiber_route(struct fh_op *op, __u64 route, __u16 use, __u16 path)
+{
+	if (!op || !route || read_u8(route + use))
+		return 0;
+	put_at(op, FS_ROUTE, route + path);
+	return 0;
+}
+
+static __always_inline int fiber2(struct pt_regs *ctx, bool closure)
+{
+	struct tr_who w;
+	struct fh_exe *e;
+	struct fh_op *op;
+	__u64 c = GO_ARG1(ctx);
+
+	if (!who_runs(&w, ctx))
+		return 0;
+	e = bpf_map_lookup_elem(&fh_exes, &w.proc->exe_id);
+	op = call_open(&fh_ops, &w);
+	if (!e || !op)
+		return 0;
+	if (closure) {
+		/* app and c, in the compiler's order; a Ctx begins with its app */
+		__u64 a = read_u64(GO_CTX(ctx) + 8);
+
+		c = read_u64(GO_CTX(ctx) + 16);
+		if (read_u64(c) != a)
+			c = a;
+	}
+	return fiber_route(op, read_u64(c + e->fiber2_route), e->fiber2_use, e->fiber2_path);
+}
+
+/* func (app *App) ReleaseCtx(c *Ctx) of fiber v2   AX app, BX c */
+SEC("uprobe")
+int fh_fiber2(struct pt_regs *ctx)
+{
+	return fiber2(ctx, false);
+}
+
+/* the deferred call of it in (*App).handler, with its body inlined */
+SEC("uprobe")
+int fh_fiber2_defer(struct pt_regs *ctx)
+{
+	return fiber2(ctx, true);
+}
+
+/* func (app *App) ReleaseCtx(c CustomCtx) of fiber v3   AX app, BX CX c */
+SEC("uprobe")
+int fh_fiber3(struct pt_regs *ctx)
+{
+	struct tr_who w;
+	struct fh_exe *e;
+	struct fh_op *op;
+
+	if (!who_runs(&w, ctx))
+		return 0;
+	e = bpf_map_lookup_elem(&fh_exes, &w.proc->exe_id);
+	op = call_open(&fh_ops, &w);
+	if (e && op)
+		fiber_route(op, read_u64(GO_ARG2(ctx) + e->fiber3_route), e->fiber3_use,
+			    e->fiber3_path);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "GPL";
+
+/* Keep the enums that user space shares in the object's BTF. */
+const enum fh_type *keep_type __attribute__((unused));
+const enum fh_flag *keep_flag __attribute__((unused));
+const enum fh_str *keep_str __attribute__((unused));
+const enum fh_check *keep_check __attribute__((unused));

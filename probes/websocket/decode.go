@@ -1,0 +1,66 @@
+package websocket
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"unsafe"
+
+	"go.opentelemetry.io/otel/attribute"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/tracer-agent/tracer-agent/internal/event"
+	"github.com/tracer-agent/tracer-agent/internal/probe"
+	"github.com/tracer-agent/tracer-agent/internal/telemetry"
+)
+
+const headLen = int(unsafe.Offsetof(bpfWsEvent{}.Tail))
+
+// The conventions have no attributes for WebSocket connections.
+const (
+	keyMessagesReceived = attribute.Key("websocket.messages.received")
+	keyMessagesSent     = attribute.Key("websocket.messages.sent")
+	keyBytesReceived    = attribute.Key("websocket.bytes.received")
+	keyBytesSent        = attribute.Key("websocket.bytes.sent")
+	keyCloseCode        = attribute.Key("websocket.close.code")
+)
+
+type decoder struct{}
+
+// Decode implements probe.Decoder.
+func (decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) error {
+	if rec.Type != uint8(bpfWsTypeWS_CONN) {
+		return fmt.Errorf("%w: type %d", probe.ErrRecord, rec.Type)
+	}
+	call, own, _, err := probe.ParseCall(rec.Raw, headLen)
+	if err != nil {
+		return err
+	}
+	ne := binary.NativeEndian
+	op := call.Operation(rec, "websocket")
+	op.Name = "websocket"
+	client := call.Flags&uint32(bpfWsFlagWS_CLIENT) != 0
+	if !client {
+		op.Kind = trace.SpanKindInternal // the request that was upgraded is the server's span
+	}
+	count := func(at int) int64 { return int64(ne.Uint64(own[at:]) & (1<<63 - 1)) }
+	a := []attribute.KeyValue{
+		semconv.NetworkProtocolName("websocket"),
+		keyMessagesReceived.Int64(count(0)), keyBytesReceived.Int64(count(8)),
+		keyMessagesSent.Int64(count(16)), keyBytesSent.Int64(count(24)),
+	}
+	if code := ne.Uint32(own[32:]); code != 0 {
+		a = append(a, keyCloseCode.Int64(int64(code)))
+	}
+	if port := ne.Uint32(own[36:]); port != 0 {
+		ip := netip.AddrFrom16([16]byte(own[40:])).Unmap().String()
+		a = append(a, semconv.NetworkPeerAddress(ip), semconv.NetworkPeerPort(int(port)))
+		if client {
+			a = append(a, semconv.ServerAddress(ip), semconv.ServerPort(int(port)))
+		}
+	}
+	op.Attributes = a
+	emit(op)
+	return nil
+}

@@ -1,0 +1,206 @@
+package websocket
+
+import (
+	_ "embed"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/tracer-agent/tracer-agent/internal/goexe"
+	"github.com/tracer-agent/tracer-agent/internal/offsets"
+	"github.com/tracer-agent/tracer-agent/internal/probe"
+)
+
+// ID marks this probe's records.
+const ID probe.ID = 21
+
+//go:embed offsets.json
+var offsetsJSON []byte
+
+//go:embed net.json
+var netJSON []byte
+
+const (
+	gorilla = "github.com/gorilla/websocket"
+	coder   = "github.com/coder/websocket"
+	nhooyr  = "nhooyr.io/websocket"
+)
+
+// New returns the probe.
+func New() *probe.Spec {
+	return &probe.Spec{
+		ID:         ID,
+		Name:       "websocket",
+		Doc:        "WebSocket connections of gorilla/websocket and coder/websocket, server and client",
+		Points:     points(),
+		Groups:     groups(),
+		Fields:     netFields(),
+		Table:      func() (*offsets.Table, error) { return offsets.Parse(netJSON) },
+		Load:       loadBpf,
+		InFlight:   []probe.InFlight{{Map: "ws_conns"}, {Map: "ws_fds"}},
+		Counters:   counters(),
+		AttachExe:  attachExe,
+		NewDecoder: func(probe.DecoderEnv) probe.Decoder { return decoder{} },
+	}
+}
+
+// library is one WebSocket library: what it is called, and what is read of it.
+type library struct {
+	module string
+	fields []goexe.Field
+}
+
+func libraries() []library {
+	field := func(module, typ, name string) goexe.Field {
+		return goexe.Field{Module: module, Type: module + "." + typ, Name: name}
+	}
+	libs := []library{{gorilla, []goexe.Field{
+		field(gorilla, "Conn", "conn"), field(gorilla, "Conn", "readLength"), field(gorilla, "Conn", "reader")}}}
+	for _, m := range []string{coder, nhooyr} {
+		libs = append(libs, library{m, []goexe.Field{
+			field(m, "Conn", "rwc"), field(m, "msgReader", "c"), field(m, "header", "payloadLength")}})
+	}
+	return libs
+}
+
+// groups has one group per library: an unknown release of one costs that one's.
+func groups() []probe.Group {
+	var gs []probe.Group
+	for _, l := range libraries() {
+		gs = append(gs, probe.Group{Name: l.module, What: "connections of " + l.module,
+			Check: func(p *probe.Placed) error { return check(p, l) }})
+	}
+	return gs
+}
+
+func check(p *probe.Placed, l library) error {
+	t, err := offsets.Parse(offsetsJSON)
+	if err != nil {
+		return err
+	}
+	found, _, err := p.Exe.Offsets(l.fields, t)
+	if err != nil {
+		return fmt.Errorf("%w: %w", probe.ErrRefused, err)
+	}
+	for f, off := range found {
+		p.Offsets[f] = off
+	}
+	return need(p, append(netFields(), l.fields...))
+}
+
+func need(p *probe.Placed, fs []goexe.Field) error {
+	var missing []string
+	for _, f := range fs {
+		if p.Offset(f) == probe.OffNone {
+			missing = append(missing, f.String())
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("%w: offsets of %v are not known", probe.ErrRefused, missing)
+	}
+	return nil
+}
+
+func points() []probe.Point {
+	entry := func(fn string) probe.Site { return probe.Site{Kind: probe.Entry, Funcs: []string{fn}} }
+	begins := func(module, fn string) probe.Site {
+		return probe.Site{Kind: probe.AfterCall, Funcs: []string{module + "." + fn}, Callees: []string{module + ".newConn"}, Results: 1}
+	}
+	pts := []probe.Point{
+		{Name: "gorilla_server", Program: "ws_g_server", Group: gorilla, Optional: true,
+			Site: begins(gorilla, "(*Upgrader).Upgrade"), Lost: "connections that are accepted"},
+		{Name: "gorilla_client", Program: "ws_g_client", Group: gorilla, Optional: true,
+			Site: begins(gorilla, "(*Dialer).DialContext"), Lost: "connections that are dialled"},
+		{Name: "gorilla_read", Program: "ws_g_read", Group: gorilla, Site: entry(gorilla + ".(*Conn).NextReader")},
+		{Name: "gorilla_write", Program: "ws_g_write", Group: gorilla, Optional: true,
+			Site: entry(gorilla + ".(*Conn).write"), Lost: "messages sent"},
+		{Name: "gorilla_control", Program: "ws_g_control", Group: gorilla, Optional: true,
+			Site: entry(gorilla + ".(*Conn).WriteControl"), Lost: "close codes"},
+		{Name: "gorilla_end", Program: "ws_fd_close", Group: gorilla, Site: entry("net.(*netFD).Close")},
+	}
+	for module, prog := range map[string]string{coder: "c", nhooyr: "n"} {
+		name := map[string]string{coder: "coder", nhooyr: "nhooyr"}[module]
+		pts = append(pts,
+			probe.Point{Name: name + "_server", Program: "ws_" + prog + "_server", Group: module, Optional: true,
+				Site: begins(module, "accept"), Lost: "connections that are accepted"},
+			probe.Point{Name: name + "_client", Program: "ws_" + prog + "_client", Group: module, Optional: true,
+				Site: begins(module, "dial"), Lost: "connections that are dialled"},
+			// The frame is on the stack, where a later instruction than the entry's would not find it.
+			probe.Point{Name: name + "_read", Program: "ws_" + prog + "_read", Group: module, Optional: true, MinGo: 21,
+				Site: entry(module + ".(*msgReader).reset"), Lost: "messages received"},
+			probe.Point{Name: name + "_write", Program: "ws_c_write", Group: module, Optional: true,
+				Site: entry(module + ".(*Conn).writeFrame"), Lost: "messages sent"},
+			probe.Point{Name: name + "_end", Program: "ws_c_close", Group: module, Site: entry(module + ".(*Conn).close")},
+		)
+	}
+	return pts
+}
+
+// counters describes ws_counts, by enum ws_count.
+func counters() *probe.Counters {
+	c := &probe.Counters{
+		Map: "ws_counts", Metric: "tracer_agent_websocket_total",
+		Help: "WebSocket connections opened and closed, and messages and bytes of those that are closed, by side.",
+	}
+	for _, what := range []string{"connected", "closed", "messages_received", "messages_sent", "bytes_received", "bytes_sent"} {
+		c.Labels = append(c.Labels, [2]string{"server", what}, [2]string{"client", what})
+	}
+	return c
+}
+
+func std(typ, name string) goexe.Field { return goexe.Field{Module: "std", Type: typ, Name: name} }
+
+// netFields lead from a net.Conn to its socket.
+func netFields() []goexe.Field {
+	return []goexe.Field{std("crypto/tls.Conn", "conn"), std("net.conn", "fd"), std("net.netFD", "pfd"), std("internal/poll.FD", "Sysfd")}
+}
+
+func attachExe(c *ebpf.Collection, p *probe.Placed) error {
+	o := p.Offset
+	v := &bpfWsExe{}
+	for _, l := range libraries() {
+		f := l.fields
+		switch l.module {
+		case gorilla:
+			v.G_conn, v.G_readLength, v.G_reader = o(f[0]), o(f[1]), o(f[2])
+		case coder:
+			v.C_rwc, v.C_readerConn, v.C_payload = o(f[0]), o(f[1]), o(f[2])
+		case nhooyr:
+			v.N_rwc, v.N_readerConn, v.N_payload = o(f[0]), o(f[1]), o(f[2])
+		}
+	}
+	for i, name := range []string{"gorilla_server", "gorilla_client", "coder_server", "coder_client", "nhooyr_server", "nhooyr_client"} {
+		if at := p.Points[name]; len(at.Results) > 0 {
+			r := at.Results[0]
+			v.Begin[i].Off, v.Begin[i].Reg = r.Off, r.Reg
+			if r.Stack {
+				v.Begin[i].Stack = 1
+			}
+		}
+	}
+	n := netFields()
+	v.Conn.TlsConn, v.Conn.ConnFd, v.Conn.FdSysfd = o(n[0]), o(n[1]), o(n[2])+o(n[3])
+	names, err := p.Exe.TypeNameOffsets([]string{"*net.TCPConn", "*tls.Conn"})
+	if err != nil {
+		return err
+	}
+	v.Conn.TcpName, v.Conn.TlsName = only(names["*net.TCPConn"]), only(names["*tls.Conn"])
+	v.Rwc = v.Conn
+	raw, err := binary.Append(nil, binary.NativeEndian, v)
+	if err != nil {
+		return err
+	}
+	if err := c.Maps["ws_exes"].Put(p.ExeID, raw); err != nil {
+		return fmt.Errorf("write offsets: %w", err)
+	}
+	return nil
+}
+
+// only returns the name's offset if there is exactly one, else 0.
+func only(offs []int32) int32 {
+	if len(offs) == 1 {
+		return offs[0]
+	}
+	return 0
+}

@@ -1,0 +1,498 @@
+//go:build ignore
+//  SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+/*
+ * websocket - connections of gorilla/websocket and coder/websocket (once
+ * nhooyr.io/websocket), server and client: one operation from upgrade to close.
+ *
+ * Hits: one per connection and end, one per message read, one per frame written; a
+ * message is one frame unless it is larger than the program's write buffer.
+ *   begin   after newConn, in the functions that call it
+ *   read    gorilla: (*Conn).NextReader, which says what the message before it was;
+ *           coder: (*msgReader).reset
+ *   write   gorilla: (*Conn).write, WriteControl; coder: (*Conn).writeFrame
+ *   end     gorilla, whose Close the compiler puts into its callers: (*net.netFD).Close;
+ *           coder: (*Conn).close
+ *
+ * Lost by design: of a message that coder receives in several frames only the first
+ * one's bytes count; connections that are never closed.
+ * Minimum kernel: 5.10. Maps: ws_conns, ws_fds, ws_exes, ws_counts; tr_*.
+ */
+#include <linux/bpf.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+
+#include "../../bpf/lib/call.h"
+#include "../../bpf/lib/goconn.h"
+
+#define OP_CLOSE   8
+#define OP_CONTROL 8 /* this bit of an opcode */
+
+enum ws_type {
+	WS_CONN = 1,
+};
+
+enum ws_flag {
+	WS_CLIENT = 1 << 0,
+	WS_TLS = 1 << 1,
+};
+
+struct ws_event {
+	struct tr_call call;
+	__u64 msgs_in, bytes_in;
+	__u64 msgs_out, bytes_out;
+	__u32 close_code; /* 0: no close frame was written */
+	__u32 peer_port;
+	__u8 peer_ip[16];
+	__u8 tail[8]; /* there are no strings */
+};
+
+struct ws_op {
+	struct ws_event ev;
+	__u64 fd;    /* *netFD, 0 if not known */
+	__u64 conn;  /* *Conn */
+	__u64 known; /* 1: so is the peer */
+	struct go_str s;
+	struct tr_goio io;
+	__u8 head[16]; /* of a frame */
+};
+
+struct ws_exe {
+	__u16 g_conn, g_read_length, g_reader; /* gorilla's Conn */
+	__u16 c_rwc, c_reader_conn, c_payload; /* coder's Conn, msgReader.c, header */
+	__u16 n_rwc, n_reader_conn, n_payload; /* the same of nhooyr.io */
+	struct go_loc begin[6];                /* by enum ws_begin */
+	struct tr_goconn conn;
+	struct tr_goconn rwc; /* the same through io.ReadWriteCloser, which has itabs of its own */
+};
+
+enum ws_begin {
+	BEGIN_GORILLA_SERVER,
+	BEGIN_GORILLA_CLIENT,
+	BEGIN_CODER_SERVER,
+	BEGIN_CODER_CLIENT,
+	BEGIN_NHOOYR_SERVER,
+	BEGIN_NHOOYR_CLIENT,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_EXES);
+	__type(key, __u32);
+	__type(value, struct ws_exe);
+} ws_exes SEC(".maps");
+
+/* Open connections. Key: tgid, *Conn. Deleted at the end, and by the agent when the
+ * process exits. User space sets the size. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct tr_gokey);
+	__type(value, struct ws_op);
+} ws_conns SEC(".maps");
+
+/* Which connection a socket carries. Key: tgid, *netFD; value: *Conn. As above. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct tr_gokey);
+	__type(value, __u64);
+} ws_fds SEC(".maps");
+
+enum ws_count {
+	COUNT_CONNECTED, /* and, one further, of clients; so with all */
+	COUNT_CLOSED = 2,
+	COUNT_MSGS_IN = 4,
+	COUNT_MSGS_OUT = 6,
+	COUNT_BYTES_IN = 8,
+	COUNT_BYTES_OUT = 10,
+	COUNTS = 12,
+};
+
+/* Of all connections, sampled or not; messages and bytes when their connection ends. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, COUNTS);
+	__type(key, __u32);
+	__type(value, __u64);
+} ws_counts SEC(".maps");
+
+const struct ws_op ws_zero = {};
+const struct tr_scope scope_zero = {};
+
+static __noinline int count(__u32 what, __u64 add)
+{
+	__u64 *n = bpf_map_lookup_elem(&ws_counts, &what);
+
+	if (n)
+		__sync_fetch_and_add(n, add);
+	return 0;
+}
+
+/* The handler's calls are from now on the connection's, not the upgrade's, and stay so
+ * when the handler returns and leaves goroutines behind. */
+static __noinline int scope_take(struct ws_op *op, struct tr_gokey *key)
+{
+	struct tr_call *c = &op->ev.call;
+	struct tr_scope *s = bpf_map_lookup_elem(&tr_scopes, key);
+
+	if (!s || s->epoch != c->epoch)
+		return 0;
+	s->span_id = c->span_id;
+	s->trace_id[0] = c->trace_id[0];
+	s->trace_id[1] = c->trace_id[1];
+	s->end_ns = 0;
+	s->trace_flags = c->trace_flags | SCOPE_HELD;
+	return 0;
+}
+
+/* The peer, and for gorilla the socket whose end is the connection's. */
+static __noinline int peer(struct ws_op *op, struct tr_who *w, struct ws_exe *e, __u64 addr,
+			   bool net_conn)
+{
+	bool client;
+	int fd;
+
+	if (!op || !w || !w->ge || !e)
+		return 0;
+	client = op->ev.call.flags & WS_CLIENT;
+	op->io.bias = w->proc->bias;
+	fd = fd_of_conn(&op->io, w->ge, net_conn ? &e->conn : &e->rwc, addr);
+	if (fd < 0)
+		return 0;
+	/* fd_of_conn leaves the *netFD where it read the descriptor's number from */
+	op->fd = op->io.s.ptr;
+	if (op->io.c.val.tls)
+		op->ev.call.flags |= WS_TLS;
+	if (!conn_key(&op->io.c, fd, client))
+		return 0;
+	if (client) {
+		__builtin_memcpy(op->ev.peer_ip, op->io.c.key.server, 16);
+		op->ev.peer_port = op->io.c.key.server_port;
+	} else {
+		__builtin_memcpy(op->ev.peer_ip, op->io.c.key.client, 16);
+		op->ev.peer_port = op->io.c.key.client_port;
+	}
+	return 1;
+}
+
+static __always_inline int begin(struct pt_regs *ctx, __u32 where, bool client)
+{
+	struct tr_who w;
+	struct ws_exe *e;
+	struct ws_op *op;
+	__u64 conn, goid;
+
+	if (!who_runs(&w, ctx))
+		return 0;
+	e = bpf_map_lookup_elem(&ws_exes, &w.proc->exe_id);
+	if (!e || !w.key.id)
+		return 0;
+	conn = go_loc_read(ctx, &e->begin[where]);
+	if (!conn)
+		return 0;
+	count(COUNT_CONNECTED + client, 1);
+	goid = w.key.id;
+	w.key.id = conn;
+	op = call_new(&ws_conns, &ws_zero, &w);
+	if (!op)
+		return 0;
+	op->ev.call.goid = goid;
+	op->conn = conn;
+	if (client)
+		op->ev.call.flags |= WS_CLIENT;
+	/* kept in any case: an unsampled one is counted */
+	call_trace(&op->ev.call, w.ge, GO_G(ctx), 0);
+	/* kept: a result that nobody reads is not set, and may be a pointer then */
+	op->known = peer(op, &w, e,
+			 conn + (where <= BEGIN_GORILLA_CLIENT ? e->g_conn
+				 : where <= BEGIN_CODER_CLIENT ? e->c_rwc
+							       : e->n_rwc),
+			 where <= BEGIN_GORILLA_CLIENT);
+	if (where <= BEGIN_GORILLA_CLIENT && op->fd) {
+		w.key.id = op->fd;
+		bpf_map_update_elem(&ws_fds, &w.key, &conn, BPF_ANY);
+	}
+	if (!client) {
+		w.key.id = goid;
+		scope_take(op, &w.key);
+	}
+	return 0;
+}
+
+/* in func (u *Upgrader) Upgrade(...) of gorilla, after newConn */
+SEC("uprobe")
+int ws_g_server(struct pt_regs *ctx)
+{
+	return begin(ctx, BEGIN_GORILLA_SERVER, false);
+}
+
+/* in func (d *Dialer) DialContext(...) of gorilla, after newConn */
+SEC("uprobe")
+int ws_g_client(struct pt_regs *ctx)
+{
+	return begin(ctx, BEGIN_GORILLA_CLIENT, true);
+}
+
+/* in func accept(...) of coder, after newConn */
+SEC("uprobe")
+int ws_c_server(struct pt_regs *ctx)
+{
+	return begin(ctx, BEGIN_CODER_SERVER, false);
+}
+
+/* in func dial(...) of coder, after newConn */
+SEC("uprobe")
+int ws_c_client(struct pt_regs *ctx)
+{
+	return begin(ctx, BEGIN_CODER_CLIENT, true);
+}
+
+SEC("uprobe")
+int ws_n_server(struct pt_regs *ctx)
+{
+	return begin(ctx, BEGIN_NHOOYR_SERVER, false);
+}
+
+SEC("uprobe")
+int ws_n_client(struct pt_regs *ctx)
+{
+	return begin(ctx, BEGIN_NHOOYR_CLIENT, true);
+}
+
+/* The open connection of the *Conn at conn. */
+static __always_inline struct ws_op *conn_op(struct tr_who *w, __u64 conn)
+{
+	w->key.tgid = 0;
+	w->proc = watched(&w->key);
+	if (!w->proc)
+		return NULL;
+	w->key.id = conn;
+	return call_open(&ws_conns, w);
+}
+
+static __noinline int end(struct ws_op *op, struct tr_gokey *key)
+{
+	struct tr_call *c;
+	struct tr_gokey other = {};
+	struct tr_scope *s;
+	__u32 client;
+
+	if (!op || !key)
+		return 0;
+	c = &op->ev.call;
+	client = c->flags & WS_CLIENT;
+	count(COUNT_CLOSED + client, 1);
+	count(COUNT_MSGS_IN + client, op->ev.msgs_in);
+	count(COUNT_MSGS_OUT + client, op->ev.msgs_out);
+	count(COUNT_BYTES_IN + client, op->ev.bytes_in);
+	count(COUNT_BYTES_OUT + client, op->ev.bytes_out);
+	other.tgid = key->tgid;
+	other.id = c->goid;
+	s = bpf_map_lookup_elem(&tr_scopes, &other);
+	if (s && s->span_id == c->span_id) {
+		s->end_ns = bpf_ktime_get_ns();
+		s->trace_flags &= ~SCOPE_HELD;
+	}
+	if (op->fd) {
+		other.id = op->fd;
+		bpf_map_delete_elem(&ws_fds, &other);
+	}
+	if (c->trace_flags & TRACE_FLAG_SAMPLED)
+		call_finish(&ws_conns, key, c, WS_CONN, offsetof(struct ws_event, tail), 7);
+	else
+		bpf_map_delete_elem(&ws_conns, key);
+	return 0;
+}
+
+/* What the message before the one that is now asked for was. */
+static __always_inline void gorilla_read(struct ws_op *op, struct ws_exe *e)
+{
+	if (!read_u64(op->conn + e->g_reader))
+		return; /* there was none: the first call, or one that failed */
+	op->ev.msgs_in++;
+	op->ev.bytes_in += read_u64(op->conn + e->g_read_length);
+}
+
+/* func (c *Conn) NextReader() (messageType int, r io.Reader, err error)   AX c */
+SEC("uprobe")
+int ws_g_read(struct pt_regs *ctx)
+{
+	struct tr_who w;
+	struct ws_op *op = conn_op(&w, GO_ARG0(ctx));
+	struct ws_exe *e;
+
+	if (!op)
+		return 0;
+	e = bpf_map_lookup_elem(&ws_exes, &w.proc->exe_id);
+	if (e)
+		gorilla_read(op, e);
+	return 0;
+}
+
+/* func (c *Conn) write(frameType int, deadline time.Time, buf0, buf1 []byte) error
+ * AX c, BX frameType, CX DI SI deadline, R8 R9 R10 buf0, which begins with the frame's
+ * header: https://www.rfc-editor.org/rfc/rfc6455#section-5.2 */
+SEC("uprobe")
+int ws_g_write(struct pt_regs *ctx)
+{
+	struct tr_who w;
+	struct ws_op *op = conn_op(&w, GO_ARG0(ctx));
+	__u64 n;
+	__u8 opcode;
+
+	if (!op || go_reg(ctx, 6) < 2)
+		return 0;
+	/* the buffer has room for the longest header and more */
+	if (bpf_probe_read_user(op->head, 14, (void *)go_reg(ctx, 5)))
+		return 0;
+	opcode = op->head[0] & 0x0f;
+	n = op->head[1] & 0x7f;
+	if (opcode == OP_CLOSE && n >= 2) {
+		bool masked = op->head[1] & 0x80;
+		__u16 code = op->head[masked ? 6 : 2] << 8 | op->head[masked ? 7 : 3];
+
+		if (masked)
+			code ^= op->head[2] << 8 | op->head[3];
+		op->ev.close_code = code;
+	}
+	if (opcode & OP_CONTROL)
+		return 0;
+	if (n == 126)
+		n = op->head[2] << 8 | op->head[3];
+	else if (n == 127)
+		n = bpf_be64_to_cpu(*(__u64 *)&op->head[2]) & ~(1ULL << 63);
+	op->ev.bytes_out += n;
+	if (op->head[0] & 0x80)
+		op->ev.msgs_out++;
+	return 0;
+}
+
+static __always_inline void close_code(struct ws_op *op, __u64 ptr, __u64 len)
+{
+	if (len < 2 || op->ev.close_code || bpf_probe_read_user(op->head, 2, (void *)ptr))
+		return;
+	op->ev.close_code = op->head[0] << 8 | op->head[1];
+}
+
+/* func (c *Conn) WriteControl(messageType int, data []byte, deadline time.Time) error
+ * AX c, BX messageType, CX DI SI data */
+SEC("uprobe")
+int ws_g_control(struct pt_regs *ctx)
+{
+	struct tr_who w;
+	struct ws_op *op;
+
+	if (GO_ARG1(ctx) != OP_CLOSE)
+		return 0;
+	op = conn_op(&w, GO_ARG0(ctx));
+	if (op)
+		close_code(op, GO_ARG2(ctx), GO_ARG3(ctx));
+	return 0;
+}
+
+/* func (fd *netFD) Close() error   AX fd. Runs for every connection of the program. */
+SEC("uprobe")
+int ws_fd_close(struct pt_regs *ctx)
+{
+	struct tr_who w;
+	struct ws_exe *e;
+	struct ws_op *op;
+	__u64 *conn;
+
+	w.key.tgid = 0;
+	w.proc = watched(&w.key);
+	if (!w.proc)
+		return 0;
+	w.key.id = GO_ARG0(ctx);
+	conn = bpf_map_lookup_elem(&ws_fds, &w.key);
+	if (!conn)
+		return 0;
+	w.key.id = *conn;
+	op = call_open(&ws_conns, &w);
+	e = bpf_map_lookup_elem(&ws_exes, &w.proc->exe_id);
+	if (!op || !e)
+		return 0;
+	gorilla_read(op, e);
+	end(op, &w.key);
+	return 0;
+}
+
+/* func (mr *msgReader) reset(ctx context.Context, h header)   AX mr; h is on the stack,
+ * being more words than there are registers left */
+static __always_inline int coder_read(struct pt_regs *ctx, bool old)
+{
+	struct tr_gokey key = {};
+	struct tr_proc *proc = watched(&key);
+	struct tr_who w;
+	struct ws_exe *e;
+	struct ws_op *op;
+	__s64 n;
+
+	if (!proc)
+		return 0;
+	e = bpf_map_lookup_elem(&ws_exes, &proc->exe_id);
+	if (!e)
+		return 0;
+	op = conn_op(&w, read_u64(GO_ARG0(ctx) + (old ? e->n_reader_conn : e->c_reader_conn)));
+	if (!op)
+		return 0;
+	n = read_u64(GO_SP(ctx) + 8 + (old ? e->n_payload : e->c_payload));
+	op->ev.msgs_in++;
+	if (n > 0)
+		op->ev.bytes_in += n;
+	return 0;
+}
+
+SEC("uprobe")
+int ws_c_read(struct pt_regs *ctx)
+{
+	return coder_read(ctx, false);
+}
+
+SEC("uprobe")
+int ws_n_read(struct pt_regs *ctx)
+{
+	return coder_read(ctx, true);
+}
+
+/* func (c *Conn) writeFrame(ctx context.Context, fin bool, flate bool, opcode opcode, p []byte)
+ * AX c, BX CX ctx, DI fin, SI flate, R8 opcode, R9 R10 R11 p */
+SEC("uprobe")
+int ws_c_write(struct pt_regs *ctx)
+{
+	struct tr_who w;
+	struct ws_op *op = conn_op(&w, GO_ARG0(ctx));
+	__u64 opcode = go_reg(ctx, 5);
+
+	if (!op)
+		return 0;
+	if (opcode == OP_CLOSE)
+		close_code(op, go_reg(ctx, 6), go_reg(ctx, 7));
+	if (opcode & OP_CONTROL)
+		return 0;
+	op->ev.bytes_out += go_reg(ctx, 7);
+	if (GO_ARG3(ctx) & 1)
+		op->ev.msgs_out++;
+	return 0;
+}
+
+/* func (c *Conn) close() error   AX c */
+SEC("uprobe")
+int ws_c_close(struct pt_regs *ctx)
+{
+	struct tr_who w;
+	struct ws_op *op = conn_op(&w, GO_ARG0(ctx));
+
+	if (op)
+		end(op, &w.key);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "GPL";
+
+/* Keep the enums that user space shares in the object's BTF. */
+const enum ws_type *keep_type __attribute__((unused));
+const enum ws_flag *keep_flag __attribute__((unused));
+const enum ws_begin *keep_begin __attribute__((unused));

@@ -1,0 +1,127 @@
+package e2e
+
+import (
+	"fmt"
+	"net/url"
+	"strconv"
+	"testing"
+
+	"github.com/tracer-agent/tracer-agent/test/e2e/harness"
+)
+
+const websocketDir = "testdata/targets/websocket"
+
+// dialURL makes the target open a connection to itself, exchange messages and close it.
+func dialURL(tg *harness.Target, lib string, n, size int, msg string) string {
+	return tg.URL("/dial?" + url.Values{"lib": {lib}, "url": {"ws://" + tg.HTTP + "/" + lib},
+		"n": {strconv.Itoa(n)}, "size": {strconv.Itoa(size)}, "msg": {msg}}.Encode())
+}
+
+// TestWebSocket: both ends of a connection, for every library, with messages of all
+// three encodings of a frame's length.
+func TestWebSocket(t *testing.T) {
+	needs(t)
+	for _, mode := range []harness.Mode{harness.Plain, harness.Stripped} {
+		t.Run(string(mode), func(t *testing.T) {
+			tg := harness.StartTarget(t, harness.Build{Dir: websocketDir, Mode: mode}.Path(t))
+			agent := harness.Trace(t, tg)
+			for _, lib := range []string{"gorilla", "coder", "nhooyr"} {
+				for _, size := range []int{0, 5, 200, 3000} {
+					checkWebSocket(t, tg, agent, lib, size)
+				}
+			}
+			checkWebSocketParents(t, tg, agent)
+		})
+	}
+}
+
+func checkWebSocket(t *testing.T, tg *harness.Target, agent *harness.Agent, lib string, size int) {
+	t.Helper()
+	const n = 3
+	mark := agent.Mark()
+	harness.Get(t, dialURL(tg, lib, n, size, ""))
+	dialer := only(t, agent.WaitSpans(mark, 1, func(s harness.Span) bool { return s.Name == "websocket" && s.Kind == "client" }))
+	server := only(t, agent.WaitSpans(mark, 1, func(s harness.Span) bool { return s.Name == "websocket" && s.Kind == "internal" }))
+	upgrade := only(t, agent.WaitSpans(mark, 1, func(s harness.Span) bool { return s.Kind == "server" && s.Attr("url.path") == "/"+lib }))
+	for _, s := range []harness.Span{dialer, server} {
+		for key, want := range map[string]string{
+			"websocket.messages.sent": "3", "websocket.messages.received": "3", "websocket.close.code": "1001",
+			"websocket.bytes.sent": fmt.Sprint(n * size), "websocket.bytes.received": fmt.Sprint(n * size),
+			"network.protocol.name": "websocket", "network.peer.address": "127.0.0.1",
+		} {
+			if key == "network.peer.address" && s.Kind == "client" && lib != "gorilla" {
+				want = "" // net/http's call has it; its body, which is the connection here, hides it
+			}
+			if got := s.Attr(key); got != want {
+				t.Errorf("%s, %d bytes: %s is %q, want %q: %s", lib, size, key, got, want, s)
+			}
+		}
+	}
+	if upgrade.Attr("http.response.status_code") != "101" || upgrade.Status == "error" {
+		t.Errorf("%s: the upgrade's span has no status 101: %s", lib, upgrade)
+	}
+	if server.ParentSpanID != upgrade.SpanID || server.TraceID != upgrade.TraceID {
+		t.Errorf("%s: the connection is not the upgrade's child: %s, upgrade %s", lib, server, upgrade)
+	}
+	if upgrade.End.After(server.End) || upgrade.End.After(server.Start.Add(server.End.Sub(server.Start)/2)) && server.DurationNs > 50e6 {
+		t.Errorf("%s: the upgrade does not end with the upgrade: %s, connection %s", lib, upgrade, server)
+	}
+	call := only(t, agent.WaitSpans(mark, 1, func(s harness.Span) bool { return s.Kind == "server" && s.Attr("url.path") == "/dial" }))
+	if dialer.ParentSpanID != call.SpanID {
+		t.Errorf("%s: the dialled connection is not its request's child: %s, request %s", lib, dialer, call)
+	}
+}
+
+// checkWebSocketParents: what a handler does while the connection is open is the
+// connection's child.
+func checkWebSocketParents(t *testing.T, tg *harness.Target, agent *harness.Agent) {
+	t.Helper()
+	mark := agent.Mark()
+	harness.Get(t, dialURL(tg, "gorilla", 2, 0, "call"))
+	conn := only(t, agent.WaitSpans(mark, 1, func(s harness.Span) bool { return s.Name == "websocket" && s.Kind == "internal" }))
+	calls := agent.WaitSpans(mark, 2, func(s harness.Span) bool { return s.Kind == "client" && s.Name == "GET" })
+	for _, c := range calls {
+		if c.ParentSpanID != conn.SpanID {
+			t.Errorf("a call made for a message is not the connection's child: %s, connection %s", c, conn)
+		}
+	}
+}
+
+func only(t *testing.T, spans []harness.Span) harness.Span {
+	t.Helper()
+	if len(spans) != 1 {
+		t.Fatalf("%d spans, want one: %v", len(spans), spans)
+	}
+	return spans[0]
+}
+
+// TestWebSocketHitBudget: one hit per message at each end and way.
+func TestWebSocketHitBudget(t *testing.T) {
+	needs(t)
+	harness.CountRuns(t)
+	tg := harness.StartTarget(t, harness.Build{Dir: websocketDir, Mode: harness.Stripped}.Path(t))
+	agent := harness.Trace(t, tg)
+	for _, lib := range []string{"gorilla", "coder", "nhooyr"} {
+		hits := func(n int) int {
+			before := agent.Runs()
+			mark := agent.Mark()
+			harness.Get(t, dialURL(tg, lib, n, 50, ""))
+			agent.WaitSpans(mark, 2, func(s harness.Span) bool { return s.Name == "websocket" })
+			agent.Settle(mark, 0, tg)
+			return total(delta(before, agent.Runs()))
+		}
+		hits(10)
+		const n = 1000
+		base, many := hits(10), hits(10+n)
+		// Both ends are this program: a message and its echo are written and read twice.
+		if got := many - base; got < 4*n || got > 4*n+4 {
+			t.Errorf("%s: %d hits for %d messages and their echoes, want %d", lib, got, n, 4*n)
+		}
+	}
+	m := agent.Metrics()
+	opened := m[`tracer_agent_websocket_total{probe="websocket",mode="server",outcome="connected"}`]
+	closed := m[`tracer_agent_websocket_total{probe="websocket",mode="server",outcome="closed"}`]
+	if opened != 9 || closed != 9 {
+		t.Errorf("%v connections opened and %v closed are counted, want 9: %v", opened, closed, m)
+	}
+}
