@@ -66,8 +66,17 @@ func StartPostgres(t testing.TB) *Server {
 		t.Fatalf("initdb: %v\n%s", err, out)
 	}
 	port := freePort(t)
-	return startServer(t, port, as(exec.Command(postgres, "-D", data, "-p", port, "-c", "listen_addresses=127.0.0.1",
+	s := startServer(t, port, as(exec.Command(postgres, "-D", data, "-p", port, "-c", "listen_addresses=127.0.0.1",
 		"-c", "unix_socket_directories=", "-c", "fsync=off")))
+	isReady := tool(t, "pg_isready")
+	deadline := time.Now().Add(patience * 30 * time.Second)
+	for exec.Command(isReady, "-h", "127.0.0.1", "-p", port).Run() != nil { // it listens before it can answer
+		if time.Now().After(deadline) {
+			t.Fatal("PostgreSQL does not get ready")
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return s
 }
 
 // tool finds a program that scripts/bootstrap.sh dev installs.

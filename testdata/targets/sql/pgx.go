@@ -62,7 +62,7 @@ func (l *native) call(ctx context.Context, name string) error {
 	}
 	switch name {
 	case "update":
-		return exec("UPDATE t_native SET name = '"+canary+"' WHERE id > 1 AND name <> $1", canary)
+		return exec("UPDATE t_native SET name = '"+canary+"' WHERE id > 1 AND name <> $1", canary+"-none")
 	case "literal":
 		return exec("UPDATE t_native SET name = '" + canary + "' WHERE id = 1 /* " + canary + " */ -- " + canary)
 	case "query":

@@ -24,8 +24,8 @@ func openStd(ctx context.Context, driver, dsn string) (caller, error) {
 	if err != nil {
 		return nil, err
 	}
-	db.SetMaxOpenConns(64)
-	db.SetMaxIdleConns(64)
+	db.SetMaxOpenConns(30)
+	db.SetMaxIdleConns(30)
 	table := "t_" + driver
 	for _, q := range []string{
 		"DROP TABLE IF EXISTS " + table,
@@ -52,7 +52,7 @@ func (l *std) call(ctx context.Context, name string) error {
 	}
 	switch name {
 	case "update":
-		return exec("UPDATE "+table+" SET name = '"+canary+"' WHERE id > 1 AND name <> $1", canary)
+		return exec("UPDATE "+table+" SET name = '"+canary+"' WHERE id > 1 AND name <> $1", canary+"-none")
 	case "literal":
 		return exec("UPDATE " + table + " SET name = '" + canary + "' WHERE id = 1 /* " + canary + " */ -- " + canary)
 	case "query":
