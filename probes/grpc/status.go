@@ -109,7 +109,7 @@ func unknownMethod(message string) bool {
 var plain = []string{
 	"connection refused", "connection reset by peer", "no such host", "context deadline exceeded", "context canceled",
 	"i/o timeout", "broken pipe", "transport is closing", "error reading from server: EOF",
-	"authentication handshake failed", "name resolver error",
+	"stream terminated by RST_STREAM", "authentication handshake failed", "name resolver error",
 }
 
 // description is the whole message if the user wants it, else what of it is plain.
