@@ -75,12 +75,12 @@ struct tr_scope {
 	__u64 trace_id[2]; /* bytes in wire order */
 	__u64 span_id;
 	__u64 start_ns;
-	__u64 end_ns; /* 0 while open */
-	__u64 ctx;    /* the operation's context.Context data pointer */
-	__u64 reg;    /* what is in tr_ctxs for it: ctx, or the parent of ctx */
+	__u64 end_ns;      /* 0 while open */
+	__u64 ctx;         /* the operation's context.Context data pointer */
+	__u64 reg;         /* what is in tr_ctxs for it: ctx, or the parent of ctx */
 	__u32 trace_flags; /* and SCOPE_* */
-	__u32 epoch;	   /* tr_proc.epoch of the program that made it */
-	__u64 goid;	   /* of the key */
+	__u32 epoch;       /* tr_proc.epoch of the program that made it */
+	__u64 goid;        /* of the key */
 };
 
 /* The operation came with a tracestate, which its probe keeps. */
@@ -338,8 +338,8 @@ static __noinline struct tr_scope *scope_by_kin(struct tr_goexe *ge, const struc
 	}
 	up.id = kin->goid;
 	s = bpf_map_lookup_elem(&tr_scopes, &up);
-	return s && s->span_id == kin->span_id && s->epoch == epoch && scope_usable(s, now) ? s :
-											      NULL;
+	return s && s->span_id == kin->span_id && s->epoch == epoch && scope_usable(s, now) ? s
+											    : NULL;
 }
 
 /* The parent scope of a call made by goroutine goid (g) with context ctx, or NULL.

@@ -215,7 +215,7 @@ func (s *Store) run() {
 			return
 		case <-t.C:
 			ctx, cancel := context.WithTimeout(context.Background(), s.o.Timeout)
-			s.export(ctx, time.Now())
+			_ = s.export(ctx, time.Now()) // counted where it happens
 			cancel()
 		}
 	}

@@ -37,7 +37,7 @@ func (d *DurationOf) set(attrs []attribute.KeyValue) attribute.Set {
 	for n, k := range d.keys {
 		for _, kv := range attrs {
 			if kv.Key == k {
-				text := kv.Value.Emit()
+				text := kv.Value.String()
 				d.buf = binary.AppendUvarint(append(d.buf, byte(n)), uint64(len(text)))
 				d.buf = append(d.buf, text...)
 			}

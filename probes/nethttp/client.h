@@ -68,8 +68,8 @@ static __noinline int client_trace(struct nh_op *op, struct tr_goexe *ge)
 		if (op->scan.fold == 1 && adopted(op)) {
 			if (!sampled(op->ev.trace_id, true, op->parent.flags))
 				return false;
-			op->ev.trace_flags = (op->parent.flags & TRACE_FLAG_RANDOM) |
-					     TRACE_FLAG_SAMPLED;
+			op->ev.trace_flags =
+				(op->parent.flags & TRACE_FLAG_RANDOM) | TRACE_FLAG_SAMPLED;
 			if (op->scan.at[S_TRACESTATE].len == 1)
 				put_gostr(op, S_TRACESTATE, op->scan.at[S_TRACESTATE].ptr);
 			return true;

@@ -26,8 +26,8 @@
 
 #include "client.h"
 
-#define LINE_LEN       70 /* "Traceparent: " value "\r\n" */
-#define HPACK_LEN      69 /* 0x00, length, "traceparent", length, value */
+#define LINE_LEN       70     /* "Traceparent: " value "\r\n" */
+#define HPACK_LEN      69     /* 0x00, length, "traceparent", length, value */
 #define CRLF           0x0a0d /* as a little-endian word */
 #define MAX_BUF        (1 << 24)
 #define H2_HEADERS     1
@@ -164,8 +164,7 @@ static __noinline int is_our_frame(struct nh_writer *w)
 		count_prop(PROP_NO_ROOM); /* sent already, or too long to be sure below */
 		return 0;
 	}
-	if (w->buf.n < H2_HEADER_LEN ||
-	    (bpf_ntohl((__u32)head) >> 8) != w->buf.n - H2_HEADER_LEN ||
+	if (w->buf.n < H2_HEADER_LEN || (bpf_ntohl((__u32)head) >> 8) != w->buf.n - H2_HEADER_LEN ||
 	    (head >> 24 & 0xff) != H2_HEADERS || !(head >> 32 & H2_END_HEADERS) ||
 	    (head >> 32 & H2_PADDED) ||
 	    bpf_ntohl(read_u32(w->buf.addr + 5)) != w->io.c.key.stream) {

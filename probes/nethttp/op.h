@@ -98,7 +98,7 @@ struct nethttp_event {
 	__u8 proto_major;
 	__u8 proto_minor;
 	__u8 peer_ip_len; /* 0, 4 or 16 */
-	__u8 resend;	  /* client: how many attempts of the same call came before */
+	__u8 resend;      /* client: how many attempts of the same call came before */
 	__u8 pad0[3];
 	__u8 peer_ip[16];
 	__u32 peer_port;
@@ -186,7 +186,7 @@ struct nh_exe {
 	__u16 req_method, req_url, req_major, req_minor, req_header, req_host;
 	__u16 req_remote, req_uri, req_tls, req_clen, req_ctx;
 	__u16 req_pat, req_pattern; /* OFF_NONE before 1.22 / 1.23 */
-	__u16 res_request; /* Response.Request, OFF_NONE if not known */
+	__u16 res_request;          /* Response.Request, OFF_NONE if not known */
 	__u16 pat_str;
 	__u16 req_len;        /* how much of the structure holds what is wanted */
 	__u16 w_first, w_len; /* the same of http.response */
@@ -257,10 +257,10 @@ struct nh_writer {
 	__u32 exe_id;
 	__u32 pad;
 	struct tr_goio io;
-	struct nh_buf {      /* where it is written: a bufio.Writer of the target */
+	struct nh_buf { /* where it is written: a bufio.Writer of the target */
 		__u64 addr;
 		__u64 n, room; /* how much is in it, and what is free behind that */
-		__u64 n_addr; /* of the word that holds n */
+		__u64 n_addr;  /* of the word that holds n */
 	} buf;
 	__u64 grown; /* n with the header */
 	__u8 tp[80]; /* a traceparent header as it is written; from 72 on a frame's length */

@@ -19,8 +19,10 @@ type Server struct {
 	done chan struct{}
 }
 
-// Host and Port are the parts of Addr.
+// Host is the first part of Addr.
 func (s *Server) Host() string { h, _, _ := net.SplitHostPort(s.Addr); return h }
+
+// Port is the second part of Addr.
 func (s *Server) Port() string { _, p, _ := net.SplitHostPort(s.Addr); return p }
 
 // Kill ends the server at once, as a crash would.
@@ -30,7 +32,9 @@ func (s *Server) Kill() {
 }
 
 // Pause stops the server from answering until Resume.
-func (s *Server) Pause()  { _ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGSTOP) }
+func (s *Server) Pause() { _ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGSTOP) }
+
+// Resume undoes Pause.
 func (s *Server) Resume() { _ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGCONT) }
 
 // StartRedis starts a redis-server, or skips the test where there is none.
