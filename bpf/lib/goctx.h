@@ -64,7 +64,7 @@ struct {
 } tr_goexes SEC(".maps");
 
 /* In tr_scope.trace_flags: the operation outlives what its goroutine was started for. */
-#define SCOPE_HELD (1U << 8)
+#define SCOPE_HELD (1U << 9)
 
 struct tr_gokey {
 	__u64 tgid;

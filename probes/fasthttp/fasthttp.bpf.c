@@ -270,6 +270,8 @@ static __noinline int scope_open(struct fh_op *op, struct tr_gokey *key, __u64 r
 		if (!s)
 			return 0;
 	}
+	if (s->epoch != c->epoch)
+		s->reg = 0; /* of the program before */
 	s->trace_id[0] = c->trace_id[0];
 	s->trace_id[1] = c->trace_id[1];
 	s->span_id = c->span_id;
@@ -277,6 +279,7 @@ static __noinline int scope_open(struct fh_op *op, struct tr_gokey *key, __u64 r
 	s->end_ns = 0;
 	s->trace_flags = c->trace_flags;
 	s->epoch = c->epoch;
+	s->goid = key->id;
 	scope_ctx(key, s, rctx);
 	return 0;
 }

@@ -414,6 +414,8 @@ static __always_inline int h2_client_stream(struct pt_regs *ctx, bool xnet)
 	op = writer_op(w, &key);
 	if (op)
 		put_peer(op, &w->io);
+	if (h2->inject && w->io.own_header)
+		count_prop(PROP_KEPT);
 	if (!h2->inject || w->io.own_header)
 		bpf_map_delete_elem(&nh_writers, &key);
 	return 0;

@@ -88,7 +88,8 @@ int nh_hijack(struct pt_regs *ctx)
 	struct tr_goexe *ge;
 	struct nh_op *op = server_op(&key, ctx, &e, &ge);
 
-	if (!op || !op->ev.str[S_UPGRADE].len)
+	/* "h2c" is answered by HTTP/2, as a request of that */
+	if (!op || op->ev.str[S_UPGRADE].len <= 3)
 		return 0;
 	h1_result(op, e, op->rw);
 	op->ev.flags |= F_HIJACKED;
