@@ -74,8 +74,8 @@ var sqlCases = []sqlCase{
 		st("UPDATE TABLE", "UPDATE TABLE SET name = ? WHERE id = ?", affected, "1"),
 		st("UPDATE TABLE", "UPDATE TABLE SET name = ? WHERE id = ?", affected, "1"),
 		st("SELECT TABLE", "SELECT id FROM TABLE", returned, "3")}},
-	{call: "sleep?cancel=200", libs: "stdlib pgxpool", fails: "canceled", spans: []sqlSpan{st("SELECT", "SELECT pg_sleep(?)")}},
-	{call: "sleep?ms=200", libs: "stdlib pgxpool", fails: "timeout", spans: []sqlSpan{st("SELECT", "SELECT pg_sleep(?)")}},
+	{call: "sleep?cancel=1500", libs: "stdlib pgxpool", fails: "canceled", spans: []sqlSpan{st("SELECT", "SELECT pg_sleep(?)")}},
+	{call: "sleep?ms=1500", libs: "stdlib pgxpool", fails: "timeout", spans: []sqlSpan{st("SELECT", "SELECT pg_sleep(?)")}},
 }
 
 var sqlTables = map[string]string{"pq": "t_postgres", "stdlib": "t_pgx", "pgx": "t_native", "pgxpool": "t_native"}
