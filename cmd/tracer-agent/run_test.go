@@ -45,6 +45,8 @@ func TestRunLater(t *testing.T) {
 	first := runTarget(t, path)
 	a.until("the first is instrumented", func() bool { return a.err.count("msg=instrumented") == 1 })
 	first.get(t, "/first")
+	// A request ends a moment after its answer is out.
+	a.until("its span", func() bool { return a.out.count("/first") == 1 })
 	first.Process.Kill()
 	for i := range 5 {
 		s := runTarget(t, path)
