@@ -37,6 +37,7 @@ func (m *Manager) load() error {
 		return fmt.Errorf("create map %s: %w", auto.Name, err)
 	}
 	m.colls = map[string]*ebpf.Collection{}
+	m.epochs = map[string]uint32{}
 	shared := map[string]*ebpf.Map{"tr_procs": m.procs, "tr_exe_auto": m.exeAuto}
 	err = m.loadSpecs(shared)
 	m.events, m.lost, m.goexes = shared["tr_events"], shared["tr_lost"], shared["tr_goexes"]
@@ -94,6 +95,11 @@ func (m *Manager) loadSpec(s *Spec, shared map[string]*ebpf.Map) (*ebpf.Collecti
 	}
 	if err := m.configure(s, spec); err != nil {
 		return nil, err
+	}
+	for _, f := range s.InFlight {
+		if at, ok := epochOffset(spec.Maps[f.Map].Value, 0); ok {
+			m.epochs[f.Map] = at
+		}
 	}
 	replace := map[string]*ebpf.Map{}
 	for name := range spec.Maps {
@@ -319,7 +325,8 @@ func (m *Manager) Replaced(key telemetry.ProcessKey) {
 		return // it has ended; its end is reported
 	}
 	m.forgetIf(uint32(key.PID), func(f InFlight, value []byte) bool {
-		return binary.NativeEndian.Uint32(value[f.Epoch:]) != v.Epoch
+		at, ok := m.epochs[f.Map]
+		return ok && binary.NativeEndian.Uint32(value[at:]) != v.Epoch
 	})
 }
 

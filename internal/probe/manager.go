@@ -56,6 +56,7 @@ type Manager struct {
 	conns                                *ebpf.Map // nil: no probe announces connections
 	errTypes                             *ebpf.Map // nil: no probe looks into errors
 	colls                                map[string]*ebpf.Collection
+	epochs                               map[string]uint32     // by map of operations in flight: where the epoch is
 	runIndex                             map[*ebpf.Program]int // in runs.totals()
 
 	attaching  sync.Mutex // one analysis at a time: it bounds memory

@@ -150,9 +150,6 @@ type Counters struct {
 // a setting, and the entries of processes that ended are deleted.
 type InFlight struct {
 	Map string
-	// Epoch is the offset in a value of tr_proc.epoch, which tells the operations of
-	// programs apart that a process ran one after the other.
-	Epoch uintptr
 	// Forgotten names the variable that counts the entries deleted by user space,
 	// "" if the programs do not ask.
 	Forgotten string

@@ -4,7 +4,6 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"unsafe"
 
 	"github.com/cilium/ebpf"
 
@@ -74,8 +73,8 @@ func New(cfg Config) (*probe.Spec, error) {
 		Table:    func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
 		Load:     loadBpf,
 		InFlight: []probe.InFlight{
-			{Map: "nh_server", Forgotten: "nh_forgotten", Epoch: unsafe.Offsetof(bpfNhOp{}.Epoch)},
-			{Map: "nh_client", Epoch: unsafe.Offsetof(bpfNhOp{}.Epoch)},
+			{Map: "nh_server", Forgotten: "nh_forgotten"},
+			{Map: "nh_client"},
 		},
 		Prepare: func(cs *ebpf.CollectionSpec) error {
 			if err := cs.Variables["cfg_keep"].Set(uint64(cs.Maps["nh_server"].MaxEntries / 2)); err != nil {
