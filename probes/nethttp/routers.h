@@ -37,7 +37,12 @@ static __always_inline __u8 tail_char(struct nh_op *op, __u32 i)
 {
 	__u32 at = op->ev.tail_len - i;
 
-	return at < TAIL_MAX ? op->ev.tail[at] : 0;
+	if (at >= TAIL_MAX)
+		return 0;
+	/* verifier(5.10): a bound it keeps */
+	asm volatile("%0 &= 2047" : "+r"(at));
+	_Static_assert(TAIL_MAX + STR_MAX + 1 == 2048, "mask above");
+	return op->ev.tail[at];
 }
 
 /* chi's Context.RoutePattern: the parts that each router matched, joined, without the
