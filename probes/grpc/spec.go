@@ -148,7 +148,8 @@ func metadataRules() (table [64][4]hdrRule) {
 		key  string
 		slot bpfGrStr
 	}{
-		{":authority", bpfGrStrS_TARGET}, {"traceparent", bpfGrStrS_TRACEPARENT}, {"tracestate", bpfGrStrS_TRACESTATE},
+		// headers.h looks for a traceparent of any letter case under this name
+		{":authority", bpfGrStrS_TARGET}, {"Traceparent", bpfGrStrS_TRACEPARENT}, {"tracestate", bpfGrStrS_TRACESTATE},
 	} {
 		row := &table[len(m.key)]
 		i := 0

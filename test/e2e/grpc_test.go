@@ -335,7 +335,6 @@ func TestGRPCInFlight(t *testing.T) {
 // TestGRPCTraceparent: metadata of the caller is honoured when it is valid, and so is
 // its decision not to sample.
 func TestGRPCTraceparent(t *testing.T) {
-	t.Skip("known failure: a valid traceparent in the first metadata of a fresh program is not always read; README says so")
 	needs(t)
 	src := harness.Build{Dir: grpcTarget}.Path(t)
 	caller := harness.StartTarget(t, copyExe(t, src, "caller")) // not watched
@@ -378,7 +377,7 @@ func TestGRPCTraceparent(t *testing.T) {
 
 // TestGRPCUnwind: a panic that nobody recovers and runtime.Goexit still end the span.
 func TestGRPCUnwind(t *testing.T) {
-	t.Skip("known failure: the value of a crash in a fresh program is not always read; README says so")
+	t.Skip("known failure, cause not found: exception type and message of a panic that ends the program are missing; README says so")
 	needs(t)
 	src := harness.Build{Dir: grpcTarget}.Path(t)
 	caller := harness.StartTarget(t, copyExe(t, src, "caller"))
