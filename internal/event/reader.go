@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -59,10 +60,14 @@ func Parse(raw []byte) (Record, error) {
 	return r, nil
 }
 
-// Reader reads records from the ring buffer. It is used by one goroutine.
+// Reader reads records from the ring buffer. It is used by one goroutine, but for Drained.
 type Reader struct {
 	rb  *ringbuf.Reader
 	rec ringbuf.Record
+
+	mu      sync.Mutex
+	waiting []chan struct{} // for a pass that begins from now on
+	ended   bool            // Run has returned
 }
 
 // NewReader opens a reader on the ring buffer map.
@@ -77,6 +82,7 @@ func NewReader(m *ebpf.Map) (*Reader, error) {
 // Run calls handle for every record, and bad for every one that cannot be
 // split, until ctx is done; then it empties the ring once more and returns.
 func (r *Reader) Run(ctx context.Context, handle func(Record), bad func(error)) error {
+	defer r.end()
 	for {
 		if err := r.drain(handle, bad); err != nil {
 			return err
@@ -87,10 +93,48 @@ func (r *Reader) Run(ctx context.Context, handle func(Record), bad func(error)) 
 	}
 }
 
-// drain waits up to PollInterval for a wake-up, then reads all there is.
+// Drained returns when every record that is in the ring now has been handled, or Run has
+// returned. handle must not wait for it.
+func (r *Reader) Drained() {
+	r.mu.Lock()
+	if r.ended {
+		r.mu.Unlock()
+		return
+	}
+	done := make(chan struct{})
+	r.waiting = append(r.waiting, done)
+	r.mu.Unlock()
+	<-done
+}
+
+func (r *Reader) takeWaiting() []chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	w := r.waiting
+	r.waiting = nil
+	return w
+}
+
+func (r *Reader) end() {
+	r.mu.Lock()
+	r.ended = true
+	r.mu.Unlock()
+	release(r.takeWaiting())
+}
+
+func release(waiting []chan struct{}) {
+	for _, w := range waiting {
+		close(w)
+	}
+}
+
+// drain is one pass: it waits up to PollInterval for a wake-up, then reads all there is.
+// When records come as fast as they are read it ends with a ring's worth of bytes, which
+// is more than there was when it began.
 func (r *Reader) drain(handle func(Record), bad func(error)) error {
+	defer release(r.takeWaiting())
 	r.rb.SetDeadline(time.Now().Add(PollInterval))
-	for {
+	for left := r.rb.BufferSize(); left > 0; left -= len(r.rec.RawSample) {
 		err := r.rb.ReadInto(&r.rec)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return nil
@@ -105,6 +149,7 @@ func (r *Reader) drain(handle func(Record), bad func(error)) error {
 		}
 		handle(rec)
 	}
+	return nil
 }
 
 // Close frees the reader. Run must have returned.

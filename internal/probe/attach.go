@@ -29,11 +29,12 @@ type Attached struct {
 	// Propagation says how traces of its calls are handed on; nil if none are.
 	Propagation *Propagation
 
-	mu     sync.Mutex
-	links  map[pointKey]link.Link
-	target *link.Executable
-	closed bool
-	off    map[string]bool // specs that were taken off while it ran
+	mu        sync.Mutex
+	links     map[pointKey]link.Link
+	target    *link.Executable
+	closed    bool            // no probe any more
+	forgotten bool            // Exe is closed
+	off       map[string]bool // specs that were taken off while it ran
 	// detaching closes the links; set before the first one is made.
 	detaching *detacher
 }

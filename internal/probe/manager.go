@@ -46,6 +46,7 @@ type Manager struct {
 	opts  ManagerOptions
 	log   *slog.Logger
 	multi bool
+	ring  *event.Reader
 	runs  *runStats // nil: the kernel does not count
 
 	secret uint64 // what ids are made with
@@ -111,15 +112,15 @@ func NewManager(opts ManagerOptions) (*Manager, error) {
 		m.closeMaps()
 		return nil, err
 	}
-	reader, err := event.NewReader(m.events)
-	if err != nil {
+	var err error
+	if m.ring, err = event.NewReader(m.events); err != nil {
 		m.closeMaps()
 		return nil, err
 	}
 	m.registerMetrics()
 	ctx, cancel := context.WithCancel(context.Background())
 	m.cancel = cancel
-	m.wg.Go(func() { m.read(ctx, reader) })
+	m.wg.Go(func() { m.read(ctx) })
 	m.wg.Go(func() { m.work(ctx) })
 	if m.runs != nil {
 		m.wg.Go(func() { m.runs.run(ctx) })
@@ -150,8 +151,8 @@ func (m *Manager) Maps() (procs, exeAuto *ebpf.Map) { return m.procs, m.exeAuto 
 func (m *Manager) Conns() *ebpf.Map { return m.conns }
 
 // read decodes records until ctx is done and the ring is empty.
-func (m *Manager) read(ctx context.Context, r *event.Reader) {
-	defer r.Close()
+func (m *Manager) read(ctx context.Context) {
+	defer m.ring.Close()
 	decoders := map[uint16]Decoder{}
 	records := map[uint16]*selfmetrics.Counter{}
 	broken := map[uint16]*selfmetrics.Counter{}
@@ -174,7 +175,7 @@ func (m *Manager) read(ctx context.Context, r *event.Reader) {
 			broken[rec.ProbeID].Inc()
 		}
 	}
-	if err := r.Run(ctx, handle, func(error) { unknown.Inc() }); err != nil {
+	if err := m.ring.Run(ctx, handle, func(error) { unknown.Inc() }); err != nil {
 		m.log.Error("reading records stopped; no further spans", "err", err)
 	}
 }
@@ -211,7 +212,7 @@ func (m *Manager) typeName(id uint32, nameOff int32) string {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.closed {
+	if a.forgotten {
 		return ""
 	}
 	name, err := a.Exe.TypeName(nameOff)
@@ -330,14 +331,14 @@ func analyseInto(a *Attached, specs []*Spec) error {
 	return ErrNothingToDo
 }
 
-// Detach takes the probes off an executable and forgets it.
+// Detach takes the probes off an executable, waits until what they have said is decoded,
+// which takes the executable, and forgets it.
 func (m *Manager) Detach(a *Attached) {
 	m.mu.Lock()
-	if m.byID[a.ID] != a {
+	if m.byRef[refKey{a.Ref.Dev, a.Ref.Ino}] != a {
 		m.mu.Unlock()
 		return
 	}
-	delete(m.byID, a.ID)
 	delete(m.byRef, refKey{a.Ref.Dev, a.Ref.Ino})
 	m.mu.Unlock()
 	_ = m.AutoSelect(a, false) // gone already is as good
@@ -345,7 +346,12 @@ func (m *Manager) Detach(a *Attached) {
 	if err := a.detachAll(); err != nil && !m.detaching.left.Load() {
 		m.log.Warn("detaching", "exe", a.Ref.Path, "err", err)
 	}
+	m.ring.Drained()
+	m.mu.Lock()
+	delete(m.byID, a.ID)
+	m.mu.Unlock()
 	a.mu.Lock()
+	a.forgotten = true
 	a.Exe.Close()
 	a.mu.Unlock()
 	if m.errTypes != nil {

@@ -377,7 +377,6 @@ func TestGRPCTraceparent(t *testing.T) {
 
 // TestGRPCUnwind: a panic that nobody recovers and runtime.Goexit still end the span.
 func TestGRPCUnwind(t *testing.T) {
-	t.Skip("known failure, cause not found: exception type and message of a panic that ends the program are missing; README says so")
 	needs(t)
 	src := harness.Build{Dir: grpcTarget}.Path(t)
 	caller := harness.StartTarget(t, copyExe(t, src, "caller"))

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -44,6 +45,7 @@ type outcome struct {
 //	deep                 grow the stack by that many frames first
 //	header               Name:value to send, any number of times
 //	rawheader            the same with the name's letters as they are
+//	exit=1               end the program instead of answering
 func (a *app) call(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	ctx := r.Context()
@@ -78,6 +80,9 @@ func (a *app) call(w http.ResponseWriter, r *http.Request) {
 		each(ctx, n, &wg, one)
 	}
 	wg.Wait()
+	if q.Get("exit") != "" {
+		os.Exit(0)
+	}
 	json.NewEncoder(w).Encode(out)
 }
 

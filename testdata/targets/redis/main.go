@@ -48,7 +48,7 @@ func main() {
 	fmt.Fprintln(os.Stderr, http.Serve(ln, nil))
 }
 
-// serve makes ?n= calls, ?par= at a time, ?ms= as their deadline.
+// serve makes ?n= calls, ?par= at a time, ?ms= as their deadline; ?exit=1 ends the program then.
 func serve(w http.ResponseWriter, r *http.Request, libs map[string]library) {
 	part := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
 	lib := libs[part[0]]
@@ -89,6 +89,9 @@ func serve(w http.ResponseWriter, r *http.Request, libs map[string]library) {
 	}
 	calls()
 	wg.Wait()
+	if r.FormValue("exit") != "" {
+		os.Exit(0)
+	}
 	if first != nil {
 		fmt.Fprintf(w, "error: %v", first)
 		return

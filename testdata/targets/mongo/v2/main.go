@@ -81,7 +81,8 @@ func (s *server) answer(w http.ResponseWriter, err error) {
 	fmt.Fprint(w, "ok")
 }
 
-// do makes the calls op, one after the other, on the request's goroutine.
+// do makes the calls op, one after the other, on the request's goroutine; exit=1 ends the
+// program then.
 func (s *server) do(w http.ResponseWriter, r *http.Request) {
 	ctx := r.Context()
 	if d, err := time.ParseDuration(r.FormValue("timeout")); err == nil {
@@ -94,6 +95,9 @@ func (s *server) do(w http.ResponseWriter, r *http.Request) {
 		if e := s.run(ctx, op, 0); e != nil {
 			err = e
 		}
+	}
+	if r.FormValue("exit") != "" {
+		os.Exit(0)
 	}
 	s.answer(w, err)
 }
