@@ -47,7 +47,8 @@ url=$(await "$work/backend.log" '^ready')
 
 echo
 echo "tracing broker (pid ${started[0]}), backend (pid ${started[1]}) and bot (when it starts)"
-env -u OTEL_EXPORTER_OTLP_ENDPOINT bin/tracer-agent run --exporter tree \
+env -u OTEL_EXPORTER_OTLP_ENDPOINT OTEL_METRICS_EXPORTER=prometheus OTEL_EXPORTER_PROMETHEUS_PORT=0 \
+  bin/tracer-agent run --exporter tree --config testdata/demo/tracer-agent.yaml \
   --pid "${started[0]}" --pid "${started[1]}" --exe "$work/bot" 2>"$work/agent.log" &
 agent=$!
 started+=("$agent")
@@ -56,8 +57,13 @@ await "$work/agent.log" "instrumented.*pid=${started[1]}" >/dev/null
 
 # An executable that the agent has never seen takes it a moment to look at.
 "$work/bot" -delay 500ms -backend "${url#ready }" | tee "$work/bot.log" >/dev/null
+metrics=$(await "$work/agent.log" 'metrics for Prometheus')
+sleep 0.5 # the last spans' way
+curl -s "$(sed 's/.*url=//' <<<"$metrics")" | grep -E '^(trade|signal)_' | grep -v _bucket >"$work/metrics" || true
 # Spans are printed within a moment; the agent flushes what is left when told to stop.
 kill -INT "$agent"
 wait "$agent" || { cat "$work/agent.log" >&2; exit 1; }
 echo
 cat "$work/bot.log"
+echo 'and, by the rules in testdata/demo/tracer-agent.yaml:'
+sed -E 's/\{.*(outcome|error_type)="([^"]*)".*\}/ (\2)/; s/\{[^}]*\}//' "$work/metrics"

@@ -24,6 +24,8 @@ const volatile __u64 cfg_ratio_bound = 0;
 
 /* 1: what is not sampled makes a record, too, with what metrics need of it. */
 const volatile __u8 cfg_count_all = 0;
+/* Records of what is not sampled are as full as the others: rules of metrics want more. */
+const volatile __u8 cfg_count_full = 0;
 
 /* The finalizer of splitmix64: a bijection that spreads every input bit. */
 static __always_inline __u64 mix64(__u64 x)

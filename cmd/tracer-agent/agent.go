@@ -16,12 +16,14 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/config"
 	"github.com/tracer-agent/tracer-agent/internal/discover"
 	"github.com/tracer-agent/tracer-agent/internal/hostmetrics"
+	"github.com/tracer-agent/tracer-agent/internal/metricrules"
 	"github.com/tracer-agent/tracer-agent/internal/metrics"
 	"github.com/tracer-agent/tracer-agent/internal/pipeline"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/propagate"
 	"github.com/tracer-agent/tracer-agent/internal/selfmetrics"
 	"github.com/tracer-agent/tracer-agent/internal/supervise"
+	"github.com/tracer-agent/tracer-agent/probes/nethttp"
 )
 
 // agent is everything that runs, wired.
@@ -60,17 +62,22 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 	if err := a.openMetrics(cfg, self, dir); err != nil {
 		return nil, err
 	}
-	if err := a.openPipeline(cfg, self, dir); err != nil {
+	rules, err := metricrules.Compile(cfg.Metrics.Rules)
+	if err != nil {
+		return nil, err // config has said so before
+	}
+	full := a.metrics.Enabled() && rules.NeedsMore(nethttp.CountedAttributes)
+	if err := a.openPipeline(cfg, self, dir, rules); err != nil {
 		return nil, err
 	}
-	list, err := specs(cfg)
+	list, err := specs(cfg, full)
 	if err != nil {
 		return nil, err
 	}
 	prop := newPropagation(cfg.Propagation.Mode, log)
 	a.manager, err = probe.NewManager(probe.ManagerOptions{
 		Logger: log, Specs: list, Emit: a.pipeline.Submit, Sampling: sampling(cfg.Sampling), Metrics: self,
-		CountAll: a.metrics.Enabled(), WriteMemory: prop.memory(),
+		CountAll: a.metrics.Enabled(), CountFull: full, WriteMemory: prop.memory(),
 		OnRefuse: func(at *probe.Attached, why error) { a.supervisor.Refused(at, why) },
 	})
 	if err != nil {
@@ -123,13 +130,13 @@ func (a *agent) openMetrics(cfg config.Config, self *selfmetrics.Registry, dir *
 	return nil
 }
 
-func (a *agent) openPipeline(cfg config.Config, self *selfmetrics.Registry, resources pipeline.Resources) error {
+func (a *agent) openPipeline(cfg config.Config, self *selfmetrics.Registry, resources pipeline.Resources, rules *metricrules.Set) error {
 	exporters, err := fromconfig.Open(context.Background(), cfg, version, a.stdout)
 	if err != nil {
 		return err
 	}
 	a.pipeline = pipeline.New(pipeline.Options{
-		Exporters: exporters, Resources: resources, Recorder: a.metrics, Log: a.log, Metrics: self,
+		Exporters: exporters, Resources: resources, Recorder: metricrules.Apply(rules, a.metrics, self), Log: a.log, Metrics: self,
 		QueueSize: cfg.Batch.MaxQueueSize, BatchSize: cfg.Batch.MaxBatchSize,
 		ScheduleDelay: cfg.Batch.ScheduleDelay, ExportTimeout: cfg.Batch.ExportTimeout,
 	})

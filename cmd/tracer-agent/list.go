@@ -69,7 +69,7 @@ func list() (rows []listed, unreadable int, err error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	specs, err := specs(config.Default())
+	specs, err := specs(config.Default(), false)
 	if err != nil {
 		return nil, 0, err
 	}

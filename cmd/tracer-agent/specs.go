@@ -17,11 +17,12 @@ import (
 	"github.com/tracer-agent/tracer-agent/probes/wire/mongo"
 )
 
-// specs are the probes of this build, a line each.
-func specs(cfg config.Config) ([]*probe.Spec, error) {
+// specs are the probes of this build, a line each. full says that what is only counted
+// is decoded like spans.
+func specs(cfg config.Config, full bool) ([]*probe.Spec, error) {
 	var list []*probe.Spec
 	for _, newSpec := range []func(config.Config) (*probe.Spec, error){
-		httpSpec,
+		func(cfg config.Config) (*probe.Spec, error) { return httpSpec(cfg, full) },
 		redisSpec,
 		mongoSpec,
 		grpcSpec,
@@ -38,12 +39,13 @@ func specs(cfg config.Config) ([]*probe.Spec, error) {
 	return list, nil
 }
 
-func httpSpec(cfg config.Config) (*probe.Spec, error) {
+func httpSpec(cfg config.Config, full bool) (*probe.Spec, error) {
 	s, err := nethttp.New(nethttp.Config{
 		Redact:         redact.New(cfg.Redact.QueryNames),
 		CaptureHeaders: cfg.Propagation.CorrelationHeaders,
 		Join:           joins(cfg),
 		PeerName:       cfg.PeerName,
+		CountFull:      full,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("probe nethttp: %w", err)

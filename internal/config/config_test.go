@@ -278,6 +278,11 @@ func TestErrors(t *testing.T) {
 		{"pid", "", nil, Flags{PIDs: []int{0}}, []string{"--pid: pid 0: want 1 to 4194304"}},
 		{"port", "select: {ports: [70000]}\n", nil, Flags{}, []string{"agent.yaml:1: select.ports: port 70000: want 1 to 65535"}},
 		{"pattern", "", nil, Flags{Exes: []string{"a["}}, []string{`--exe: pattern "a["`}},
+		{"metric rule", "metrics:\n  rules:\n  - {name: trade.latency, kind: counter, when: 'knd == 1'}\n", nil, Flags{},
+			[]string{`agent.yaml:2: metrics.rules: rule 1 ("trade.latency"): when: unknown name knd`}},
+		{"metric rule's header", "metrics: {rules: [{name: a, kind: gauge, value: 'len(attributes[\"http.request.header.x-a\"])'}]}", nil, Flags{},
+			[]string{"add the header to propagation.correlation_headers"}},
+		{"metric rule's key", "metrics:\n  rules:\n  - {name: a, knd: counter}\n", nil, Flags{}, []string{`agent.yaml:3: unknown key "knd"`}},
 		{"empty pattern", "select: {exclude: ['']}\n", nil, Flags{}, []string{"agent.yaml:1: select.exclude: empty pattern"}},
 		{"two at once", "log: {level: x, format: y}\n", nil, Flags{}, []string{"log.level", "log.format"}},
 	} {
@@ -390,7 +395,7 @@ func TestDocumentation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Metrics.Exporters = nil // an example
+	c.Metrics.Exporters, c.Metrics.Rules = nil, nil // examples
 	for name, pair := range map[string][2]any{
 		"metrics": {c.Metrics, def.Metrics},
 		"batch":   {c.Batch, def.Batch}, "log": {c.Log, def.Log}, "sampling": {c.Sampling, def.Sampling},

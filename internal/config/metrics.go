@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/tracer-agent/tracer-agent/internal/metricrules"
 )
 
 // Metrics says which metrics are made, where they go and in which form.
@@ -27,6 +29,8 @@ type Metrics struct {
 	// PrometheusHost and PrometheusPort are where ExporterPrometheus listens.
 	PrometheusHost string `yaml:"prometheus_host"`
 	PrometheusPort int    `yaml:"prometheus_port"`
+	// Rules derive metrics from operations.
+	Rules []metricrules.Rule `yaml:"rules"`
 }
 
 // Values of Metrics.Temporality and Metrics.Histogram.
@@ -124,5 +128,26 @@ func (l *loader) validateMetrics() error {
 	if m.PrometheusPort < 0 || m.PrometheusPort > 65535 {
 		errs = append(errs, l.invalid("metrics.prometheus_port", "%d: want 0 to 65535", m.PrometheusPort))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, l.validateRules())...)
+}
+
+// validateRules compiles the rules: what is wrong with them is said at the start.
+func (l *loader) validateRules() error {
+	rules := l.cfg.Metrics.Rules
+	set, err := metricrules.Compile(rules)
+	if err != nil {
+		var errs []error
+		for line := range strings.Lines(err.Error()) {
+			errs = append(errs, l.invalid("metrics.rules", "%s", strings.TrimSpace(line)))
+		}
+		return errors.Join(errs...)
+	}
+	const header = "http.request.header."
+	for _, a := range set.Attributes() {
+		name, ok := strings.CutPrefix(a, header)
+		if ok && !slices.ContainsFunc(l.cfg.Propagation.CorrelationHeaders, func(h string) bool { return strings.ToLower(h) == name }) {
+			return l.invalid("metrics.rules", "%s is used and not captured: add the header to propagation.correlation_headers", a)
+		}
+	}
+	return nil
 }

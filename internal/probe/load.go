@@ -134,6 +134,7 @@ func (m *Manager) configure(s *Spec, spec *ebpf.CollectionSpec) error {
 		"cfg_parent_based": boolByte(!m.opts.Sampling.IgnoreParent),
 		"cfg_ratio_bound":  m.opts.Sampling.bound(),
 		"cfg_count_all":    boolByte(m.opts.CountAll),
+		"cfg_count_full":   boolByte(m.opts.CountFull),
 		"cfg_wake_bytes":   uint64(m.opts.RingBytes / 8),
 	}
 	for name, v := range vars {

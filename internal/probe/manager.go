@@ -29,6 +29,8 @@ type ManagerOptions struct {
 	Sampling Sampling
 	// CountAll: operations that are not sampled make records, too, for metrics.
 	CountAll bool
+	// CountFull: those records are as full as the ones of spans.
+	CountFull bool
 	// WriteMemory loads and attaches the points that change a target's memory.
 	WriteMemory bool
 	// MaxInFlight bounds the operations in flight per kind on the machine; 0 = 4096.

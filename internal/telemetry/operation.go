@@ -49,8 +49,8 @@ type Operation struct {
 
 	// Measurements are counted for every operation, sampled or not.
 	Measurements []Measurement
-	// MetricsOnly: the operation is not sampled and no span; only Process, Probe and
-	// Measurements count, and it is not used after Emit has returned.
+	// MetricsOnly: the operation is not sampled and no span; of what it is, only the
+	// attributes of its measurements may be known. It is not used after Emit has returned.
 	MetricsOnly bool
 
 	// Resource is set by enrichment.

@@ -442,6 +442,7 @@ const (
 	bpfProgGrStream      = "gr_stream"
 	bpfProgGrUnsent      = "gr_unsent"
 	bpfVarCfgCountAll    = "cfg_count_all"
+	bpfVarCfgCountFull   = "cfg_count_full"
 	bpfVarCfgHdrs        = "cfg_hdrs"
 	bpfVarCfgIdSecret    = "cfg_id_secret"
 	bpfVarCfgParentBased = "cfg_parent_based"
@@ -541,6 +542,7 @@ type bpfMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
 	CfgCountAll    *ebpf.VariableSpec `ebpf:"cfg_count_all"`
+	CfgCountFull   *ebpf.VariableSpec `ebpf:"cfg_count_full"`
 	CfgHdrs        *ebpf.VariableSpec `ebpf:"cfg_hdrs"`
 	CfgIdSecret    *ebpf.VariableSpec `ebpf:"cfg_id_secret"`
 	CfgParentBased *ebpf.VariableSpec `ebpf:"cfg_parent_based"`
@@ -621,6 +623,7 @@ func (m *bpfMaps) Close() error {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
 	CfgCountAll    *ebpf.Variable `ebpf:"cfg_count_all"`
+	CfgCountFull   *ebpf.Variable `ebpf:"cfg_count_full"`
 	CfgHdrs        *ebpf.Variable `ebpf:"cfg_hdrs"`
 	CfgIdSecret    *ebpf.Variable `ebpf:"cfg_id_secret"`
 	CfgParentBased *ebpf.Variable `ebpf:"cfg_parent_based"`

@@ -232,6 +232,7 @@ const (
 	bpfProgMgWriteV1     = "mg_write_v1"
 	bpfProgMgWriteV2     = "mg_write_v2"
 	bpfVarCfgCountAll    = "cfg_count_all"
+	bpfVarCfgCountFull   = "cfg_count_full"
 	bpfVarCfgIdSecret    = "cfg_id_secret"
 	bpfVarCfgParentBased = "cfg_parent_based"
 	bpfVarCfgRatioBound  = "cfg_ratio_bound"
@@ -315,6 +316,7 @@ type bpfMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
 	CfgCountAll    *ebpf.VariableSpec `ebpf:"cfg_count_all"`
+	CfgCountFull   *ebpf.VariableSpec `ebpf:"cfg_count_full"`
 	CfgIdSecret    *ebpf.VariableSpec `ebpf:"cfg_id_secret"`
 	CfgParentBased *ebpf.VariableSpec `ebpf:"cfg_parent_based"`
 	CfgRatioBound  *ebpf.VariableSpec `ebpf:"cfg_ratio_bound"`
@@ -379,6 +381,7 @@ func (m *bpfMaps) Close() error {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
 	CfgCountAll    *ebpf.Variable `ebpf:"cfg_count_all"`
+	CfgCountFull   *ebpf.Variable `ebpf:"cfg_count_full"`
 	CfgIdSecret    *ebpf.Variable `ebpf:"cfg_id_secret"`
 	CfgParentBased *ebpf.Variable `ebpf:"cfg_parent_based"`
 	CfgRatioBound  *ebpf.Variable `ebpf:"cfg_ratio_bound"`

@@ -657,6 +657,7 @@ const (
 	bpfProgNhXh2Stream   = "nh_xh2_stream"
 	bpfProgNhXrun        = "nh_xrun"
 	bpfVarCfgCountAll    = "cfg_count_all"
+	bpfVarCfgCountFull   = "cfg_count_full"
 	bpfVarCfgHdrs        = "cfg_hdrs"
 	bpfVarCfgIdSecret    = "cfg_id_secret"
 	bpfVarCfgKeep        = "cfg_keep"
@@ -779,6 +780,7 @@ type bpfMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
 	CfgCountAll    *ebpf.VariableSpec `ebpf:"cfg_count_all"`
+	CfgCountFull   *ebpf.VariableSpec `ebpf:"cfg_count_full"`
 	CfgHdrs        *ebpf.VariableSpec `ebpf:"cfg_hdrs"`
 	CfgIdSecret    *ebpf.VariableSpec `ebpf:"cfg_id_secret"`
 	CfgKeep        *ebpf.VariableSpec `ebpf:"cfg_keep"`
@@ -868,6 +870,7 @@ func (m *bpfMaps) Close() error {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
 	CfgCountAll    *ebpf.Variable `ebpf:"cfg_count_all"`
+	CfgCountFull   *ebpf.Variable `ebpf:"cfg_count_full"`
 	CfgHdrs        *ebpf.Variable `ebpf:"cfg_hdrs"`
 	CfgIdSecret    *ebpf.Variable `ebpf:"cfg_id_secret"`
 	CfgKeep        *ebpf.Variable `ebpf:"cfg_keep"`

@@ -61,16 +61,16 @@ func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) erro
 		return nil
 	case bpfNethttpEventTypeNH_SERVER:
 		d.learnMux(rec.ExeID)
-		if !d.sampled() {
-			emit(d.counted(rec, d.serverMetrics(d.few[:0])))
+		if !d.sampled() && !d.cfg.CountFull {
+			emit(d.counted(rec, d.serverMetrics(d.few[:0]), trace.SpanKindServer))
 			return nil
 		}
 		op := d.server(d.operation(rec))
 		op.Measurements = d.serverMetrics(nil)
 		emit(op)
 	case bpfNethttpEventTypeNH_CLIENT:
-		if !d.sampled() {
-			emit(d.counted(rec, d.clientMetrics(d.few[:0])))
+		if !d.sampled() && !d.cfg.CountFull {
+			emit(d.counted(rec, d.clientMetrics(d.few[:0]), trace.SpanKindClient))
 			return nil
 		}
 		op := d.client(d.operation(rec))
@@ -133,6 +133,7 @@ func (d *decoder) operation(rec event.Record) *telemetry.Operation {
 	op := &telemetry.Operation{
 		Process:      telemetry.ProcessKey{PID: rec.PID, StartNs: rec.ProcStartNs},
 		Probe:        "nethttp",
+		MetricsOnly:  !d.sampled(),
 		ParentRemote: d.has(bpfNhFlagF_REMOTE_PARENT),
 		Flags:        trace.TraceFlags(e.TraceFlags),
 		StartKtimeNs: e.StartNs,

@@ -417,3 +417,16 @@ func BenchmarkDecodeServer(b *testing.B) {
 		}
 	}
 }
+
+// With rules that look at more, an operation that is only counted has what spans have.
+func TestCountedInFull(t *testing.T) {
+	for _, full := range []bool{false, true} {
+		d := newDecoder(probe.DecoderEnv{}, Config{Redact: redact.New(nil), CountFull: full}, nil)
+		r := newRecord(bpfNethttpEventTypeNH_SERVER).str(bpfNhStrS_METHOD, "GET").str(bpfNhStrS_URI, "/a").str(bpfNhStrS_HOST, "h")
+		r.ev.TraceFlags = 0
+		op := decode(t, d, r)[0]
+		if _, has := attrs(op)["url.path"]; has != full || !op.MetricsOnly || len(op.Measurements) == 0 {
+			t.Errorf("full %v: attributes %v, only counted %v, %d measurements", full, attrs(op), op.MetricsOnly, len(op.Measurements))
+		}
+	}
+}

@@ -44,6 +44,14 @@ var (
 	}
 )
 
+// CountedAttributes are what operations that are only counted have: the attributes of
+// their metrics.
+var CountedAttributes = []string{
+	string(semconv.HTTPRequestMethodKey), string(semconv.URLSchemeKey), string(semconv.HTTPRouteKey),
+	string(semconv.HTTPResponseStatusCodeKey), string(semconv.ErrorTypeKey), string(semconv.NetworkProtocolVersionKey),
+	string(semconv.ServerAddressKey), string(semconv.ServerPortKey),
+}
+
 // setKey is what the attributes of a request's metrics are made of.
 type setKey struct {
 	kind                         trace.SpanKind
@@ -59,10 +67,14 @@ const maxSets = 8192
 func (d *decoder) sampled() bool { return d.ev.TraceFlags&uint8(trace.FlagsSampled) != 0 }
 
 // counted is an operation that is no span. It is the decoder's own, used again.
-func (d *decoder) counted(rec event.Record, ms []telemetry.Measurement) *telemetry.Operation {
+func (d *decoder) counted(rec event.Record, ms []telemetry.Measurement, kind trace.SpanKind) *telemetry.Operation {
 	d.only = telemetry.Operation{
 		Process: telemetry.ProcessKey{PID: rec.PID, StartNs: rec.ProcStartNs},
 		Probe:   "nethttp", MetricsOnly: true, Measurements: ms,
+		Kind: kind, StartKtimeNs: d.ev.StartNs, EndKtimeNs: d.ev.EndNs,
+	}
+	if ms[0].Attributes.HasValue(semconv.ErrorTypeKey) {
+		d.only.Status = codes.Error
 	}
 	return &d.only
 }

@@ -314,7 +314,7 @@ static __noinline int server_fill(struct nh_op *op, struct tr_gokey *key, struct
 	op->ev.req_size = obj_u64(op, e->req_clen);
 	if (obj_u64(op, e->req_tls))
 		op->ev.flags |= F_TLS;
-	if (!n)
+	if (!n && !cfg_count_full)
 		return 1; /* only counted: metrics need no more */
 	if (!op->ev.str[S_URI].len)
 		put_field(op, S_URI, e->req_uri);

@@ -44,6 +44,8 @@ type Config struct {
 	Redact Redactor
 	// PeerName names the service at a host, "" if it has no name; may be nil.
 	PeerName func(host string) string
+	// CountFull: operations that are only counted are decoded like spans.
+	CountFull bool
 }
 
 // Redactor hides secrets in URLs.

@@ -46,7 +46,7 @@ type Target struct {
 // builds may have the processors.
 var readyWait = patience * 30 * time.Second
 
-// StartTarget starts an executable that prints "ready {json}" and waits for that
+// StartTarget starts an executable that prints "ready {json}", or "ready URL", and waits for that
 // line. It is stopped when the test ends.
 func StartTarget(t testing.TB, path string, args ...string) *Target {
 	t.Helper()
@@ -82,6 +82,10 @@ func StartTargetEnv(t testing.TB, env []string, path string, args ...string) *Ta
 	}()
 	select {
 	case text := <-line:
+		if _, addr, ok := strings.Cut(text, "://"); ok && text[0] != '{' { // the demo's programs
+			tg.HTTP, tg.PID = addr, tg.cmd.Process.Pid
+			break
+		}
 		if err := json.Unmarshal([]byte(text), &tg.Ready); err != nil {
 			t.Fatalf("%s: ready line %q: %v", path, text, err)
 		}

@@ -1,0 +1,141 @@
+package metricrules
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/expr-lang/expr"
+	"github.com/expr-lang/expr/ast"
+	"github.com/expr-lang/expr/vm"
+)
+
+// view is an operation as expressions see it.
+type view struct {
+	Kind       string         `expr:"kind"` // server, client, producer, consumer, internal
+	Name       string         `expr:"name"`
+	Probe      string         `expr:"probe"`
+	Service    string         `expr:"service"`
+	Duration   float64        `expr:"duration"` // seconds
+	Failed     bool           `expr:"failed"`
+	Attributes map[string]any `expr:"attributes"` // those that some rule names
+}
+
+// functions are the builtins that are left: none that loops, none that reads a clock.
+var functions = []string{
+	"len", "lower", "upper", "trim", "trimPrefix", "trimSuffix", "split", "int", "float", "string", "abs", "ceil",
+	"floor", "round", "min", "max", "indexOf", "hasPrefix", "hasSuffix",
+}
+
+const maxNodes = 200
+
+type result uint8
+
+const (
+	asAny result = iota
+	asBool
+	asNumber
+)
+
+// program compiles one expression and notes what it uses.
+func (s *Set) program(text string, want result) (*vm.Program, error) {
+	switch {
+	case len(text) > maxText:
+		return nil, fmt.Errorf("longer than %d bytes", maxText)
+	case strings.TrimSpace(text) == "":
+		return nil, errors.New("empty")
+	}
+	opts := []expr.Option{expr.Env(&view{}), expr.MaxNodes(maxNodes), expr.DisableAllBuiltins(), expr.Patch(&s.uses)}
+	for _, name := range functions {
+		opts = append(opts, expr.EnableBuiltin(name))
+	}
+	switch want {
+	case asBool:
+		opts = append(opts, expr.AsBool())
+	case asNumber:
+		opts = append(opts, expr.AsFloat64())
+	}
+	p, err := expr.Compile(text, opts...)
+	if err != nil {
+		return nil, oneLine(err)
+	}
+	if s.uses.bad != "" {
+		err := fmt.Errorf("%s", s.uses.bad)
+		s.uses.bad = ""
+		return nil, err
+	}
+	return p, nil
+}
+
+// oneLine takes the message and its place; the compiler adds a drawing.
+func oneLine(err error) error {
+	first, _, _ := strings.Cut(err.Error(), "\n")
+	return errors.New(first)
+}
+
+// uses is what all expressions together look at. It implements ast.Visitor.
+type uses struct {
+	attributes map[string]bool
+	name       bool
+	bad        string
+}
+
+// Visit implements ast.Visitor; children come before their parents.
+func (u *uses) Visit(node *ast.Node) {
+	switch n := (*node).(type) {
+	case *ast.IdentifierNode:
+		if n.Value == "name" {
+			u.name = true
+		}
+	case *ast.MemberNode:
+		id, ok := n.Node.(*ast.IdentifierNode)
+		if !ok || id.Value != "attributes" {
+			return
+		}
+		key, ok := n.Property.(*ast.StringNode)
+		if !ok {
+			u.bad = `want attributes["a.name"]: which attributes are used must be known beforehand`
+			return
+		}
+		u.attributes[key.Value] = true
+	case *ast.BinaryNode:
+		switch n.Operator {
+		case "in":
+			// "http.route" in attributes
+			id, isMap := n.Right.(*ast.IdentifierNode)
+			key, isText := n.Left.(*ast.StringNode)
+			if isMap && id.Value == "attributes" && isText {
+				u.attributes[key.Value] = true
+			}
+		case "..", "**", "^":
+			u.bad = fmt.Sprintf("the operator %s is not allowed", n.Operator)
+		}
+	}
+}
+
+// Attributes lists the attributes that rules look at.
+func (s *Set) Attributes() []string {
+	var out []string
+	for a := range s.uses.attributes {
+		out = append(out, a)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// NeedsMore says whether rules look at more than the attributes of counted.
+func (s *Set) NeedsMore(counted []string) bool {
+	if s.Len() == 0 {
+		return false
+	}
+	if s.uses.name {
+		return true
+	}
+	for a := range s.uses.attributes {
+		if !slices.Contains(counted, a) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,174 @@
+package metricrules
+
+import (
+	"strings"
+	"testing"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/tracer-agent/tracer-agent/internal/selfmetrics"
+	"github.com/tracer-agent/tracer-agent/internal/telemetry"
+)
+
+type sink struct{ got []telemetry.Measurement }
+
+func (s *sink) Record(op *telemetry.Operation) { s.got = append(s.got, op.Measurements...) }
+
+func trade(status int) *telemetry.Operation {
+	op := &telemetry.Operation{
+		Kind: trace.SpanKindServer, Name: "POST /trades", Probe: "nethttp", StartKtimeNs: 1e9, EndKtimeNs: 15e8,
+		Attributes: []attribute.KeyValue{
+			attribute.String("http.route", "/trades"), attribute.Int("http.response.status_code", status),
+			attribute.Int("http.request.body.size", 120), attribute.StringSlice("http.request.header.x-amount", []string{"12.5"}),
+		},
+		Resource: &telemetry.Resource{Attributes: []attribute.KeyValue{attribute.String("service.name", "bot")}},
+	}
+	if status >= 500 {
+		op.Status = codes.Error
+	}
+	return op
+}
+
+func TestRules(t *testing.T) {
+	trades := `kind == "server" and attributes["http.route"] == "/trades"`
+	for name, c := range map[string]struct {
+		rule   Rule
+		op     *telemetry.Operation
+		want   []float64
+		attrs  string
+		failed uint64
+	}{
+		"duration":      {rule: Rule{Kind: "histogram", When: trades, Value: "duration"}, want: []float64{0.5}},
+		"counter":       {rule: Rule{Kind: "counter", When: trades}, want: []float64{1}},
+		"size":          {rule: Rule{Kind: "counter", Value: `attributes["http.request.body.size"]`}, want: []float64{120}},
+		"header":        {rule: Rule{Kind: "gauge", Value: `float(attributes["http.request.header.x-amount"][0])`}, want: []float64{12.5}},
+		"service":       {rule: Rule{Kind: "counter", When: `service == "bot" && name startsWith "POST"`}, want: []float64{1}},
+		"failed":        {rule: Rule{Kind: "counter", When: trades + " and failed"}, op: trade(503), want: []float64{1}},
+		"not failed":    {rule: Rule{Kind: "counter", When: "failed"}},
+		"by status":     {rule: Rule{Kind: "counter", Attributes: map[string]string{"code": `attributes["http.response.status_code"]`}}, want: []float64{1}, attrs: "code=200"},
+		"by a header":   {rule: Rule{Kind: "counter", Attributes: map[string]string{"amount": `attributes["http.request.header.x-amount"]`}}, want: []float64{1}, attrs: "amount=12.5"},
+		"absent":        {rule: Rule{Kind: "counter", When: `attributes["a.b"] == "x"`}},
+		"absent, told":  {rule: Rule{Kind: "counter", When: `attributes["a.b"] > 3`}, failed: 1},
+		"absent, known": {rule: Rule{Kind: "counter", When: `(attributes["a.b"] ?? 4) > 3`}, want: []float64{1}},
+		"not a number":  {rule: Rule{Kind: "gauge", Value: `attributes["http.route"]`}, failed: 1},
+		"falls":         {rule: Rule{Kind: "counter", Value: "-duration"}, failed: 1},
+		"infinite":      {rule: Rule{Kind: "gauge", Value: "duration / 0"}, failed: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.rule.Name = "trade.x"
+			set, err := Compile([]Rule{c.rule})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.op == nil {
+				c.op = trade(200)
+			}
+			s, reg := &sink{}, selfmetrics.New()
+			Apply(set, s, reg).Record(c.op)
+			var got []float64
+			attrs := ""
+			for _, m := range s.got {
+				got = append(got, m.Value)
+				attrs = m.Attributes.Encoded(attribute.DefaultEncoder())
+			}
+			if len(got) != len(c.want) || len(got) > 0 && got[0] != c.want[0] || attrs != c.attrs {
+				t.Errorf("measured %v {%s}, want %v {%s}", got, attrs, c.want, c.attrs)
+			}
+			if n := reg.Counter(nameErrors, selfmetrics.L("rule", "trade.x")).Value(); n != c.failed {
+				t.Errorf("%d evaluations failed, want %d", n, c.failed)
+			}
+		})
+	}
+}
+
+// An operation that is only counted has the attributes of its measurements.
+func TestCountedOnly(t *testing.T) {
+	set, err := Compile([]Rule{{Name: "a", Kind: "counter", When: `attributes["http.route"] == "/trades"`}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	op := &telemetry.Operation{MetricsOnly: true, Measurements: []telemetry.Measurement{
+		{Instrument: &telemetry.Instrument{}, Attributes: attribute.NewSet(attribute.String("http.route", "/trades"))},
+	}}
+	s := &sink{}
+	Apply(set, s, selfmetrics.New()).Record(op)
+	if len(s.got) != 2 {
+		t.Errorf("%d measurements, want 2", len(s.got))
+	}
+	if set.NeedsMore([]string{"http.route"}) || !set.NeedsMore([]string{"error.type"}) {
+		t.Error("what the rules need of operations that are only counted is wrong")
+	}
+}
+
+func TestRefused(t *testing.T) {
+	for name, c := range map[string]struct {
+		rules []Rule
+		want  string
+	}{
+		"syntax":         {[]Rule{{Name: "a.b", Kind: "counter", When: `kind ==`}}, `rule 1 ("a.b"): when: unexpected token`},
+		"unknown name":   {[]Rule{{Name: "a.b", Kind: "counter", When: `knd == "server"`}}, `rule 1 ("a.b"): when: unknown name knd`},
+		"not a yes":      {[]Rule{{Name: "a.b", Kind: "counter", When: `duration`}}, `when: expected bool`},
+		"not a number":   {[]Rule{{Name: "a.b", Kind: "gauge", Value: `kind`}}, `value: expected float64`},
+		"computed key":   {[]Rule{{Name: "a.b", Kind: "counter", When: `attributes[kind] == ""`}}, `attributes["a.name"]`},
+		"loops":          {[]Rule{{Name: "a.b", Kind: "counter", When: `all(1..9, true)`}}, `when:`},
+		"range":          {[]Rule{{Name: "a.b", Kind: "counter", When: `len(1..999999999) > 1`}}, `the operator .. is not allowed`},
+		"kind":           {[]Rule{{Name: "a.b", Kind: "summary"}}, `rule 1 ("a.b"): kind "summary": want counter, gauge or histogram`},
+		"no value":       {[]Rule{{Name: "a.b", Kind: "histogram"}}, `value: a histogram needs one`},
+		"name":           {[]Rule{{Name: "9", Kind: "counter"}}, `name: want a letter`},
+		"reserved":       {[]Rule{{Name: "http.server.x", Kind: "counter"}}, `agent's own`},
+		"buckets":        {[]Rule{{Name: "a", Kind: "histogram", Value: "duration", Buckets: []float64{2, 1}}}, `ascending`},
+		"disagreement":   {[]Rule{{Name: "a", Kind: "counter"}, {Name: "a", Kind: "gauge", Value: "1.0"}}, `rule 2 ("a"): an earlier rule`},
+		"attribute":      {[]Rule{{Name: "a", Kind: "counter", Attributes: map[string]string{"x y": "kind"}}}, `attribute "x y"`},
+		"attribute expr": {[]Rule{{Name: "a", Kind: "counter", Attributes: map[string]string{"x": "kin"}}}, `attribute x: unknown name kin`},
+		"too long":       {[]Rule{{Name: "a", Kind: "counter", When: strings.Repeat("not ", 400) + "failed"}}, `longer than`},
+		"too many":       {make([]Rule, MaxRules+1), `at most 64`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Compile(c.rules)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got  %v\nwant %s", err, c.want)
+			}
+			if err != nil && strings.Contains(err.Error(), "\n") {
+				t.Errorf("more than one line: %q", err)
+			}
+		})
+	}
+}
+
+// What compiles can be evaluated on anything: no panic, and an end.
+func FuzzRule(f *testing.F) {
+	f.Add(`attributes["http.route"] matches "^/t" or len(split(name, " ")) > 1`, `duration * 1e3`)
+	f.Add(`attributes["x"][0] == 1`, `float(attributes["y"] ?? 0)`)
+	f.Fuzz(func(t *testing.T, when, value string) {
+		set, err := Compile([]Rule{{Name: "a", Kind: "gauge", When: when, Value: value, Attributes: map[string]string{"x": when}}})
+		if err != nil {
+			return
+		}
+		Apply(set, &sink{}, selfmetrics.New()).Record(trade(500))
+		Apply(set, &sink{}, selfmetrics.New()).Record(&telemetry.Operation{})
+	})
+}
+
+func BenchmarkTenRules(b *testing.B) {
+	var rules []Rule
+	for range 10 {
+		rules = append(rules, Rule{
+			Name: "trade.latency", Kind: "histogram", Value: "duration",
+			When: `kind == "server" and attributes["http.route"] == "/trades" and attributes["http.response.status_code"] < 500`,
+		})
+	}
+	set, err := Compile(rules)
+	if err != nil {
+		b.Fatal(err)
+	}
+	op := trade(200)
+	r := Apply(set, &sink{}, selfmetrics.New())
+	b.ReportAllocs()
+	for b.Loop() {
+		op.Measurements = nil
+		r.(*Applier).next.(*sink).got = nil
+		r.Record(op)
+	}
+}

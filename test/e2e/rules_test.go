@@ -1,0 +1,66 @@
+package e2e
+
+import (
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tracer-agent/tracer-agent/test/e2e/harness"
+)
+
+// demo starts the demo's broker and backend, and says how to run its bot.
+func demo(t *testing.T) (broker, backend *harness.Target, bot func(n int)) {
+	t.Helper()
+	program := func(name string) string { return harness.Build{Dir: "testdata/demo", Pkg: name}.Path(t) }
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	broker = harness.StartTarget(t, program("broker"), "-ca", ca)
+	backend = harness.StartTarget(t, program("backend"), "-broker", "https://"+broker.HTTP, "-ca", ca)
+	return broker, backend, func(n int) {
+		t.Helper()
+		out, err := exec.Command(program("bot"), "-backend", "http://"+backend.HTTP, "-n", strconv.Itoa(n), "-pause", "0s").CombinedOutput()
+		if err != nil {
+			t.Fatalf("bot: %v\n%s", err, out)
+		}
+	}
+}
+
+// TestBusinessMetrics: the demo's rules count every signal and order, although one
+// trace of a hundred is kept, from records that are only counted.
+func TestBusinessMetrics(t *testing.T) {
+	needs(t)
+	broker, backend, bot := demo(t)
+	a := harness.StartAgentEnv(t, []string{
+		"OTEL_TRACES_EXPORTER=json", "OTEL_METRICS_EXPORTER=prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT=0",
+		"OTEL_TRACES_SAMPLER=traceidratio", "OTEL_TRACES_SAMPLER_ARG=0.01",
+	}, "--pid", strconv.Itoa(broker.PID), "--pid", strconv.Itoa(backend.PID),
+		"--config", filepath.Join(harness.Root(t), "testdata/demo/tracer-agent.yaml"))
+	a.WaitInstrumented(broker.PID)
+	a.WaitInstrumented(backend.PID)
+	url := regexp.MustCompile(`url=(\S+)`).FindStringSubmatch(a.WaitLog("metrics for Prometheus"))[1]
+	// Of 16 signals two cannot be parsed; of 14 orders the broker refuses two.
+	bot(16)
+	got := map[string]int{}
+	want := map[string]int{
+		"signal_parse_success_total": 14, `trade_execution_failures_total error_type="503"`: 2,
+		`trade_execution_latency_seconds_count outcome="executed"`: 12, `trade_execution_latency_seconds_count outcome="failed"`: 2,
+		`trade_execution_latency_seconds_count service_name="backend"`: 14,
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		same := true
+		for what, n := range want {
+			name, label, _ := strings.Cut(what, " ")
+			got[what] = sum(scrape(t, url, name), label)
+			same = same && got[what] == n
+		}
+		if same {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("got %v, want %v", got, want)
+		}
+	}
+}
