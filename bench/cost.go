@@ -18,7 +18,13 @@ type variant struct {
 	reqs  int
 }
 
-const fixedRate = 800
+const (
+	fixedRate = 800
+	// saturating is how many connections keep the server busy while the generator
+	// shares its processor with the agent: a server that waits in between spends more
+	// on every request, on going to sleep and being woken.
+	saturating = 64
+)
 
 // cost compares the servers in turns and accounts for the agent's own time.
 func (b *bench) cost() error {
@@ -57,10 +63,10 @@ func (b *bench) cost() error {
 	defer agent.stop()
 
 	for _, v := range vs { // warm: connections, pages, the agent's first looks
-		if _, err := b.timed(v, loadSpec{path: "/", conns: 16, duration: b.length / 2}); err != nil {
+		if _, err := b.timed(v, loadSpec{path: "/", conns: saturating, duration: b.length / 2}); err != nil {
 			return err
 		}
-		if _, err := b.timed(v, loadSpec{path: "/call", conns: 16, duration: b.length / 2}); err != nil {
+		if _, err := b.timed(v, loadSpec{path: "/call", conns: saturating, duration: b.length / 2}); err != nil {
 			return err
 		}
 		v.reqs, v.calls = 0, 0
@@ -100,13 +106,13 @@ func (b *bench) cost() error {
 
 // turn is one round of one variant.
 func (b *bench) turn(v *variant) error {
-	res, err := b.timed(v, loadSpec{path: "/", conns: 16, duration: b.length})
+	res, err := b.timed(v, loadSpec{path: "/", conns: saturating, duration: b.length})
 	if err != nil {
 		return err
 	}
 	v.cpu, v.rps = append(v.cpu, res.cpuUs), append(v.rps, float64(res.Requests)/res.Seconds)
 	v.reqs += res.Requests
-	if res, err = b.timed(v, loadSpec{path: "/call", conns: 16, duration: b.length}); err != nil {
+	if res, err = b.timed(v, loadSpec{path: "/call", conns: saturating, duration: b.length}); err != nil {
 		return err
 	}
 	v.call = append(v.call, res.cpuUs)

@@ -98,6 +98,11 @@ func generate(s loadSpec) (loadResult, error) {
 		conns[i] = c
 	}
 	budget := newBudget(s.requests)
+	if s.rate == 0 && s.requests == 0 {
+		start := time.Now()
+		n, err := closedLoop(conns, req, start.Add(s.duration))
+		return loadResult{Requests: n, Seconds: time.Since(start).Seconds()}, err
+	}
 	samples := make([]sample, s.conns)
 	start := time.Now()
 	end := start.Add(s.duration)

@@ -63,6 +63,9 @@ func ForwardedFor(forwarded, xff string) string {
 }
 
 func address(s string) string {
+	if s == "" {
+		return "" // what is usual; to parse it would make an error
+	}
 	if ip, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
 		return ip.String()
 	}

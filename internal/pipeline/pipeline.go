@@ -129,6 +129,7 @@ func (p *Pipeline) Submit(op *telemetry.Operation) {
 	if op.MetricsOnly {
 		return
 	}
+	op.Measurements = nil
 	p.mu.Lock()
 	p.timeline.stamp(op)
 	// The lanes are filled under the lock so that Shutdown sees all of what was

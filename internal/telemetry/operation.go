@@ -47,7 +47,8 @@ type Operation struct {
 	Status            codes.Code
 	StatusDescription string
 
-	// Measurements are counted for every operation, sampled or not.
+	// Measurements are counted for every operation, sampled or not. They are read
+	// before Emit returns and not kept: a decoder may use their memory again.
 	Measurements []Measurement
 	// MetricsOnly: the operation is not sampled and no span; of what it is, only the
 	// attributes of its measurements may be known. It is not used after Emit has returned.

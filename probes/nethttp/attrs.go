@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -17,9 +18,6 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
 )
 
-// maxAttrs is the most attributes a span here has without captured headers.
-const maxAttrs = 20
-
 // errAbortHandler is the text of http.ErrAbortHandler.
 const errAbortHandler = "net/http: abort Handler"
 
@@ -28,8 +26,7 @@ func (d *decoder) server(op *telemetry.Operation) *telemetry.Operation {
 	e := &d.ev
 	op.Kind = trace.SpanKindServer
 	op.TraceState = d.traceState()
-	a := make([]attribute.KeyValue, 0, maxAttrs+len(d.capture))
-	method, a := d.method(a)
+	method, a := d.method(d.attrs[:0])
 	op.Name = method
 	path, query := d.target(method)
 	route := d.route()
@@ -64,7 +61,7 @@ func (d *decoder) server(op *telemetry.Operation) *telemetry.Operation {
 			a = append(a, semconv.HTTPResponseBodySize(int(e.RespSize)))
 		}
 	}
-	op.Attributes = d.captured(a)
+	d.keep(op, d.captured(a))
 	d.serverOutcome(op, status)
 	return op
 }
@@ -156,8 +153,7 @@ func (d *decoder) client(op *telemetry.Operation) *telemetry.Operation {
 	e := &d.ev
 	op.Kind = trace.SpanKindClient
 	op.TraceState = d.traceState()
-	a := make([]attribute.KeyValue, 0, maxAttrs)
-	method, a := d.method(a)
+	method, a := d.method(d.attrs[:0])
 	op.Name = method
 	scheme, host := d.name(bpfNhStrS_SCHEME), d.name(bpfNhStrS_HOST)
 	a = append(a, semconv.URLFull(d.fullURL(scheme, host)))
@@ -185,7 +181,7 @@ func (d *decoder) client(op *telemetry.Operation) *telemetry.Operation {
 		typ, desc := info.Kind()
 		a = append(a, semconv.ErrorTypeKey.String(typ))
 		op.Status, op.StatusDescription = codes.Error, desc
-		op.Attributes = a
+		d.keep(op, a)
 		return op
 	}
 	if e.Status > 0 {
@@ -198,8 +194,15 @@ func (d *decoder) client(op *telemetry.Operation) *telemetry.Operation {
 		a = append(a, semconv.ErrorTypeKey.String(strconv.Itoa(int(e.Status))))
 		op.Status = codes.Error
 	}
-	op.Attributes = a
+	d.keep(op, a)
 	return op
+}
+
+// keep gives op its attributes, which were put together in the decoder's own memory: an
+// allocation of the right size is half of one for all that there may be.
+func (d *decoder) keep(op *telemetry.Operation, a []attribute.KeyValue) {
+	d.attrs = a
+	op.Attributes = slices.Clone(a)
 }
 
 // peerName names the service at host[:port]; what was found is kept.
@@ -306,25 +309,46 @@ func (d *decoder) fullURL(scheme, host string) string {
 	return b.String()
 }
 
+// hostPort is an address as it was split; port is 0 where there is none.
+type hostPort struct {
+	host string
+	port int
+}
+
+// remote splits RemoteAddr, which is the same for all requests of a connection.
+func (d *decoder) remote() hostPort {
+	b := d.bytes(bpfNhStrS_PEER)
+	if p, ok := d.addrs[string(b)]; ok {
+		return p
+	}
+	p := hostPort{host: string(b)}
+	if host, port, err := net.SplitHostPort(p.host); err == nil {
+		n, _ := strconv.ParseUint(port, 10, 16)
+		p = hostPort{host, int(n)}
+	}
+	if len(d.addrs) >= maxInterned {
+		clear(d.addrs)
+	}
+	d.addrs[string(b)] = p
+	return p
+}
+
 // peer appends the peer's address and the client's: the first in X-Forwarded-For or
 // Forwarded where there is one.
 func (d *decoder) peer(a []attribute.KeyValue) []attribute.KeyValue {
-	host, port, err := net.SplitHostPort(d.str(bpfNhStrS_PEER))
-	if err != nil {
-		host, port = d.str(bpfNhStrS_PEER), ""
-	}
-	client := host
+	peer := d.remote()
+	client := peer.host
 	if fwd := httpattr.ForwardedFor(d.str(bpfNhStrS_FORWARDED), d.str(bpfNhStrS_FORWARDED_FOR)); fwd != "" {
 		client = fwd
 	}
 	if client != "" {
 		a = append(a, semconv.ClientAddress(client))
 	}
-	if host != "" {
-		a = append(a, semconv.NetworkPeerAddress(host))
+	if peer.host != "" {
+		a = append(a, semconv.NetworkPeerAddress(peer.host))
 	}
-	if n, err := strconv.ParseUint(port, 10, 16); err == nil {
-		a = append(a, semconv.NetworkPeerPort(int(n)))
+	if peer.port != 0 {
+		a = append(a, semconv.NetworkPeerPort(peer.port))
 	}
 	return a
 }

@@ -35,12 +35,14 @@ type decoder struct {
 	peers   map[string]string // peer.service by host[:port]
 	mux     map[uint32]*muxState
 	sets    map[setKey]attribute.Set
-	few     [3]telemetry.Measurement // of an operation that is only counted,
-	only    telemetry.Operation      // and that operation
+	addrs   map[string]hostPort      // by RemoteAddr, one a connection
+	attrs   []attribute.KeyValue     // of the operation in work
+	few     [3]telemetry.Measurement // of the operation in work
+	only    telemetry.Operation      // one that is only counted
 }
 
 func newDecoder(env probe.DecoderEnv, cfg Config, hdrs []wanted) *decoder {
-	d := &decoder{env: env, cfg: cfg, names: interned{}, peers: map[string]string{}, mux: map[uint32]*muxState{}, sets: map[setKey]attribute.Set{}}
+	d := &decoder{env: env, cfg: cfg, names: interned{}, peers: map[string]string{}, addrs: map[string]hostPort{}, mux: map[uint32]*muxState{}, sets: map[setKey]attribute.Set{}}
 	for _, h := range hdrs {
 		if h.slot >= uint32(bpfNhStrS_CAPTURE0) {
 			d.capture = append(d.capture, h)
@@ -66,7 +68,7 @@ func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) erro
 			return nil
 		}
 		op := d.server(d.operation(rec))
-		op.Measurements = d.serverMetrics(nil)
+		op.Measurements = d.serverMetrics(d.few[:0])
 		emit(op)
 	case bpfNethttpEventTypeNH_CLIENT:
 		if !d.sampled() && !d.cfg.CountFull {
@@ -74,7 +76,7 @@ func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) erro
 			return nil
 		}
 		op := d.client(d.operation(rec))
-		op.Measurements = d.clientMetrics(nil)
+		op.Measurements = d.clientMetrics(d.few[:0])
 		emit(op)
 	default:
 		return fmt.Errorf("%w: type %d", ErrRecord, rec.Type)
