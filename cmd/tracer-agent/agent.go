@@ -107,6 +107,9 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 		Directory: dir, Events: a.watcher.Events(), Check: a.watcher.Check,
 		PIDs: int32s(cfg.Select.PIDs), OnlyPIDs: onlyPIDs(cfg.Select), Propagation: prop.describe,
 	})
+	if !onlyPIDs(cfg.Select) {
+		a.manager.Preload()
+	}
 	return a, nil
 }
 

@@ -52,6 +52,14 @@ func (a *Attached) Points(f func(spec, point string, at goexe.Point)) {
 	}
 }
 
+// wants says whether a point is placed and not attached.
+func (a *Attached) wants(s *Spec, pt Point) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, ok := a.Placed[s.Name].Points[pt.Name]
+	return ok && !a.closed && !a.off[s.Name] && a.links[pointKey{s.Name, pt.Name}] == nil
+}
+
 // attachPoint puts a program on a point. The link stays referenced in a.links:
 // the library closes links that nobody holds.
 func (a *Attached) attachPoint(s *Spec, pt Point, prog *ebpf.Program, multi bool) error {

@@ -24,7 +24,8 @@ func haveUprobeMulti() bool {
 	return features.HaveBPFLinkUprobeMulti() == nil
 }
 
-// load makes the shared maps and loads every spec's programs with them.
+// load makes every map. Programs are loaded when they are attached first: the kernel
+// needs seconds to verify all of them, and most executables need few.
 func (m *Manager) load() error {
 	procs, auto, err := discover.MapSpecs()
 	if err != nil {
@@ -37,6 +38,8 @@ func (m *Manager) load() error {
 		return fmt.Errorf("create map %s: %w", auto.Name, err)
 	}
 	m.colls = map[string]*ebpf.Collection{}
+	m.unloaded = map[string]*ebpf.CollectionSpec{}
+	m.runIndex = map[string]int{}
 	m.epochs = map[string]uint32{}
 	shared := map[string]*ebpf.Map{"tr_procs": m.procs, "tr_exe_auto": m.exeAuto}
 	err = m.loadSpecs(shared)
@@ -48,23 +51,15 @@ func (m *Manager) load() error {
 	if m.events == nil || m.lost == nil || m.goexes == nil {
 		return errors.New("load probes: no probe uses the shared maps")
 	}
-	var progs []*ebpf.Program
-	m.runIndex = map[*ebpf.Program]int{}
-	for _, c := range m.colls {
-		for _, p := range c.Programs {
-			m.runIndex[p] = len(progs)
-			progs = append(progs, p)
-		}
-	}
-	if m.runs, err = newRunStats(progs); err != nil {
+	if m.runs, err = newRunStats(); err != nil {
 		m.log.Info("hits and run time of probes are not counted", "err", err)
 		m.runs = nil
 	}
 	return nil
 }
 
-// loadSpecs loads every probe that can be loaded; one that cannot is left out, which is
-// an error only when no other is left.
+// loadSpecs makes the maps of every probe; one whose maps cannot be made is left out,
+// which is an error only when no other is left.
 func (m *Manager) loadSpecs(shared map[string]*ebpf.Map) error {
 	var kept []*Spec
 	var errs []error
@@ -87,7 +82,7 @@ func (m *Manager) loadSpecs(shared map[string]*ebpf.Map) error {
 	return nil
 }
 
-// loadSpec loads one probe; maps named tr_* are taken from shared, or added to it.
+// loadSpec makes the maps of one probe; those named tr_* are taken from shared, or added to it.
 func (m *Manager) loadSpec(s *Spec, shared map[string]*ebpf.Map) (*ebpf.Collection, error) {
 	spec, err := s.Load()
 	if err != nil {
@@ -107,10 +102,14 @@ func (m *Manager) loadSpec(s *Spec, shared map[string]*ebpf.Map) (*ebpf.Collecti
 			replace[name] = sm
 		}
 	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replace})
+	maps := spec.Copy()
+	maps.Programs = nil
+	coll, err := ebpf.NewCollectionWithOptions(maps, ebpf.CollectionOptions{MapReplacements: replace})
 	if err != nil {
 		return nil, err
 	}
+	coll.Programs = map[string]*ebpf.Program{}
+	m.unloaded[s.Name] = spec
 	for name, mp := range coll.Maps {
 		if strings.HasPrefix(name, "tr_") && shared[name] == nil {
 			if shared[name], err = mp.Clone(); err != nil {
@@ -120,6 +119,61 @@ func (m *Manager) loadSpec(s *Spec, shared map[string]*ebpf.Map) (*ebpf.Collecti
 		}
 	}
 	return coll, nil
+}
+
+// program returns a program of a probe, and has the kernel verify it if nobody asked for
+// it before.
+func (m *Manager) program(s *Spec, name string) (*ebpf.Program, error) {
+	m.loading.Lock()
+	defer m.loading.Unlock()
+	coll, spec := m.colls[s.Name], m.unloaded[s.Name]
+	if p := coll.Programs[name]; p != nil {
+		return p, nil
+	}
+	one := spec.Copy()
+	one.Variables = nil // those of coll are of the same maps
+	one.Programs = map[string]*ebpf.ProgramSpec{name: one.Programs[name]}
+	if one.Programs[name] == nil {
+		return nil, fmt.Errorf("load %s: no such program", name)
+	}
+	loaded, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: coll.Maps})
+	if err != nil {
+		return nil, fmt.Errorf("load %s: %w", name, err)
+	}
+	defer loaded.Close()
+	p := loaded.DetachProgram(name)
+	coll.Programs[name] = p
+	if m.runs != nil {
+		m.runIndex[s.Name+" "+name] = m.runs.add(p)
+	}
+	return p, nil
+}
+
+// preloadAfter gives the executables that run already the first turn.
+const preloadAfter = 3 * time.Second
+
+// Preload loads, in the background, what is not loaded by then, so that an executable
+// that is started later and needs it does not wait.
+func (m *Manager) Preload() {
+	m.wg.Go(func() {
+		select {
+		case <-m.ctx.Done():
+			return
+		case <-time.After(preloadAfter):
+		}
+		for _, s := range m.opts.Specs {
+			for _, pt := range s.Points {
+				select {
+				case <-m.ctx.Done():
+					return
+				default:
+				}
+				if _, err := m.program(s, pt.Program); err != nil {
+					m.log.Error("a program is not loaded", "probe", s.Name, "err", err)
+				}
+			}
+		}
+	})
 }
 
 // configure sets sizes and constants before loading.
@@ -254,7 +308,7 @@ func (m *Manager) attachGroup(ctx context.Context, a *Attached, s *Spec, g Group
 		}
 		err := ctx.Err()
 		if err == nil {
-			err = a.attachPoint(s, pt, m.colls[s.Name].Programs[pt.Program], m.multi)
+			err = m.attachPoint(a, s, pt)
 		}
 		if err != nil && pt.Optional && ctx.Err() == nil {
 			m.log.Warn("attaching an optional point", "point", pt.Name, "lost", pt.Lost, "err", err)
@@ -269,6 +323,17 @@ func (m *Manager) attachGroup(ctx context.Context, a *Attached, s *Spec, g Group
 		done = append(done, pt)
 	}
 	return nil
+}
+
+func (m *Manager) attachPoint(a *Attached, s *Spec, pt Point) error {
+	if !a.wants(s, pt) {
+		return nil
+	}
+	prog, err := m.program(s, pt.Program)
+	if err != nil {
+		return err
+	}
+	return a.attachPoint(s, pt, prog, m.multi)
 }
 
 // procValue mirrors struct tr_proc.

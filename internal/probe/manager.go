@@ -42,7 +42,7 @@ type ManagerOptions struct {
 	OnRefuse func(*Attached, error)
 }
 
-// Manager loads the probes' programs once and attaches them to executables.
+// Manager loads the probes' programs, each once, and attaches them to executables.
 // Its methods may be called by several goroutines.
 type Manager struct {
 	opts  ManagerOptions
@@ -60,7 +60,9 @@ type Manager struct {
 	errTypes                             *ebpf.Map // nil: no probe looks into errors
 	colls                                map[string]*ebpf.Collection
 	epochs                               map[string]uint32     // by map of operations in flight: where the epoch is
-	runIndex                             map[*ebpf.Program]int // in runs.totals()
+	loading                              sync.Mutex                      // guards what follows, and the programs of colls
+	unloaded                             map[string]*ebpf.CollectionSpec // by probe: what programs are loaded from
+	runIndex                             map[string]int                  // by probe and program: in runs.totals()
 
 	attaching  sync.Mutex // one analysis at a time: it bounds memory
 	forgetting sync.Mutex
@@ -70,6 +72,7 @@ type Manager struct {
 	ids        []uint32 // free executable ids, least recently freed first
 
 	jobs   chan func()
+	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 }
@@ -79,7 +82,7 @@ type refKey struct {
 	ino uint64
 }
 
-// NewManager loads the BPF programs and starts reading their records.
+// NewManager makes the probes' maps and starts reading their records.
 func NewManager(opts ManagerOptions) (*Manager, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
@@ -121,7 +124,7 @@ func NewManager(opts ManagerOptions) (*Manager, error) {
 	}
 	m.registerMetrics()
 	ctx, cancel := context.WithCancel(context.Background())
-	m.cancel = cancel
+	m.ctx, m.cancel = ctx, cancel
 	m.wg.Go(func() { m.read(ctx) })
 	m.wg.Go(func() { m.work(ctx) })
 	if m.runs != nil {
@@ -264,7 +267,7 @@ func (m *Manager) setPoint(id uint32, point string, on bool) {
 				}
 				var err error
 				if on {
-					err = a.attachPoint(s, pt, m.colls[s.Name].Programs[pt.Program], m.multi)
+					err = m.attachPoint(a, s, pt)
 				} else {
 					err = a.detachPoint(s.Name, pt.Name)
 				}

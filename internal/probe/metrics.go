@@ -2,6 +2,7 @@ package probe
 
 import (
 	"encoding/binary"
+	"maps"
 	"time"
 
 	"github.com/tracer-agent/tracer-agent/internal/selfmetrics"
@@ -31,6 +32,9 @@ func (m *Manager) Stats() []PointStats {
 		}
 		a.mu.Unlock()
 	}
+	m.loading.Lock()
+	index := maps.Clone(m.runIndex)
+	m.loading.Unlock()
 	var counted []runs
 	if m.runs != nil {
 		counted = m.runs.totals()
@@ -39,9 +43,8 @@ func (m *Manager) Stats() []PointStats {
 	for _, s := range m.opts.Specs {
 		for _, pt := range s.Points {
 			st := PointStats{Probe: s.Name, Point: pt.Name, Program: pt.Program, Attached: on[pointKey{s.Name, pt.Name}]}
-			if p := m.colls[s.Name].Programs[pt.Program]; p != nil && counted != nil {
-				n := counted[m.runIndex[p]]
-				st.Hits, st.Time = n.Hits, n.Time
+			if i, ok := index[s.Name+" "+pt.Program]; ok && i < len(counted) {
+				st.Hits, st.Time = counted[i].Hits, counted[i].Time
 			}
 			out = append(out, st)
 		}

@@ -31,6 +31,7 @@ type runStats struct {
 	start func() (io.Closer, error)
 
 	mu     sync.Mutex
+	progs  []*ebpf.Program
 	total  []runs
 	window io.Closer // nil: the kernel is not counting
 	at     []runs    // when the window was opened
@@ -41,22 +42,30 @@ type runStats struct {
 // bpfStatsRunTime is BPF_STATS_RUN_TIME of enum bpf_stats_type.
 const bpfStatsRunTime = 0
 
-// newRunStats starts to count the runs of progs.
-func newRunStats(progs []*ebpf.Program) (*runStats, error) {
-	r := &runStats{
-		read: func() []runs {
-			out := make([]runs, len(progs))
-			for i, p := range progs {
-				if s, err := p.Stats(); err == nil {
-					out[i] = runs{s.RunCount, s.Runtime}
-				}
+// newRunStats starts to count the runs of programs.
+func newRunStats() (*runStats, error) {
+	r := &runStats{start: func() (io.Closer, error) { return ebpf.EnableStats(bpfStatsRunTime) }}
+	r.read = func() []runs {
+		out := make([]runs, len(r.progs))
+		for i, p := range r.progs {
+			if s, err := p.Stats(); err == nil {
+				out[i] = runs{s.RunCount, s.Runtime}
 			}
-			return out
-		},
-		start: func() (io.Closer, error) { return ebpf.EnableStats(bpfStatsRunTime) },
-		total: make([]runs, len(progs)),
+		}
+		return out
 	}
 	return r, r.open(time.Now())
+}
+
+// add counts another program's, which has not run yet, and returns its place in totals.
+func (r *runStats) add(p *ebpf.Program) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.progs, r.total = append(r.progs, p), append(r.total, runs{})
+	if r.window != nil {
+		r.at = append(r.at, runs{})
+	}
+	return len(r.total) - 1
 }
 
 // run opens and closes windows until ctx ends.
@@ -124,7 +133,7 @@ func (r *runStats) counted() []runs {
 	return out
 }
 
-// totals returns the counts by program, in the order given; they never go down.
+// totals returns the counts by program, in the order added; they never go down.
 func (r *runStats) totals() []runs {
 	r.mu.Lock()
 	defer r.mu.Unlock()
