@@ -18,7 +18,7 @@ struct tr_exe_key {
 
 struct tr_exe_auto {
 	__u32 exe_id;
-	__u32 pad;
+	__u32 hand; /* tr_proc.hand of its processes */
 	/* Link-time address of the lowest executable PT_LOAD (p_vaddr): what
 	 * mm->start_code would be without a load bias. */
 	__u64 load_vaddr;

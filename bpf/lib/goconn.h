@@ -27,7 +27,7 @@ struct tr_goio {
 	struct conn_sock c;
 	__u64 bias;       /* load bias of the process */
 	__u32 own_header; /* client: the program set a traceparent itself */
-	__u32 pad;
+	__u32 hand;       /* tr_proc.hand of the process */
 };
 
 /* Whether an itab is of the type with that name; the first one found is kept. */
@@ -44,6 +44,13 @@ static __always_inline bool itab_is(struct tr_goio *io, struct tr_goexe *ge, __u
 	return true;
 }
 
+static __always_inline void io_init(struct tr_goio *io, const struct tr_proc *proc)
+{
+	io->bias = proc->bias;
+	io->own_header = 0;
+	io->hand = proc->hand;
+}
+
 /* The file descriptor of the net.Conn at addr, -1 if its type is not known. */
 static __noinline int fd_of_conn(struct tr_goio *io, struct tr_goexe *ge, struct tr_goconn *gc,
 				 __u64 addr)
@@ -51,6 +58,7 @@ static __noinline int fd_of_conn(struct tr_goio *io, struct tr_goexe *ge, struct
 	struct go_str *iface = &io->s; /* itab, data */
 
 	io->c.val.tls = 0;
+	io->c.val.kernel = !!(io->hand & HAND_KERNEL);
 	if (bpf_probe_read_user(iface, sizeof(*iface), (void *)addr))
 		return -1;
 	if (itab_is(io, ge, iface->ptr, gc->wrap_name, &gc->wrap_itab) &&

@@ -13,6 +13,13 @@
 #define MAX_PROCS 8192
 #define MAX_EXES  1024
 
+/* How traces of a process are handed on to the next service; bits of tr_proc.hand. */
+enum tr_hand {
+	HAND_JOIN = 1,   /* both ends of a connection on this node */
+	HAND_MEMORY = 2, /* a header written into the process's memory */
+	HAND_KERNEL = 4, /* a header line pushed by the kernel */
+};
+
 /* One watched process. Key: tgid in the initial pid namespace.
  * Inserted by: user space (pid selected) or discover's exec program (executable
  * selected). Deleted by: discover's exit program; user space on detach. */
@@ -23,6 +30,8 @@ struct tr_proc {
 	/* Tells this program from others that the process ran before: when it was let in,
 	 * CLOCK_MONOTONIC in units of 2^20 ns. */
 	__u32 epoch;
+	__u32 hand; /* enum tr_hand: how its traces are handed on */
+	__u32 pad;
 };
 
 struct {

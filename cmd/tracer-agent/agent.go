@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -48,7 +49,7 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 			err = errors.Join(err, a.close(ctx))
 		}
 	}()
-	selector, err := newSelector(cfg.Select)
+	selector, err := newSelector(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +75,8 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 	if err != nil {
 		return nil, err
 	}
-	prop := newPropagation(cfg.Propagation.Mode, log)
+	modes := cfg.PropagationModes()
+	prop := newPropagations(modes, log)
 	a.manager, err = probe.NewManager(probe.ManagerOptions{
 		Logger: log, Specs: list, Emit: a.pipeline.Submit, Sampling: sampling(cfg.Sampling), Metrics: self,
 		CountAll: a.metrics.Enabled(), CountFull: full, WriteMemory: prop.memory(),
@@ -84,13 +86,13 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 		return nil, err
 	}
 	procs, exeAuto := a.manager.Maps()
-	if cfg.Propagation.Mode == config.PropagateKernel {
+	if slices.Contains(modes, config.PropagateKernel) {
 		a.kernelMode, err = propagate.New(propagate.Options{
 			Conns: a.manager.Conns(), Procs: procs, Logger: log, Metrics: self,
 		})
 		if errors.Is(err, propagate.ErrRefused) {
 			log.Warn("propagation mode kernel is not possible; traces go on by connection only", "error", err)
-			prop.noKernel = err
+			prop.refuseKernel(err)
 		} else if err != nil {
 			return nil, err
 		}
@@ -105,7 +107,7 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 	a.supervisor = supervise.New(supervise.Options{
 		Logger: log, Selector: selector, Attacher: a.manager,
 		Directory: dir, Events: a.watcher.Events(), Check: a.watcher.Check,
-		PIDs: int32s(cfg.Select.PIDs), OnlyPIDs: onlyPIDs(cfg.Select), Propagation: prop.describe,
+		PIDs: pids(cfg), OnlyPIDs: onlyPIDs(cfg), Propagation: prop.of,
 	})
 	if !onlyPIDs(cfg.Select) {
 		a.manager.Preload()
@@ -253,14 +255,16 @@ func sampling(cfg config.Sampling) probe.Sampling {
 	return s
 }
 
-func newSelector(sel config.Select) (*discover.Selector, error) {
-	ports := make([]uint16, 0, len(sel.Ports))
-	for _, p := range sel.Ports {
-		ports = append(ports, uint16(p)) // checked by config
+// newSelector makes a rule of each entry of instrument; what is left is the last one.
+func newSelector(cfg config.Config) (*discover.Selector, error) {
+	var rules []discover.Rule
+	for _, i := range cfg.Instrument {
+		rules = append(rules, discover.Rule{PIDs: int32s(i.PIDs), Exes: i.Exes, Ports: uint16s(i.Ports), AllGo: i.AllGo})
 	}
+	sel := cfg.Select
 	return discover.NewSelector(discover.Selection{
-		PIDs: int32s(sel.PIDs), Exes: sel.Exes, Ports: ports, AllGo: sel.AllGo, Exclude: sel.Exclude,
-		SelfPID: int32(os.Getpid()), SelfExe: selfExe(),
+		Rules: rules, PIDs: int32s(sel.PIDs), Exes: sel.Exes, Ports: uint16s(sel.Ports), AllGo: sel.AllGo,
+		Exclude: sel.Exclude, SelfPID: int32(os.Getpid()), SelfExe: selfExe(),
 	})
 }
 
@@ -274,8 +278,31 @@ func selfExe() discover.ExeID {
 	return discover.ExeID{Dev: unix.Major(st.Dev)<<20 | unix.Minor(st.Dev), Ino: st.Ino}
 }
 
-func onlyPIDs(sel config.Select) bool {
-	return len(sel.Exes) == 0 && len(sel.Ports) == 0 && !sel.AllGo
+// pids are all that are named by number.
+func pids(cfg config.Config) []int32 {
+	all := int32s(cfg.Select.PIDs)
+	for _, i := range cfg.Instrument {
+		all = append(all, int32s(i.PIDs)...)
+	}
+	return all
+}
+
+// onlyPIDs says that nothing else is selected.
+func onlyPIDs(cfg config.Config) bool {
+	sel := cfg.Select
+	return len(sel.Exes) == 0 && len(sel.Ports) == 0 && !sel.AllGo &&
+		!slices.ContainsFunc(cfg.Instrument, func(i config.Instrument) bool {
+			return len(i.Exes) > 0 || len(i.Ports) > 0 || i.AllGo
+		})
+}
+
+// uint16s converts ports, which config has checked.
+func uint16s(in []int) []uint16 {
+	out := make([]uint16, 0, len(in))
+	for _, n := range in {
+		out = append(out, uint16(n))
+	}
+	return out
 }
 
 func int32s(in []int) []int32 {

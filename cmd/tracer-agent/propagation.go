@@ -3,30 +3,59 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/tracer-agent/tracer-agent/internal/config"
 	"github.com/tracer-agent/tracer-agent/internal/kernel"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
+	"github.com/tracer-agent/tracer-agent/internal/supervise"
 )
 
-// propagation is how traces are handed on here: what was asked for, and what of it this
-// kernel allows.
+// propagation is how traces of some processes are handed on: what was asked for, and
+// what of it this kernel allows.
 type propagation struct {
 	mode               string
 	noMemory, noKernel error // why not; nil: allowed, or not asked for
 }
 
-func newPropagation(mode string, log *slog.Logger) *propagation {
-	p := &propagation{mode: mode}
-	if mode == config.PropagateAuto || mode == config.PropagateMemory {
-		p.noMemory = kernel.MayWriteUser()
+// propagations are those of the selector's rules, in their order.
+type propagations []*propagation
+
+func newPropagations(modes []string, log *slog.Logger) propagations {
+	writes := func(mode string) bool { return mode == config.PropagateAuto || mode == config.PropagateMemory }
+	var noMemory error
+	if slices.ContainsFunc(modes, writes) {
+		noMemory = kernel.MayWriteUser()
 	}
-	if mode == config.PropagateMemory && p.noMemory != nil {
+	if slices.Contains(modes, config.PropagateMemory) && noMemory != nil {
 		log.Warn("propagation mode memory is not possible on this kernel; traces go on by connection only",
-			"error", p.noMemory)
+			"error", noMemory)
 	}
-	return p
+	all := make(propagations, 0, len(modes))
+	for _, mode := range modes {
+		p := &propagation{mode: mode}
+		if writes(mode) {
+			p.noMemory = noMemory
+		}
+		all = append(all, p)
+	}
+	return all
+}
+
+// of returns what holds for processes that a rule names.
+func (all propagations) of(rule int) supervise.Propagation { return all[rule] }
+
+// memory says whether headers are written into some programs' memory.
+func (all propagations) memory() bool { return slices.ContainsFunc(all, (*propagation).memory) }
+
+// refuseKernel notes why kernel mode is not possible.
+func (all propagations) refuseKernel(why error) {
+	for _, p := range all {
+		if p.mode == config.PropagateKernel {
+			p.noKernel = why
+		}
+	}
 }
 
 // memory says whether headers are written into the programs' memory.
@@ -34,9 +63,23 @@ func (p *propagation) memory() bool {
 	return (p.mode == config.PropagateAuto || p.mode == config.PropagateMemory) && p.noMemory == nil
 }
 
-// describe says which modes are in force for a process, in the order in which they are
+// Hand says what the programs in the kernel are to do.
+func (p *propagation) Hand() (h probe.Hand) {
+	if p.mode != config.PropagateOff {
+		h |= probe.HandJoin
+	}
+	if p.memory() {
+		h |= probe.HandMemory
+	}
+	if p.mode == config.PropagateKernel && p.noKernel == nil {
+		h |= probe.HandKernel
+	}
+	return h
+}
+
+// Describe says which modes are in force for a process, in the order in which they are
 // tried, and why these.
-func (p *propagation) describe(at *probe.Propagation) (mode, why string) {
+func (p *propagation) Describe(at *probe.Propagation) (mode, why string) {
 	var modes []string
 	because := []string{"mode is " + p.mode}
 	switch {

@@ -9,6 +9,26 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 )
 
+func TestPropagations(t *testing.T) {
+	all := propagations{
+		{mode: config.PropagateAuto}, {mode: config.PropagateMemory, noMemory: errors.New("locked down")},
+		{mode: config.PropagateKernel}, {mode: config.PropagateJoin}, {mode: config.PropagateOff},
+	}
+	want := []probe.Hand{probe.HandJoin | probe.HandMemory, probe.HandJoin, probe.HandJoin | probe.HandKernel, probe.HandJoin, 0}
+	for i := range all {
+		if got := all.of(i).Hand(); got != want[i] {
+			t.Errorf("%s: %b, want %b", all[i].mode, got, want[i])
+		}
+	}
+	if !all.memory() || all[1:].memory() {
+		t.Error("memory is wanted where one of them is allowed to write, and only there")
+	}
+	all.refuseKernel(errors.New("FIONREAD not proven"))
+	if got := all.of(2).Hand(); got != probe.HandJoin {
+		t.Errorf("kernel mode refused: %b, want %b", got, probe.HandJoin)
+	}
+}
+
 func TestDescribePropagation(t *testing.T) {
 	locked, unproven := errors.New("locked down"), errors.New("FIONREAD not proven")
 	all := &probe.Propagation{Written: []string{"HTTP/1", "HTTP/2"}, Joined: true}
@@ -33,7 +53,7 @@ func TestDescribePropagation(t *testing.T) {
 		{"off", propagation{mode: config.PropagateOff}, &probe.Propagation{}, "none", []string{"mode is off"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			mode, why := c.p.describe(c.at)
+			mode, why := c.p.Describe(c.at)
 			if mode != c.mode {
 				t.Errorf("mode %q, want %q", mode, c.mode)
 			}

@@ -47,7 +47,7 @@ flushes and ends; SIGUSR1 prints the agent's own metrics on standard error.`,
 			if err != nil {
 				return err
 			}
-			if cfg.Select.Empty() && !cfg.Disabled {
+			if cfg.Nothing() && !cfg.Disabled {
 				return usageError{errNothingSelected}
 			}
 			return runUntilStopped(cfg, cmd.ErrOrStderr())

@@ -74,10 +74,10 @@ func fasthttpSpec(cfg config.Config) (*probe.Spec, error) {
 
 func websocketSpec(config.Config) (*probe.Spec, error) { return websocket.New(), nil }
 
-// joins says whether both ends of a connection are joined in the chosen mode.
+// joins says whether both ends of a connection are joined for any process; a process's
+// own mode may be off all the same.
 func joins(cfg config.Config) bool {
-	return slices.Contains([]string{config.PropagateAuto, config.PropagateJoin, config.PropagateKernel, config.PropagateMemory},
-		cfg.Propagation.Mode)
+	return slices.ContainsFunc(cfg.PropagationModes(), func(mode string) bool { return mode != config.PropagateOff })
 }
 
 func sqlSpec(cfg config.Config) (*probe.Spec, error) {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -17,6 +18,9 @@ type Config struct {
 	// to nothing and exports nothing.
 	Disabled bool     `yaml:"disabled"`
 	Select   Select   `yaml:"select"`
+	// Instrument are selectors with settings of their own, tried before Select; the
+	// first that names a process counts.
+	Instrument []Instrument `yaml:"instrument"`
 	Service  Service  `yaml:"service"`
 	Sampling Sampling `yaml:"sampling"`
 	// Exporters are some of ExporterOTLP and at most one of
@@ -85,6 +89,30 @@ type Select struct {
 // Empty says that nothing is selected.
 func (s Select) Empty() bool {
 	return len(s.PIDs) == 0 && len(s.Exes) == 0 && len(s.Ports) == 0 && !s.AllGo
+}
+
+// Nothing says that no process can be selected.
+func (c *Config) Nothing() bool { return c.Select.Empty() && len(c.Instrument) == 0 }
+
+// Instrument names processes as Select does, and what holds for them alone.
+type Instrument struct {
+	PIDs  []int    `yaml:"pids"`
+	Exes  []string `yaml:"exes"`
+	Ports []int    `yaml:"ports"`
+	AllGo bool     `yaml:"all_go"`
+	// Propagation overrules Config.Propagation.
+	Propagation InstrumentPropagation `yaml:"propagation"`
+}
+
+// Empty says that it names nothing.
+func (i Instrument) Empty() bool {
+	return len(i.PIDs) == 0 && len(i.Exes) == 0 && len(i.Ports) == 0 && !i.AllGo
+}
+
+// InstrumentPropagation is the part of Propagation that may differ between processes.
+type InstrumentPropagation struct {
+	// Mode is one of the Propagate constants; empty: as for all others.
+	Mode string `yaml:"mode"`
 }
 
 // Service describes watched processes that do not describe themselves.
@@ -231,6 +259,16 @@ const (
 	PropagateKernel = "kernel" // join, and a header pushed into plaintext HTTP/1 by the kernel
 	PropagateOff    = "off"
 )
+
+// PropagationModes are the modes in force, by entry of Instrument; the last one is for
+// the rest.
+func (c *Config) PropagationModes() []string {
+	modes := make([]string, 0, len(c.Instrument)+1)
+	for _, i := range c.Instrument {
+		modes = append(modes, cmp.Or(i.Propagation.Mode, c.Propagation.Mode))
+	}
+	return append(modes, c.Propagation.Mode)
+}
 
 var propagationModes = []string{PropagateAuto, PropagateMemory, PropagateJoin, PropagateKernel, PropagateOff}
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -46,6 +47,28 @@ func TestDefaults(t *testing.T) {
 	}
 	if again, err := load(t, "# nothing\n", nil, Flags{}); err != nil || !cmp.Equal(got, again) {
 		t.Errorf("an empty file changes something: %v", err)
+	}
+}
+
+func TestInstrument(t *testing.T) {
+	c, err := load(t, "propagation: {mode: join}\ninstrument:\n- {exes: [api-*], ports: [80], propagation: {mode: memory}}\n- pids: [7]\n", nil, Flags{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"memory", "join", "join"}; !slices.Equal(c.PropagationModes(), want) || c.Nothing() {
+		t.Errorf("modes %v, want %v; nothing selected: %v", c.PropagationModes(), want, c.Nothing())
+	}
+	for file, want := range map[string]string{
+		"instrument:\n- propagation: {mode: join}\n":              "entry 1 names no process",
+		"instrument:\n- {pids: [1], propagation: {mode: maybe}}\n": "maybe",
+		"instrument:\n- {pids: [0]}\n":                             "pid 0",
+		"instrument:\n- {exes: ['[']}\n":                           "pattern",
+		"instrument:\n- {pids: [1], propagatoin: {mode: off}}\n":   "propagatoin",
+		"instrument: [" + strings.Repeat("{pids: [1]}, ", 257) + "]": "at most 256",
+	} {
+		if _, err := load(t, file, nil, Flags{}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.60s: %v, want %q in it", file, err, want)
+		}
 	}
 }
 

@@ -51,7 +51,7 @@ const (
 type bpfTrExeAuto struct {
 	_         structs.HostLayout
 	ExeId     uint32
-	Pad       uint32
+	Hand      uint32
 	LoadVaddr uint64
 }
 
@@ -68,6 +68,8 @@ type bpfTrProc struct {
 	Bias    uint64
 	ExeId   uint32
 	Epoch   uint32
+	Hand    uint32
+	Pad     uint32
 }
 
 // Names of all BPF objects in the ELF.

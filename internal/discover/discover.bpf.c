@@ -191,6 +191,8 @@ static __always_inline bool decide(__u32 tgid, struct task_struct *leader, struc
 	proc.bias = BPF_CORE_READ(mm, start_code) - exe->load_vaddr;
 	proc.exe_id = exe->exe_id;
 	proc.epoch = bpf_ktime_get_ns() >> 20;
+	proc.hand = exe->hand;
+	proc.pad = 0;
 	return bpf_map_update_elem(&tr_procs, &tgid, &proc, BPF_ANY) == 0;
 }
 

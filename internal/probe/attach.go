@@ -29,6 +29,10 @@ type Attached struct {
 	// Propagation says how traces of its calls are handed on; nil if none are.
 	Propagation *Propagation
 
+	writing sync.Mutex
+	// held are the groups that write, by spec, while no process wants them.
+	held map[string]map[string]bool
+
 	mu        sync.Mutex
 	links     map[pointKey]link.Link
 	target    *link.Executable

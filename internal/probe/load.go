@@ -268,19 +268,12 @@ func (m *Manager) install(ctx context.Context, a *Attached) error {
 			if !p.Groups[g.Name] {
 				continue
 			}
-			if err := m.attachGroup(ctx, a, s, g); err != nil {
-				p.Refused[g.Name] = err
-				delete(p.Groups, g.Name)
-				continue
+			if m.attachOrRefuse(ctx, a, s, g) {
+				attached++
 			}
-			attached++
 		}
 	}
-	for _, s := range m.opts.Specs {
-		if s.Propagation != nil && len(a.Placed[s.Name].Groups) > 0 {
-			a.Propagation = a.Propagation.with(s.Propagation(a.Placed[s.Name]))
-		}
-	}
+	m.describeHands(a)
 	if attached == 0 {
 		return fmt.Errorf("%w: %w", ErrRefused, errors.Join(refusals(a)...))
 	}
@@ -342,6 +335,8 @@ type procValue struct {
 	Bias    uint64
 	ExeID   uint32
 	Epoch   uint32 // CLOCK_MONOTONIC >> 20
+	Hand    Hand
+	_       uint32
 }
 
 // bias returns the load bias of a process whose mm->start_code is startCode.
@@ -352,9 +347,13 @@ func bias(exe *goexe.Exe, startCode uint64) uint64 {
 	return startCode - exe.LoadVaddr()
 }
 
-// AddProcess lets a process of an attached executable in.
-func (m *Manager) AddProcess(key telemetry.ProcessKey, startCode uint64, a *Attached) error {
-	v := procValue{StartNs: key.StartNs, Bias: bias(a.Exe, startCode), ExeID: a.ID}
+// AddProcess lets a process of an attached executable in, whose traces are handed on
+// as hand says.
+func (m *Manager) AddProcess(key telemetry.ProcessKey, startCode uint64, a *Attached, hand Hand) error {
+	if hand&HandMemory != 0 {
+		m.attachWrites(context.Background(), a)
+	}
+	v := procValue{StartNs: key.StartNs, Bias: bias(a.Exe, startCode), ExeID: a.ID, Hand: hand}
 	var old procValue
 	if err := m.procs.Lookup(uint32(key.PID), &old); err == nil && old.StartNs == v.StartNs && old.ExeID == v.ExeID {
 		v.Epoch = old.Epoch // the kernel let it in at exec; it may have begun requests
@@ -396,8 +395,9 @@ func (m *Manager) Replaced(key telemetry.ProcessKey) {
 	})
 }
 
-// AutoSelect makes the kernel let in every new process of the executable at exec.
-func (m *Manager) AutoSelect(a *Attached, on bool) error {
+// AutoSelect makes the kernel let in every new process of the executable at exec, to be
+// treated as hand says until AddProcess says otherwise.
+func (m *Manager) AutoSelect(a *Attached, on bool, hand Hand) error {
 	key := struct {
 		Ino      uint64
 		Dev, Pad uint32
@@ -409,9 +409,10 @@ func (m *Manager) AutoSelect(a *Attached, on bool) error {
 		return nil
 	}
 	return m.exeAuto.Put(key, struct {
-		ExeID, Pad uint32
-		LoadVaddr  uint64
-	}{ExeID: a.ID, LoadVaddr: a.Exe.LoadVaddr()})
+		ExeID     uint32
+		Hand      Hand
+		LoadVaddr uint64
+	}{ExeID: a.ID, Hand: hand, LoadVaddr: a.Exe.LoadVaddr()})
 }
 
 // dropProcesses takes every process of an executable out.

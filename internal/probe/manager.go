@@ -31,7 +31,8 @@ type ManagerOptions struct {
 	CountAll bool
 	// CountFull: those records are as full as the ones of spans.
 	CountFull bool
-	// WriteMemory loads and attaches the points that change a target's memory.
+	// WriteMemory loads the points that change a target's memory; they are attached to
+	// executables of processes with HandMemory.
 	WriteMemory bool
 	// MaxInFlight bounds the operations in flight per kind on the machine; 0 = 4096.
 	MaxInFlight int
@@ -138,10 +139,7 @@ func withoutWrites(specs []*Spec) []*Spec {
 	out := make([]*Spec, len(specs))
 	for i, s := range specs {
 		c := *s
-		writes := map[string]bool{} // groups
-		for _, pt := range s.Points {
-			writes[pt.Group] = writes[pt.Group] || pt.Writes
-		}
+		writes := s.writeGroups()
 		c.Points = slices.DeleteFunc(slices.Clone(s.Points), func(pt Point) bool { return writes[pt.Group] })
 		c.Groups = slices.DeleteFunc(slices.Clone(s.Groups), func(g Group) bool { return writes[g.Name] })
 		out[i] = &c
@@ -299,6 +297,7 @@ func (m *Manager) Attach(ctx context.Context, ref ExeRef) (*Attached, error) {
 		return nil, err
 	}
 	a.Ref, a.detaching = ref, m.detaching
+	m.holdWrites(a)
 	m.mu.Lock()
 	a.ID, m.ids = m.ids[0], m.ids[1:]
 	m.byRef[key], m.byID[a.ID] = a, a
@@ -346,7 +345,7 @@ func (m *Manager) Detach(a *Attached) {
 	}
 	delete(m.byRef, refKey{a.Ref.Dev, a.Ref.Ino})
 	m.mu.Unlock()
-	_ = m.AutoSelect(a, false) // gone already is as good
+	_ = m.AutoSelect(a, false, 0) // gone already is as good
 	m.dropProcesses(a.ID)
 	if err := a.detachAll(); err != nil && !m.detaching.left.Load() {
 		m.log.Warn("detaching", "exe", a.Ref.Path, "err", err)

@@ -38,7 +38,7 @@ func (k *Kernel) poll() error {
 		n, err := k.conns.BatchLookup(&cursor, s.keys, s.vals, nil)
 		for i := range n {
 			key, val := &s.keys[i], &s.vals[i]
-			if key.Stream != 0 || val.Tls != 0 || val.Tgid == 0 || val.SaidNs < s.since {
+			if key.Stream != 0 || val.Tls != 0 || val.Kernel == 0 || val.Tgid == 0 || val.SaidNs < s.since {
 				continue
 			}
 			dest := bpfPgDest{Addr: key.Server, Netns: key.Netns, Port: uint32(key.ServerPort)}

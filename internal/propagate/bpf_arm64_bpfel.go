@@ -46,7 +46,8 @@ type bpfTrConn struct {
 	Used       uint32
 	Tls        uint8
 	Seen       uint8
-	Pad        uint16
+	Kernel     uint8
+	Pad        uint8
 	Tgid       uint32
 	Fd         uint32
 	Rcv        uint32
@@ -76,6 +77,8 @@ type bpfTrProc struct {
 	Bias    uint64
 	ExeId   uint32
 	Epoch   uint32
+	Hand    uint32
+	Pad     uint32
 }
 
 type bpfTrSaidports struct {

@@ -256,7 +256,7 @@ func watch(t testing.TB, pid int) *watched {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.manager.AddProcess(telemetry.ProcessKey{PID: int32(pid), StartNs: 1}, 0, a); err != nil {
+	if err := w.manager.AddProcess(telemetry.ProcessKey{PID: int32(pid), StartNs: 1}, 0, a, probe.HandJoin|probe.HandKernel); err != nil {
 		t.Fatal(err)
 	}
 	return w

@@ -340,7 +340,7 @@ int pg_msg(struct sk_msg_md *msg)
 		return SK_PASS;
 	}
 	v->seen = 1;
-	if (v->tls || v->seq != BPF_CORE_READ(tp, write_seq) ||
+	if (v->tls || !v->kernel || v->seq != BPF_CORE_READ(tp, write_seq) ||
 	    bpf_ktime_get_ns() - v->said_ns > JOIN_MAX_AGE_NS)
 		count(PG_NOT_ANNOUNCED);
 	else
@@ -355,8 +355,10 @@ static __always_inline void connecting(struct bpf_sock *sk)
 	__u32 tgid = BPF_CORE_READ(task, tgid);
 	struct conn_sock c = {};
 	struct pg_dest dest = {};
+	struct tr_proc *proc;
 
-	if (!bpf_map_lookup_elem(&tr_procs, &tgid))
+	proc = bpf_map_lookup_elem(&tr_procs, &tgid);
+	if (!proc || !(proc->hand & HAND_KERNEL))
 		return;
 	if (!conn_key_of(&c, (void *)bpf_skc_to_tcp_sock(sk), true))
 		return;

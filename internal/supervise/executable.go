@@ -200,7 +200,13 @@ func (s *Supervisor) letIn(p *process) {
 	if s.opts.Directory != nil {
 		service = s.opts.Directory.Add(p.Process, e.a)
 	}
-	if err := s.opts.Attacher.AddProcess(p.Key, p.StartCode, e.a); err != nil {
+	var prop Propagation
+	var hand probe.Hand
+	if s.opts.Propagation != nil {
+		prop = s.opts.Propagation(p.rule)
+		hand = prop.Hand()
+	}
+	if err := s.opts.Attacher.AddProcess(p.Key, p.StartCode, e.a, hand); err != nil {
 		if s.opts.Directory != nil {
 			s.opts.Directory.Remove(p.Key)
 		}
@@ -211,7 +217,7 @@ func (s *Supervisor) letIn(p *process) {
 	p.watched = true
 	s.instrumented++
 	if p.reason.Whole() && !e.auto {
-		if err := s.opts.Attacher.AutoSelect(e.a, true); err != nil {
+		if err := s.opts.Attacher.AutoSelect(e.a, true, hand); err != nil {
 			s.log.Warn("later processes of this executable are watched a little late", "exe", p.Path, "error", err)
 		} else {
 			e.auto = true
@@ -219,8 +225,8 @@ func (s *Supervisor) letIn(p *process) {
 	}
 	attrs := []any{"pid", p.Key.PID, "service", service, "exe", p.Path, "selected_by", string(p.reason)}
 	attrs = append(attrs, describe(e.a)...)
-	if p := e.a.Propagation; p != nil && s.opts.Propagation != nil {
-		mode, why := s.opts.Propagation(p)
+	if e.a.Propagation != nil && prop != nil {
+		mode, why := prop.Describe(e.a.Propagation)
 		attrs = append(attrs, "propagation", mode, "propagation_because", why)
 	}
 	s.log.Info("instrumented", attrs...)

@@ -34,8 +34,8 @@ var ErrNothingLeft = errors.New("no process left to watch")
 type Attacher interface {
 	Attach(context.Context, probe.ExeRef) (*probe.Attached, error)
 	Detach(*probe.Attached)
-	AutoSelect(a *probe.Attached, on bool) error
-	AddProcess(key telemetry.ProcessKey, startCode uint64, a *probe.Attached) error
+	AutoSelect(a *probe.Attached, on bool, hand probe.Hand) error
+	AddProcess(key telemetry.ProcessKey, startCode uint64, a *probe.Attached, hand probe.Hand) error
 	RemoveProcess(telemetry.ProcessKey)
 	// Replaced: the process runs another program, which the kernel has let in already.
 	Replaced(telemetry.ProcessKey)
@@ -48,6 +48,13 @@ type Directory interface {
 	Add(p discover.Process, a *probe.Attached) (service string)
 	// Remove: the process ended; spans of it may still be under way.
 	Remove(telemetry.ProcessKey)
+}
+
+// Propagation is how traces of some processes are handed on.
+type Propagation interface {
+	Hand() probe.Hand
+	// Describe says for people what of it is in force in an executable, and why.
+	Describe(*probe.Propagation) (mode, why string)
 }
 
 // Options of a Supervisor; Logger and Directory may be nil.
@@ -64,9 +71,9 @@ type Options struct {
 	PIDs []int32
 	// OnlyPIDs: nothing else is selected; Run ends when the last of them is gone.
 	OnlyPIDs bool
-	// Propagation says, for people, how a process's traces are handed on, and why so;
-	// nil says nothing.
-	Propagation func(*probe.Propagation) (mode, why string)
+	// Propagation says how the traces of processes are handed on that a rule of the
+	// Selector names; nil: not at all.
+	Propagation func(rule int) Propagation
 	// IdleFor overrides how long an executable keeps its probes without a process.
 	IdleFor time.Duration
 }
@@ -95,6 +102,7 @@ type process struct {
 	discover.Process
 	ports  []uint16
 	reason discover.Reason
+	rule   int // of the selector, that named it
 	exe    *executable // nil while not selected
 	// watched: the Attacher has it.
 	watched bool
@@ -269,7 +277,7 @@ func (s *Supervisor) started(ev discover.Started) {
 	if e := s.exes[p.Exe]; p.Path == "" && e != nil {
 		p.Path = e.path // it ended too soon to ask; the kernel may have let it in
 	}
-	reason := s.opts.Selector.Select(p, nil)
+	reason, rule := s.opts.Selector.Select(p, nil)
 	if reason == discover.NotSelected {
 		if p.Auto {
 			// The kernel let it in for its inode; its path says otherwise.
@@ -280,7 +288,7 @@ func (s *Supervisor) started(ev discover.Started) {
 		}
 		return
 	}
-	proc := &process{Process: p, reason: reason}
+	proc := &process{Process: p, reason: reason, rule: rule}
 	s.procs[p.Key] = proc
 	s.want(proc)
 }
@@ -330,7 +338,7 @@ func (s *Supervisor) listening(ev discover.Listening) {
 		return
 	}
 	p.ports = append(p.ports[:0:0], ev.Port)
-	if p.reason = s.opts.Selector.Select(p.Process, p.ports); p.reason != discover.NotSelected {
+	if p.reason, p.rule = s.opts.Selector.Select(p.Process, p.ports); p.reason != discover.NotSelected {
 		s.want(p)
 	}
 }

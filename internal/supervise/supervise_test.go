@@ -93,14 +93,14 @@ func (b *book) Detach(a *probe.Attached) {
 	}
 }
 
-func (b *book) AutoSelect(a *probe.Attached, on bool) error {
+func (b *book) AutoSelect(a *probe.Attached, on bool, _ probe.Hand) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.auto[a] = on
 	return nil
 }
 
-func (b *book) AddProcess(key telemetry.ProcessKey, _ uint64, a *probe.Attached) error {
+func (b *book) AddProcess(key telemetry.ProcessKey, _ uint64, a *probe.Attached, _ probe.Hand) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.procs[key] = a

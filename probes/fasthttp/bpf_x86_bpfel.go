@@ -160,7 +160,7 @@ type bpfFhOp struct {
 		}
 		Bias      uint64
 		OwnHeader uint32
-		Pad       uint32
+		Hand      uint32
 	}
 	Parent struct {
 		_       structs.HostLayout
@@ -203,7 +203,8 @@ type bpfTrConn struct {
 	Used       uint32
 	Tls        uint8
 	Seen       uint8
-	Pad        uint16
+	Kernel     uint8
+	Pad        uint8
 	Tgid       uint32
 	Fd         uint32
 	Rcv        uint32
@@ -280,6 +281,8 @@ type bpfTrProc struct {
 	Bias    uint64
 	ExeId   uint32
 	Epoch   uint32
+	Hand    uint32
+	Pad     uint32
 }
 
 type bpfTrSaidports struct {

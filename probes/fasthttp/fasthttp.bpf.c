@@ -221,13 +221,13 @@ static __noinline int peer(struct fh_op *op, struct tr_who *w, struct fh_exe *e,
 
 	if (!op || !w || !w->ge || !e)
 		return 0;
-	op->io.bias = w->proc->bias;
+	io_init(&op->io, w->proc);
 	fd = fd_of_conn(&op->io, w->ge, &e->conn, addr);
 	if (fd < 0 || !conn_key(&op->io.c, fd, false))
 		return 0;
 	__builtin_memcpy(op->ev.peer_ip, op->io.c.key.client, 16);
 	op->ev.peer_port = op->io.c.key.client_port;
-	return e->join && !op->trace_len && said_any(op->io.c.key.client_port) &&
+	return e->join && (op->io.hand & HAND_JOIN) && !op->trace_len && said_any(op->io.c.key.client_port) &&
 	       conn_take(&op->io.c, fd, 0);
 }
 

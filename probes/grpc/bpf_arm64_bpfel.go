@@ -154,7 +154,7 @@ type bpfGrOp struct {
 		}
 		Bias      uint64
 		OwnHeader uint32
-		Pad       uint32
+		Hand      uint32
 	}
 	Scan struct {
 		_     structs.HostLayout
@@ -208,7 +208,7 @@ type bpfGrRpc struct {
 		}
 		Bias      uint64
 		OwnHeader uint32
-		Pad       uint32
+		Hand      uint32
 	}
 }
 
@@ -306,7 +306,8 @@ type bpfTrConn struct {
 	Used       uint32
 	Tls        uint8
 	Seen       uint8
-	Pad        uint16
+	Kernel     uint8
+	Pad        uint8
 	Tgid       uint32
 	Fd         uint32
 	Rcv        uint32
@@ -389,6 +390,8 @@ type bpfTrProc struct {
 	Bias    uint64
 	ExeId   uint32
 	Epoch   uint32
+	Hand    uint32
+	Pad     uint32
 }
 
 type bpfTrSaidports struct {

@@ -67,7 +67,7 @@ static __always_inline int client_start(struct pt_regs *ctx)
 	op = call_new(&gr_calls, &gr_rpc_zero, &w);
 	if (!op)
 		return 0;
-	op->io.bias = w.proc->bias;
+	io_init(&op->io, w.proc);
 	op->ctx = GO_ARG1(ctx);
 	op->method = go_reg(ctx, 4);
 	op->w[0] = GO_ARG3(ctx);
@@ -149,7 +149,7 @@ static __noinline int client_announce(struct gr_rpc *op, struct gr_exe *e, struc
 	io->c.val.span_id = op->ev.call.span_id;
 	io->c.val.trace_flags = op->ev.call.trace_flags;
 	io->c.sk = 0;
-	if (e->join)
+	if (e->join && (io->hand & HAND_JOIN))
 		count_prop(conn_announce(&io->c, fd, stream) ? PROP_SAID : PROP_UNKNOWN);
 	else
 		conn_key(&io->c, fd, true);

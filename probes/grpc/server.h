@@ -85,7 +85,7 @@ static __always_inline bool server_join(struct gr_op *op, struct tr_goexe *ge, s
 {
 	int fd;
 
-	if (!e->join || !op->transport || !said_any(op->ev.peer_port))
+	if (!e->join || !(op->io.hand & HAND_JOIN) || !op->transport || !said_any(op->ev.peer_port))
 		return false;
 	fd = fd_of_conn(&op->io, ge, &e->net, op->transport + e->srv_conn);
 	return fd >= 0 && conn_take(&op->io.c, fd, op->id);
@@ -231,7 +231,7 @@ static __always_inline int server_start(struct pt_regs *ctx)
 	op = call_new(&gr_server, &gr_zero, &w);
 	if (!op)
 		return 0;
-	op->io.bias = w.proc->bias;
+	io_init(&op->io, w.proc);
 	op->stream = GO_ARG3(ctx);
 	if (itab_is(&op->io, w.ge, GO_ARG1(ctx), e->h2_name, &e->h2_itab))
 		op->transport = GO_ARG2(ctx);

@@ -393,7 +393,7 @@ type bpfNhOp struct {
 		}
 		Bias      uint64
 		OwnHeader uint32
-		Pad       uint32
+		Hand      uint32
 	}
 	Tp     [80]uint8
 	Parent struct {
@@ -461,7 +461,7 @@ type bpfNhWriter struct {
 		}
 		Bias      uint64
 		OwnHeader uint32
-		Pad       uint32
+		Hand      uint32
 	}
 	Buf struct {
 		_      structs.HostLayout
@@ -503,7 +503,8 @@ type bpfTrConn struct {
 	Used       uint32
 	Tls        uint8
 	Seen       uint8
-	Pad        uint16
+	Kernel     uint8
+	Pad        uint8
 	Tgid       uint32
 	Fd         uint32
 	Rcv        uint32
@@ -586,6 +587,8 @@ type bpfTrProc struct {
 	Bias    uint64
 	ExeId   uint32
 	Epoch   uint32
+	Hand    uint32
+	Pad     uint32
 }
 
 type bpfTrSaidports struct {

@@ -317,7 +317,7 @@ static __noinline int announce(struct tr_goio *io, struct tr_goexe *ge, struct n
 		return 0;
 	}
 	/* An SDK's header says more than we could: the server will have read it. */
-	if (e->join && !io->own_header)
+	if (e->join && (io->hand & HAND_JOIN) && !io->own_header)
 		count_prop(conn_announce(&io->c, fd, stream) ? PROP_JOIN_SAID : PROP_JOIN_UNKNOWN);
 	else
 		conn_key(&io->c, fd, true);
@@ -375,6 +375,7 @@ static __noinline struct nh_writer *writer_new(struct tr_gokey *key, __u64 calle
 		w->exe_id = op->ev.hdr.exe_id;
 		w->io.bias = op->io.bias;
 		w->io.own_header = op->io.own_header;
+		w->io.hand = op->io.hand;
 		w->io.c.sk = op->io.c.sk;
 		w->io.c.key = op->io.c.key;
 		io_ids(&w->io, op);
@@ -397,6 +398,7 @@ static __always_inline int h2_client_stream(struct pt_regs *ctx, bool xnet)
 	struct nh_writer *w;
 	struct nh_op *op;
 	struct nh_h2 *h2;
+	bool inject;
 
 	if (!proc)
 		return 0;
@@ -414,9 +416,10 @@ static __always_inline int h2_client_stream(struct pt_regs *ctx, bool xnet)
 	op = writer_op(w, &key);
 	if (op)
 		put_peer(op, &w->io);
-	if (h2->inject && w->io.own_header)
+	inject = h2->inject && (w->io.hand & HAND_MEMORY);
+	if (inject && w->io.own_header)
 		count_prop(PROP_KEPT);
-	if (!h2->inject || w->io.own_header)
+	if (!inject || w->io.own_header)
 		bpf_map_delete_elem(&nh_writers, &key);
 	return 0;
 }

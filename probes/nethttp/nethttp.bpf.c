@@ -280,7 +280,7 @@ int nh_got_conn(struct pt_regs *ctx)
 		io_ids(&op->io, op);
 		announce(&op->io, ge, e, pc + e->pc_conn, 0);
 		put_peer(op, &op->io);
-		if (e->inject)
+		if (e->inject && (op->io.hand & HAND_MEMORY))
 			expect_write(op, &key, e, pc);
 	}
 	return 0;

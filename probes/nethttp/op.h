@@ -400,8 +400,7 @@ static __noinline struct nh_op *op_new(void *map, struct tr_gokey *key, struct t
 	op->ev.hdr.proc_start_ns = proc->start_ns;
 	op->ev.goid = key->id;
 	op->ev.start_ns = bpf_ktime_get_ns();
-	op->io.bias = proc->bias;
-	op->io.own_header = 0;
+	io_init(&op->io, proc);
 	op->epoch = proc->epoch;
 	op->open = 1;
 	return op;

@@ -69,7 +69,7 @@ static __noinline int server_join(struct nh_op *op, struct tr_goexe *ge, struct 
 	__u64 at;
 	int fd;
 
-	if (!e->join || !said_any(op->peer_port))
+	if (!e->join || !(op->io.hand & HAND_JOIN) || !said_any(op->peer_port))
 		return 0;
 	if (op->ev.proto_major == 2) {
 		__u64 rws = read_u64(op->rw + h2->rw_rws);

@@ -218,6 +218,8 @@ type bpfTrProc struct {
 	Bias    uint64
 	ExeId   uint32
 	Epoch   uint32
+	Hand    uint32
+	Pad     uint32
 }
 
 type bpfTrScope struct {

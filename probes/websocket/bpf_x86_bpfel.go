@@ -23,7 +23,8 @@ type bpfTrConn struct {
 	Used       uint32
 	Tls        uint8
 	Seen       uint8
-	Pad        uint16
+	Kernel     uint8
+	Pad        uint8
 	Tgid       uint32
 	Fd         uint32
 	Rcv        uint32
@@ -100,6 +101,8 @@ type bpfTrProc struct {
 	Bias    uint64
 	ExeId   uint32
 	Epoch   uint32
+	Hand    uint32
+	Pad     uint32
 }
 
 type bpfTrSaidports struct {
@@ -260,7 +263,7 @@ type bpfWsOp struct {
 		}
 		Bias      uint64
 		OwnHeader uint32
-		Pad       uint32
+		Hand      uint32
 	}
 	Head [16]uint8
 }

@@ -157,7 +157,7 @@ static __noinline int peer(struct ws_op *op, struct tr_who *w, struct ws_exe *e,
 	if (!op || !w || !w->ge || !e)
 		return 0;
 	client = op->ev.call.flags & WS_CLIENT;
-	op->io.bias = w->proc->bias;
+	io_init(&op->io, w->proc);
 	fd = fd_of_conn(&op->io, w->ge, net_conn ? &e->conn : &e->rwc, addr);
 	if (fd < 0)
 		return 0;

@@ -16,11 +16,13 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/kernel"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/testkernel"
+	"github.com/tracer-agent/tracer-agent/probes/fasthttp"
 	"github.com/tracer-agent/tracer-agent/probes/grpc"
 	"github.com/tracer-agent/tracer-agent/probes/mongodriver"
 	"github.com/tracer-agent/tracer-agent/probes/nethttp"
 	"github.com/tracer-agent/tracer-agent/probes/redis"
 	"github.com/tracer-agent/tracer-agent/probes/sql"
+	"github.com/tracer-agent/tracer-agent/probes/websocket"
 )
 
 // maxStack is BPF_PRIV_STACK_MIN_SIZE: from this frame size on, kernels from 6.13
@@ -49,6 +51,8 @@ func collections(t *testing.T) []collection {
 		mongodriver.New(mongodriver.Config{}),
 		grpc.New(grpc.Config{}),
 		sql.New(sql.Config{}),
+		fasthttp.New(fasthttp.Config{}),
+		websocket.New(),
 	} {
 		spec, err := s.Load()
 		if err != nil {

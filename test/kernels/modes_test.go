@@ -1,7 +1,12 @@
 package kernels
 
 import (
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -38,6 +43,77 @@ func TestJoinMode(t *testing.T) {
 				t.Errorf("%d of %d calls are joined", n, 2*requests)
 			}
 			facts["joined"] = n
+		})
+	}
+}
+
+// TestModePerProcess: processes of one executable hand their traces on as the entry says
+// that names them.
+func TestModePerProcess(t *testing.T) {
+	needs(t)
+	tg := newest(t)
+	memory := memoryMode(t)
+	callee := harness.StartTarget(t, tg.path)
+	modes := []string{"off", "join", "memory"} // the last one's probes come when others run already
+	callers := map[string]*harness.Target{}
+	conf := fmt.Sprintf("select: {pids: [%d]}\npropagation: {mode: join}\ninstrument:\n", callee.PID)
+	for _, mode := range modes {
+		callers[mode] = harness.StartTarget(t, tg.path)
+		conf += fmt.Sprintf("- {pids: [%d], propagation: {mode: %s}}\n", callers[mode].PID, mode)
+	}
+	path := filepath.Join(t.TempDir(), "agent.yaml")
+	if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	agent := harness.StartAgent(t, "--config", path)
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) {
+			facts := report(t, tg.version)
+			caller := callers[mode]
+			line := agent.WaitLog("msg=instrumented", fmt.Sprintf("pid=%d ", caller.PID))
+			want := map[string]string{"off": "none", "join": "join", "memory": "join"}[mode]
+			if mode == "memory" && memory {
+				want = "memory,join"
+			}
+			if !strings.Contains(line, "propagation="+want+" ") {
+				t.Errorf("want propagation=%s: %s", want, line)
+			}
+			agent.WaitInstrumented(callee.PID)
+			const n = 10
+			before, mark := agent.Metrics(), agent.Mark()
+			for _, out := range caller.Call(t, "http://"+callee.HTTP+"/plain", "n", strconv.Itoa(n)) {
+				if out.Status != http.StatusOK {
+					t.Fatalf("call: %+v", out)
+				}
+			}
+			spans := agent.Settle(mark, 2*n+1, caller)
+			after := agent.Metrics()
+			calls, children := map[string]bool{}, 0
+			for _, s := range harness.Of(spans, harness.Kind("client")) {
+				calls[s.SpanID] = true
+			}
+			for _, s := range spans {
+				if s.Kind == "server" && s.Res("process.pid") == strconv.Itoa(callee.PID) && calls[s.ParentSpanID] {
+					children++
+				}
+			}
+			count := func(mode, outcome string) int {
+				name := fmt.Sprintf(`tracer_agent_propagation_total{probe="nethttp",mode=%q,outcome=%q}`, mode, outcome)
+				return int(after[name] - before[name])
+			}
+			wantJoined, wantWritten := 0, 0
+			switch want {
+			case "join":
+				wantJoined = n
+			case "memory,join":
+				wantWritten = n
+			}
+			joined, written := count("join", "joined"), count("memory", "written")
+			if joined != wantJoined || written != wantWritten || children != wantJoined+wantWritten || len(calls) != n {
+				t.Errorf("of %d calls %d were joined, %d written, %d have a child; want %d, %d and %d",
+					len(calls), joined, written, children, wantJoined, wantWritten, wantJoined+wantWritten)
+			}
+			facts["joined"], facts["written"] = joined, written
 		})
 	}
 }

@@ -88,7 +88,7 @@ func costOf(t *testing.T, path string, peer *harness.Target, n int, write bool) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := manager.AddProcess(telemetry.ProcessKey{PID: int32(tg.PID), StartNs: 1}, 0, a); err != nil {
+	if err := manager.AddProcess(telemetry.ProcessKey{PID: int32(tg.PID), StartNs: 1}, 0, a, probe.HandJoin|probe.HandMemory); err != nil {
 		t.Fatal(err)
 	}
 	burst := func(n int) {
