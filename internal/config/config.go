@@ -16,13 +16,13 @@ import (
 type Config struct {
 	// Disabled is the kill switch OTEL_SDK_DISABLED: the agent starts, attaches
 	// to nothing and exports nothing.
-	Disabled bool     `yaml:"disabled"`
-	Select   Select   `yaml:"select"`
+	Disabled bool   `yaml:"disabled"`
+	Select   Select `yaml:"select"`
 	// Instrument are selectors with settings of their own, tried before Select; the
 	// first that names a process counts.
 	Instrument []Instrument `yaml:"instrument"`
-	Service  Service  `yaml:"service"`
-	Sampling Sampling `yaml:"sampling"`
+	Service    Service      `yaml:"service"`
+	Sampling   Sampling     `yaml:"sampling"`
 	// Exporters are some of ExporterOTLP and at most one of
 	// ExporterConsole, ExporterTree and ExporterJSON, which print;
 	// empty after Load when the user said none.

@@ -59,11 +59,11 @@ func TestInstrument(t *testing.T) {
 		t.Errorf("modes %v, want %v; nothing selected: %v", c.PropagationModes(), want, c.Nothing())
 	}
 	for file, want := range map[string]string{
-		"instrument:\n- propagation: {mode: join}\n":              "entry 1 names no process",
-		"instrument:\n- {pids: [1], propagation: {mode: maybe}}\n": "maybe",
-		"instrument:\n- {pids: [0]}\n":                             "pid 0",
-		"instrument:\n- {exes: ['[']}\n":                           "pattern",
-		"instrument:\n- {pids: [1], propagatoin: {mode: off}}\n":   "propagatoin",
+		"instrument:\n- propagation: {mode: join}\n":                 "entry 1 names no process",
+		"instrument:\n- {pids: [1], propagation: {mode: maybe}}\n":   "maybe",
+		"instrument:\n- {pids: [0]}\n":                               "pid 0",
+		"instrument:\n- {exes: ['[']}\n":                             "pattern",
+		"instrument:\n- {pids: [1], propagatoin: {mode: off}}\n":     "propagatoin",
 		"instrument: [" + strings.Repeat("{pids: [1]}, ", 257) + "]": "at most 256",
 	} {
 		if _, err := load(t, file, nil, Flags{}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), want) {

@@ -102,7 +102,7 @@ type process struct {
 	discover.Process
 	ports  []uint16
 	reason discover.Reason
-	rule   int // of the selector, that named it
+	rule   int         // of the selector, that named it
 	exe    *executable // nil while not selected
 	// watched: the Attacher has it.
 	watched bool
