@@ -429,7 +429,7 @@ func runAgent() error {
 		if err != nil {
 			return err
 		}
-		if err := opts.Conns.Put(key, bpfTrConn{Tgid: uint32(os.Getppid()), Fd: fds[i], SaidNs: now}); err != nil {
+		if err := opts.Conns.Put(key, bpfTrConn{Tgid: uint32(os.Getppid()), Fd: fds[i], SaidNs: now, Kernel: 1}); err != nil {
 			return err
 		}
 	}

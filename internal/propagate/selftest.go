@@ -312,7 +312,7 @@ func splice(c *net.TCPConn, body []byte) error {
 
 // selfTestConn is what the self-test announces.
 var selfTestConn = bpfTrConn{
-	TraceId: [2]uint64{0x0706050403020100, 0x0f0e0d0c0b0a0908}, SpanId: 0x1716151413121110, TraceFlags: 1,
+	TraceId: [2]uint64{0x0706050403020100, 0x0f0e0d0c0b0a0908}, SpanId: 0x1716151413121110, TraceFlags: 1, Kernel: 1,
 }
 
 const selfTestLine = "Traceparent: 00-000102030405060708090a0b0c0d0e0f-1011121314151617-01\r\n"
