@@ -212,10 +212,10 @@ static __always_inline int begin(struct pt_regs *ctx, __u32 where, bool client)
 			 where <= BEGIN_GORILLA_CLIENT);
 	if (where <= BEGIN_GORILLA_CLIENT && op->fd) {
 		w.key.id = op->fd;
-		bpf_map_update_elem(&ws_fds, &w.key, &conn, BPF_ANY);
+		bpf_map_update_elem(&ws_fds, &w.key, &op->conn, BPF_ANY);
 	}
 	if (!client) {
-		w.key.id = goid;
+		w.key.id = op->ev.call.goid;
 		scope_take(op, &w.key);
 	}
 	return 0;
