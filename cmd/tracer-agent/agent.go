@@ -109,7 +109,7 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 		Directory: dir, Events: a.watcher.Events(), Check: a.watcher.Check,
 		PIDs: pids(cfg), OnlyPIDs: onlyPIDs(cfg), Propagation: prop.of,
 	})
-	if !onlyPIDs(cfg.Select) {
+	if !onlyPIDs(cfg) {
 		a.manager.Preload()
 	}
 	return a, nil
