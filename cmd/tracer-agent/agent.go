@@ -16,6 +16,7 @@ import (
 	"github.com/tracer-agent/tracer-agent/exporter/fromconfig"
 	"github.com/tracer-agent/tracer-agent/internal/config"
 	"github.com/tracer-agent/tracer-agent/internal/discover"
+	"github.com/tracer-agent/tracer-agent/internal/goruntime"
 	"github.com/tracer-agent/tracer-agent/internal/hostmetrics"
 	"github.com/tracer-agent/tracer-agent/internal/metricrules"
 	"github.com/tracer-agent/tracer-agent/internal/metrics"
@@ -125,10 +126,14 @@ func (a *agent) openMetrics(cfg config.Config, self *selfmetrics.Registry, dir *
 	if err != nil {
 		return err
 	}
+	sources := []metrics.Source{metrics.NewSelf(self), usage}
+	if cfg.Metrics.Runtime {
+		sources = append(sources, goruntime.New(a.log))
+	}
 	a.metrics = metrics.New(metrics.Options{
 		Log: a.log, Metrics: self, Push: push, Pull: pull, Version: version,
 		Interval: cfg.Metrics.Interval, Timeout: cfg.Metrics.Timeout, Limit: cfg.Metrics.SeriesLimit,
-		Sources: []metrics.Source{metrics.NewSelf(self), usage},
+		Sources: sources,
 	})
 	dir.metrics = a.metrics
 	a.metrics.Add(metrics.Agent, dir.builder.Self())

@@ -26,6 +26,8 @@ type Metrics struct {
 	// Process and Host switch the metrics that are read from /proc and cgroups.
 	Process bool `yaml:"process"`
 	Host    bool `yaml:"host"`
+	// Runtime switches the Go runtime's values, read from the programs' memory.
+	Runtime bool `yaml:"runtime"`
 	// PrometheusHost and PrometheusPort are where ExporterPrometheus listens.
 	PrometheusHost string `yaml:"prometheus_host"`
 	PrometheusPort int    `yaml:"prometheus_port"`
@@ -48,7 +50,7 @@ func DefaultMetrics() Metrics {
 	return Metrics{
 		Interval: time.Minute, Timeout: 30 * time.Second,
 		Temporality: TemporalityCumulative, Histogram: HistogramExplicit, SeriesLimit: 2000,
-		Process: true, Host: true, PrometheusHost: "localhost", PrometheusPort: 9464,
+		Process: true, Host: true, Runtime: true, PrometheusHost: "localhost", PrometheusPort: 9464,
 	}
 }
 

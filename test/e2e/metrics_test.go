@@ -151,8 +151,10 @@ func TestClientMetrics(t *testing.T) {
 	if spans := a.Since(0); len(spans) > 0 {
 		t.Errorf("%d spans, none is sampled", len(spans))
 	}
-	if lines := scrape(t, url, "process_cpu_time_seconds_total"); len(lines) == 0 {
-		t.Error("no CPU time of the process")
+	for _, name := range []string{"process_cpu_time_seconds_total", "go_goroutine_count", "go_memory_allocated_bytes_total"} {
+		if lines := scrape(t, url, name); len(lines) == 0 {
+			t.Errorf("no %s of the process", name)
+		}
 	}
 	if t.Failed() {
 		t.Log(strings.Join(lines, "\n"))

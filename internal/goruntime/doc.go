@@ -1,0 +1,12 @@
+// Package goruntime reads what the Go runtime of a watched process counts of itself:
+// goroutines, memory, garbage collection. It does so from outside, when metrics are
+// collected, by reading the process's memory: the program runs no instruction for it.
+//
+// Where a variable lies comes from the executable's symbols, where a field lies from a
+// table of measured releases, and what is read is checked for plausibility each time.
+// What is not known is not read; the reason is said once for each executable.
+//
+// The values are those of the package runtime/metrics, which computes them from the
+// same variables. They are read without a lock: a counter that is in the middle of an
+// update can be late, never wrong for long.
+package goruntime

@@ -1,0 +1,206 @@
+package goruntime
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"go.opentelemetry.io/otel/attribute"
+
+	"github.com/tracer-agent/tracer-agent/internal/goexe"
+	"github.com/tracer-agent/tracer-agent/internal/telemetry"
+	"github.com/tracer-agent/tracer-agent/test/e2e/harness"
+)
+
+// program is a running testdata/targets/runtimestats.
+type program struct {
+	cmd *exec.Cmd
+	in  io.Writer
+	out *bufio.Scanner
+}
+
+func start(t *testing.T, path string) *program {
+	t.Helper()
+	p := &program{cmd: exec.Command(path)}
+	in, err := p.cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.in, p.out = in, bufio.NewScanner(out)
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close()
+		if err := p.cmd.Wait(); err != nil {
+			t.Errorf("the program came to harm: %v", err)
+		}
+	})
+	if !p.out.Scan() {
+		t.Fatal("no ready line")
+	}
+	return p
+}
+
+// ask lets the program allocate n times, and returns what it says of itself.
+func (p *program) ask(t *testing.T, n int) map[string]uint64 {
+	t.Helper()
+	if _, err := fmt.Fprintln(p.in, n); err != nil || !p.out.Scan() {
+		t.Fatalf("the program does not answer: %v", err)
+	}
+	m := map[string]uint64{}
+	if err := json.Unmarshal(p.out.Bytes(), &m); err != nil {
+		t.Fatal(err)
+	}
+	m["used"] = m["/memory/classes/total:bytes"] - m["/memory/classes/heap/released:bytes"]
+	return m
+}
+
+// values reads a process through the source, as the metrics' store does.
+func values(t *testing.T, pid int) (v map[string]uint64, log string) {
+	t.Helper()
+	var b strings.Builder
+	s := New(slog.New(slog.NewTextHandler(&b, nil)))
+	read, _ := s.Open(telemetry.ProcessKey{PID: int32(pid), StartNs: 1})
+	v = map[string]uint64{}
+	read(func(i *telemetry.Instrument, value float64, a attribute.Set) {
+		if i == gcPause {
+			value *= 1e9
+		}
+		v[i.Name+a.Encoded(attribute.DefaultEncoder())] = uint64(value + 0.5)
+	})
+	return v, b.String()
+}
+
+// TestAgreesWithTheProgram compares what is read from outside with what the program's
+// own runtime/metrics says before and after, for every release that is supported.
+func TestAgreesWithTheProgram(t *testing.T) {
+	for _, build := range []harness.Build{
+		{Go: "1.18"}, {Go: "1.18.10"}, {Go: "1.19.13"}, {Go: "1.20.14"}, {Go: "1.21.13"}, {Go: "1.22.12"}, {Go: "1.23.12"},
+		{Go: "1.24.13"}, {Go: "1.25.14"}, {Go: harness.Newest}, {Go: "1.27.4"}, {Mode: harness.PIE}, {Mode: harness.NoDWARF},
+	} {
+		t.Run(build.Go+string(build.Mode), func(t *testing.T) {
+			build.Dir = "testdata/targets/runtimestats"
+			p := start(t, build.Path(t))
+			for _, n := range []int{10, 100_000, 0} {
+				before := p.ask(t, n)
+				got, log := values(t, p.cmd.Process.Pid)
+				after := p.ask(t, 0)
+				if log != "" {
+					t.Fatal(log)
+				}
+				compare(t, build, got, before, after)
+			}
+		})
+	}
+}
+
+func compare(t *testing.T, build harness.Build, got, before, after map[string]uint64) {
+	t.Helper()
+	for name, own := range map[string]string{
+		"go.goroutine.count": "/sched/goroutines:goroutines", "go.processor.limit": "procs",
+		"go.memory.gc.goal": "/gc/heap/goal:bytes", "go.memory.allocated": "/gc/heap/allocs:bytes",
+		"go.memory.allocations": "/gc/heap/allocs:objects", "go.memory.gc.cycles": "/gc/cycles/total:gc-cycles",
+		"go.memory.heap.objects.size":             "/memory/classes/heap/objects:bytes",
+		"go.memory.used" + "go.memory.type=stack": "/memory/classes/heap/stacks:bytes", "go.memory.gc.pause.time": "pause",
+	} {
+		low, high := min(before[own], after[own]), max(before[own], after[own])
+		if strings.HasPrefix(build.Go, "1.18") && (strings.Contains(name, "alloc") || strings.Contains(name, "heap")) {
+			if _, ok := got[name]; ok {
+				t.Errorf("%s is shown, which 1.18 does not count well", name)
+			}
+			continue
+		}
+		if v, ok := got[name]; !ok || v < low || v > high {
+			t.Errorf("%s is %d (read: %v), the program says %d, then %d", name, v, ok, before[own], after[own])
+		}
+	}
+	used := got["go.memory.used"+"go.memory.type=stack"] + got["go.memory.used"+"go.memory.type=other"]
+	// The scavenger gives memory back meanwhile, and telling takes some.
+	const slack = 512 << 10
+	if low, high := min(before["used"], after["used"])-slack, max(before["used"], after["used"])+slack; used < low || used > high {
+		t.Errorf("used are %d bytes, the program says %d, then %d", used, before["used"], after["used"])
+	}
+	if got["go.config.gogc"] != 100 {
+		t.Errorf("GOGC is %d, want 100", got["go.config.gogc"])
+	}
+}
+
+// A stripped executable is refused with the reason, once.
+func TestStripped(t *testing.T) {
+	p := start(t, harness.Build{Dir: "testdata/targets/runtimestats", Mode: harness.Stripped}.Path(t))
+	got, log := values(t, p.cmd.Process.Pid)
+	if len(got) > 0 || strings.Count(log, "\n") != 1 || !strings.Contains(log, "no symbol table") {
+		t.Errorf("values %v, log %q", got, log)
+	}
+}
+
+// Values that cannot be are not shown, and say so after a while.
+func TestImplausible(t *testing.T) {
+	p := start(t, harness.Build{Dir: "testdata/targets/runtimestats"}.Path(t))
+	exe, err := goexe.Open(p.cmd.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer exe.Close()
+	l, err := layoutOf(exe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, break_ := range map[string]func(l *layout){
+		"other memory":   func(l *layout) { l.mstats += 1 << 13 },
+		"GOMAXPROCS":     func(l *layout) { l.gomaxprocs = l.mstats },
+		"unmapped":       func(l *layout) { l.sched = 8 },
+		"another struct": func(l *layout) { l.controller, l.mstats = l.mstats, l.controller },
+	} {
+		bad := *l
+		break_(&bad)
+		if v, err := newReader(&bad, p.cmd.Process.Pid, 0).read(); err == nil {
+			t.Errorf("%s: read %+v", name, v)
+		} else if !errors.Is(err, errImplausible) && !strings.Contains(err.Error(), "read memory of process") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func BenchmarkRead(b *testing.B) {
+	exe := harness.Build{Dir: "testdata/targets/runtimestats"}.Path(b)
+	cmd := exec.Command(exe)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	defer func() { in.Close(); _ = cmd.Wait() }()
+	bufio.NewScanner(out).Scan()
+	s := New(slog.New(slog.DiscardHandler))
+	id, err := s.exe(cmd.Process.Pid)
+	if err != nil {
+		b.Fatal(err)
+	}
+	r, err := s.reader(cmd.Process.Pid, id)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := r.read(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

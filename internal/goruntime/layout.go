@@ -1,0 +1,141 @@
+package goruntime
+
+import (
+	_ "embed"
+	"fmt"
+	"sync"
+
+	"github.com/tracer-agent/tracer-agent/internal/goexe"
+	"github.com/tracer-agent/tracer-agent/internal/offsets"
+)
+
+//go:generate go run ../offsets/gen -fields fields.json -out offsets.json
+
+//go:embed offsets.json
+var tableJSON []byte
+
+var table = sync.OnceValues(func() (*offsets.Table, error) { return offsets.Parse(tableJSON) })
+
+// sizeClasses is the number of size classes; what they are has not changed since 1.16
+// (runtime/sizeclasses.go, later internal/runtime/gc/sizeclasses.go).
+const sizeClasses = 68
+
+var classSize = [sizeClasses]uint64{
+	0, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256, 288, 320, 352, 384, 416, 448, 480,
+	512, 576, 640, 704, 768, 896, 1024, 1152, 1280, 1408, 1536, 1792, 2048, 2304, 2688, 3072, 3200, 3456, 4096, 4864, 5376,
+	6144, 6528, 6784, 6912, 8192, 9472, 9728, 10240, 10880, 12288, 13568, 14336, 16384, 18432, 19072, 20480, 21760, 24576,
+	27264, 28672, 32768,
+}
+
+// layout is where everything is in one executable: addresses are those of the link.
+type layout struct {
+	loadVaddr uint64
+	pie       bool
+	minor     int
+
+	mstats, controller, sched, allp, allglen, gomaxprocs uint64
+	off                                                  map[string]uint64 // "type.field" without "runtime."
+}
+
+var variables = []string{
+	"runtime.memstats", "runtime.gcController", "runtime.sched", "runtime.allp", "runtime.allglen", "runtime.gomaxprocs",
+}
+
+// wanted are the fields; of those in optional, a version may have none.
+var wanted = []string{
+	"schedt.gFree", "schedt.ngsys", "p.gFree",
+	"mstats.heapStats", "mstats.stacks_sys", "mstats.mspan_sys", "mstats.mcache_sys", "mstats.buckhash_sys",
+	"mstats.gcMiscSys", "mstats.other_sys", "mstats.numgc", "mstats.pause_total_ns", "mstats.(size)",
+	"consistentHeapStats.stats",
+	"heapStatsDelta.committed", "heapStatsDelta.released", "heapStatsDelta.inStacks", "heapStatsDelta.largeAlloc",
+	"heapStatsDelta.largeAllocCount", "heapStatsDelta.smallAllocCount", "heapStatsDelta.largeFree",
+	"heapStatsDelta.largeFreeCount", "heapStatsDelta.smallFreeCount", "heapStatsDelta.(size)",
+	"gcControllerState.gcPercent", "gcControllerState.(size)",
+	"gcControllerState.memoryLimit", "gcControllerState.heapGoal", "gcControllerState.gcPercentHeapGoal",
+	"gcControllerState.sweepDistMinTrigger", "gcControllerState.triggered",
+}
+
+var optional = map[string]bool{
+	"gcControllerState.memoryLimit": true, "gcControllerState.heapGoal": true, "gcControllerState.gcPercentHeapGoal": true,
+	"gcControllerState.sweepDistMinTrigger": true, "gcControllerState.triggered": true,
+}
+
+// Bounds of what is read at once, and of struct sizes that are believed.
+const (
+	maxStruct = 64 << 10
+	maxProcs  = 4096
+)
+
+// layoutOf finds everything, or says what is not known.
+func layoutOf(exe *goexe.Exe) (*layout, error) {
+	t, err := table()
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := exe.Vars(variables...)
+	if err != nil {
+		return nil, err
+	}
+	fields := make([]goexe.Field, 0, len(wanted))
+	for _, name := range wanted {
+		fields = append(fields, field(name))
+	}
+	found, source, err := exe.Offsets(fields, t)
+	if err != nil {
+		return nil, err
+	}
+	// The nearest release's may be others.
+	if source == goexe.OffsetsNearest {
+		return nil, fmt.Errorf("%w: %s is not a measured release", goexe.ErrNoOffsets, exe.GoVersion().Raw)
+	}
+	l := &layout{
+		loadVaddr: exe.LoadVaddr(), pie: exe.PIE(), minor: exe.GoVersion().Minor,
+		mstats: addrs["runtime.memstats"], controller: addrs["runtime.gcController"], sched: addrs["runtime.sched"],
+		allp: addrs["runtime.allp"], allglen: addrs["runtime.allglen"], gomaxprocs: addrs["runtime.gomaxprocs"],
+		off: make(map[string]uint64, len(wanted)),
+	}
+	for _, name := range wanted {
+		off, ok := found[field(name)]
+		if !ok && !optional[name] {
+			return nil, fmt.Errorf("%w: no field runtime.%s", goexe.ErrNoOffsets, name)
+		}
+		if ok {
+			if off < 0 || off > maxStruct {
+				return nil, fmt.Errorf("%w: runtime.%s at %d", goexe.ErrNoOffsets, name, off)
+			}
+			l.off[name] = uint64(off)
+		}
+	}
+	return l, l.check()
+}
+
+// check makes sure that every field lies within what is read of its struct.
+func (l *layout) check() error {
+	delta := l.off["heapStatsDelta.(size)"]
+	for _, c := range []struct {
+		what     string
+		end, max uint64
+	}{
+		{"mstats.heapStats", l.off["mstats.heapStats"] + l.off["consistentHeapStats.stats"] + 3*delta, l.off["mstats.(size)"]},
+		{"mstats.pause_total_ns", l.off["mstats.pause_total_ns"] + 8, l.off["mstats.(size)"]},
+		{"mstats.numgc", l.off["mstats.numgc"] + 4, l.off["mstats.(size)"]},
+		{"mstats.other_sys", l.off["mstats.other_sys"] + 8, l.off["mstats.(size)"]},
+		{"heapStatsDelta.smallAllocCount", l.off["heapStatsDelta.smallAllocCount"] + 8*sizeClasses, delta},
+		{"heapStatsDelta.smallFreeCount", l.off["heapStatsDelta.smallFreeCount"] + 8*sizeClasses, delta},
+		{"gcControllerState.triggered", l.off["gcControllerState.triggered"] + 8, l.off["gcControllerState.(size)"]},
+	} {
+		if c.end > c.max {
+			return fmt.Errorf("%w: runtime.%s ends at %d of %d", goexe.ErrNoOffsets, c.what, c.end, c.max)
+		}
+	}
+	return nil
+}
+
+func field(name string) goexe.Field {
+	for i := range name {
+		if name[i] == '.' {
+			return goexe.Field{Module: "std", Type: "runtime." + name[:i], Name: name[i+1:]}
+		}
+	}
+	return goexe.Field{}
+}

@@ -1,0 +1,213 @@
+package goruntime
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"golang.org/x/sys/unix"
+
+	"github.com/tracer-agent/tracer-agent/internal/goexe"
+	"github.com/tracer-agent/tracer-agent/internal/metrics"
+	"github.com/tracer-agent/tracer-agent/internal/telemetry"
+)
+
+// maxLayouts bounds the executables that are remembered.
+const maxLayouts = 512
+
+// Source shows the Go runtime's values of processes.
+type Source struct {
+	log  *slog.Logger
+	proc string
+
+	mu      sync.Mutex
+	layouts map[exeID]found
+}
+
+// exeID tells executables apart; the time is for one that is written anew in place.
+type exeID struct {
+	dev, ino   uint64
+	sec, nsec  int64
+	sizeInFile int64
+}
+
+type found struct {
+	layout *layout
+	err    error
+}
+
+var _ metrics.Source = (*Source)(nil)
+
+// New makes a source; log says which executables cannot be read.
+func New(log *slog.Logger) *Source {
+	return &Source{log: log, proc: "/proc", layouts: map[exeID]found{}}
+}
+
+// Open implements metrics.Source. Nothing is opened before the first collection.
+func (s *Source) Open(key telemetry.ProcessKey) (metrics.Reading, time.Time) {
+	if key == metrics.Agent {
+		return nil, time.Time{}
+	}
+	var boot unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil {
+		return nil, time.Time{}
+	}
+	began := time.Now().Add(time.Duration(key.StartNs) - time.Duration(boot.Nano()))
+	p := &process{s: s, pid: int(key.PID)}
+	return p.read, began
+}
+
+// process is the reading of one process.
+type process struct {
+	s    *Source
+	pid  int
+	r    *reader
+	exe  exeID
+	dead bool // it is not, or no more, what can be read
+	bad  int  // times in a row that values were not plausible
+}
+
+// patience is how often values may be implausible before a process is given up: the
+// runtime of one that has just started may not have set them all.
+const patience = 3
+
+func (p *process) read(observe telemetry.Observe) {
+	if p.dead {
+		return
+	}
+	exe, err := p.s.exe(p.pid)
+	if err != nil {
+		p.dead = true
+		return
+	}
+	if p.r == nil || exe != p.exe { // an exec has replaced the program
+		p.exe = exe
+		if p.r, err = p.s.reader(p.pid, exe); err != nil {
+			p.r = nil
+			return
+		}
+	}
+	v, err := p.r.read()
+	switch {
+	case errors.Is(err, errImplausible):
+		if p.bad++; p.bad >= patience {
+			p.dead = true
+			p.s.log.Warn("runtime metrics are not read", "pid", p.pid, "reason", err)
+		}
+		return
+	case err != nil:
+		p.r = nil // gone, or another program since
+		return
+	}
+	p.bad = 0
+	v.observe(observe)
+}
+
+func (s *Source) path(pid int, name string) string {
+	return s.proc + "/" + strconv.Itoa(pid) + "/" + name
+}
+
+// exe says which executable a process runs.
+func (s *Source) exe(pid int) (exeID, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(s.path(pid, "exe"), &st); err != nil {
+		return exeID{}, fmt.Errorf("look at process %d: %w", pid, err)
+	}
+	return exeID{st.Dev, st.Ino, st.Mtim.Sec, st.Mtim.Nsec, st.Size}, nil
+}
+
+// reader finds the layout of a process's executable and where it is loaded.
+func (s *Source) reader(pid int, id exeID) (*reader, error) {
+	s.mu.Lock()
+	f, ok := s.layouts[id]
+	s.mu.Unlock()
+	if !ok {
+		f.layout, f.err = readLayout(s.path(pid, "exe"))
+		s.mu.Lock()
+		if len(s.layouts) >= maxLayouts {
+			clear(s.layouts)
+		}
+		s.layouts[id] = f
+		s.mu.Unlock()
+		if f.err != nil && !errors.Is(f.err, goexe.ErrNotGo) && !errors.Is(f.err, goexe.ErrNotELF) {
+			s.log.Info("runtime metrics are not read", "pid", pid, "reason", f.err)
+		}
+	}
+	if f.err != nil {
+		return nil, f.err
+	}
+	bias := uint64(0)
+	if f.layout.pie {
+		base, err := s.base(pid, id.ino)
+		if err != nil {
+			return nil, err
+		}
+		bias = base - f.layout.loadVaddr
+	}
+	return newReader(f.layout, pid, bias), nil
+}
+
+func readLayout(path string) (*layout, error) {
+	exe, err := goexe.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer exe.Close()
+	return layoutOf(exe)
+}
+
+// base is where the executable's first segment is mapped.
+func (s *Source) base(pid int, inode uint64) (uint64, error) {
+	f, err := os.Open(s.path(pid, "maps"))
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	// 55e0c0a00000-55e0c0b00000 r--p 00000000 08:01 1234   /path
+	sc := bufio.NewScanner(f)
+	for n := 0; n < 1<<16 && sc.Scan(); n++ {
+		cols := strings.Fields(sc.Text())
+		if len(cols) < 5 || cols[2] != "00000000" || cols[4] != strconv.FormatUint(inode, 10) {
+			continue
+		}
+		from, _, _ := strings.Cut(cols[0], "-")
+		return strconv.ParseUint(from, 16, 64)
+	}
+	return 0, fmt.Errorf("the executable of process %d is not mapped", pid)
+}
+
+var (
+	none      = attribute.Set{}
+	typeStack = attribute.NewSet(attribute.String("go.memory.type", "stack"))
+	typeOther = attribute.NewSet(attribute.String("go.memory.type", "other"))
+)
+
+func (v *stats) observe(observe telemetry.Observe) {
+	observe(goroutines, float64(v.goroutines), none)
+	observe(processors, float64(v.procs), none)
+	if v.gogc >= 0 {
+		observe(gogc, float64(v.gogc), none)
+	}
+	if v.limit > 0 {
+		observe(memoryLimit, float64(v.limit), none)
+	}
+	if v.goal > 0 {
+		observe(gcGoal, float64(v.goal), none)
+	}
+	observe(memoryUsed, float64(v.stacks), typeStack)
+	observe(memoryUsed, float64(v.used-min(v.used, v.stacks)), typeOther)
+	if v.allocated > 0 {
+		observe(heapObjects, float64(v.heap), none)
+		observe(allocated, float64(v.allocated), none)
+		observe(allocations, float64(v.allocCount), none)
+	}
+	observe(gcCycles, float64(v.cycles), none)
+	observe(gcPause, float64(v.pauseNs)/1e9, none)
+}

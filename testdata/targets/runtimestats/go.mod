@@ -1,0 +1,3 @@
+module runtimestats
+
+go 1.18
