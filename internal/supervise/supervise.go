@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -265,6 +266,9 @@ func errNoProcess(pid int32) error {
 				return fmt.Errorf("a thread of process %s; use --pid %s", tgid, tgid)
 			}
 		}
+	}
+	if _, err := os.Readlink(discover.ExePath(pid)); errors.Is(err, fs.ErrPermission) {
+		return errors.New("its executable cannot be read; run as root, or with CAP_SYS_PTRACE")
 	}
 	return errors.New("no such process, or a kernel thread; tracer-agent list shows what can be watched")
 }
