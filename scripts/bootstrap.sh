@@ -25,6 +25,8 @@ if [ "${1:-}" = dev ]; then
   want bpftool bpftool
   want shellcheck shellcheck
   want redis-server redis-server
+  want promtool prometheus
+  want curl curl
   [ -e /usr/lib/postgresql ] || need+=(postgresql)
   want ip iproute2
   want nft nftables

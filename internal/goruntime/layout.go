@@ -9,8 +9,6 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/offsets"
 )
 
-//go:generate go run ../offsets/gen -fields fields.json -out offsets.json
-
 //go:embed offsets.json
 var tableJSON []byte
 

@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"sync/atomic"
 	"time"
 )
@@ -45,9 +46,19 @@ func main() {
 
 func handler() http.Handler {
 	mux := http.NewServeMux()
-	var n atomic.Int64
+	var n, status, delay atomic.Int64 // the last two: a fault that was asked for
+	mux.HandleFunc("POST /fault", func(_ http.ResponseWriter, r *http.Request) {
+		code, _ := strconv.ParseInt(r.FormValue("status"), 10, 64) // 0 is no fault
+		wait, _ := time.ParseDuration(r.FormValue("delay"))
+		status.Store(code)
+		delay.Store(int64(wait))
+	})
 	mux.HandleFunc("POST /v1/orders", func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(time.Duration(delay.Load()))
 		switch i := n.Add(1); {
+		case status.Load() != 0:
+			http.Error(w, `{"error":"out of order"}`, int(status.Load()))
+			return
 		case i%7 == 0:
 			http.Error(w, `{"error":"exchange closed"}`, http.StatusServiceUnavailable)
 			return

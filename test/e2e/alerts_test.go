@@ -1,0 +1,137 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tracer-agent/tracer-agent/test/e2e/harness"
+)
+
+// TestAlertsFire injects faults into the demo and has a real Prometheus fire the alerts
+// of deploy/, whose times are shortened: minutes are seconds.
+func TestAlertsFire(t *testing.T) {
+	if os.Getenv("TRACER_TEST_ALERTS") == "" {
+		t.Skip("takes a minute; set TRACER_TEST_ALERTS=1")
+	}
+	needs(t)
+	broker, backend, bot := demo(t)
+	a := harness.StartAgentEnv(t, []string{
+		"OTEL_TRACES_EXPORTER=none", "OTEL_METRICS_EXPORTER=prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT=0",
+	}, "--pid", strconv.Itoa(broker.PID), "--pid", strconv.Itoa(backend.PID),
+		"--config", filepath.Join(harness.Root(t), "testdata/demo/tracer-agent.yaml"))
+	a.WaitInstrumented(backend.PID)
+	url := regexp.MustCompile(`url=http://([^/]+)`).FindStringSubmatch(a.WaitLog("metrics for Prometheus"))[1]
+	base := prometheus(t, url)
+	fault := func(query string) {
+		cmd := exec.Command("curl", "-sfk", "-X", "POST", "https://"+broker.HTTP+"/fault?"+query)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("inject a fault: %v\n%s", err, out)
+		}
+	}
+	// await sends signals until an alert fires.
+	await := func(alert string, signals int) {
+		t.Helper()
+		for deadline := time.Now().Add(60 * time.Second); !slices.Contains(firing(base), alert); time.Sleep(100 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s does not fire; firing: %v", alert, firing(base))
+			}
+			if signals > 0 {
+				bot(signals)
+			}
+		}
+		t.Logf("%s fires", alert)
+	}
+	bot(3)
+	fault("status=503")
+	await("HighErrorRatio", 3)
+	await("TradeFailures", 3)
+	fault("status=0&delay=2100ms")
+	await("SlowResponses", 1)
+	a.Kill()
+	await("TargetDown", 0)
+}
+
+// prometheus runs a server with the rules of deploy/ on a target.
+func prometheus(t *testing.T, target string) string {
+	t.Helper()
+	bin, err := exec.LookPath("prometheus")
+	if err != nil {
+		t.Skip("prometheus is not installed")
+	}
+	dir := t.TempDir()
+	for _, name := range []string{"recording.rules.yaml", "alerts.rules.yaml"} {
+		data, err := os.ReadFile(filepath.Join(harness.Root(t), "deploy/prometheus", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := regexp.MustCompile(`\[(\d+)m\]`).ReplaceAllString(string(data), "[${1}s]")
+		text = regexp.MustCompile(`for: \d+m`).ReplaceAllString(text, "for: 2s")
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	conf := fmt.Sprintf(`global: {scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms}
+rule_files: ["*.rules.yaml"]
+scrape_configs: [{job_name: tracer-agent, static_configs: [{targets: [%q]}]}]
+`, target)
+	if err := os.WriteFile(filepath.Join(dir, "p.yaml"), []byte(conf), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	l.Close()
+	cmd := exec.Command(bin, "--config.file="+filepath.Join(dir, "p.yaml"), "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+addr)
+	var log strings.Builder
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Log(log.String())
+		}
+	})
+	return "http://" + addr
+}
+
+// firing lists the alerts that a server has firing; none while it cannot be asked.
+func firing(base string) (names []string) {
+	resp, err := http.Get(base + "/api/v1/alerts")
+	if err != nil {
+		return nil
+	}
+	defer resp.Body.Close()
+	var body struct {
+		Data struct {
+			Alerts []struct {
+				Labels map[string]string
+				State  string
+			}
+		}
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&body); err != nil {
+		return nil
+	}
+	for _, a := range body.Data.Alerts {
+		if a.State == "firing" {
+			names = append(names, a.Labels["alertname"])
+		}
+	}
+	return names
+}
