@@ -16,15 +16,18 @@ import (
 	"github.com/tracer-agent/tracer-agent/exporter/fromconfig"
 	"github.com/tracer-agent/tracer-agent/internal/config"
 	"github.com/tracer-agent/tracer-agent/internal/discover"
+	"github.com/tracer-agent/tracer-agent/internal/goexe"
 	"github.com/tracer-agent/tracer-agent/internal/goruntime"
 	"github.com/tracer-agent/tracer-agent/internal/hostmetrics"
 	"github.com/tracer-agent/tracer-agent/internal/metricrules"
 	"github.com/tracer-agent/tracer-agent/internal/metrics"
 	"github.com/tracer-agent/tracer-agent/internal/pipeline"
+	"github.com/tracer-agent/tracer-agent/internal/policy"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/propagate"
 	"github.com/tracer-agent/tracer-agent/internal/selfmetrics"
 	"github.com/tracer-agent/tracer-agent/internal/supervise"
+	"github.com/tracer-agent/tracer-agent/internal/telemetry"
 	"github.com/tracer-agent/tracer-agent/probes/nethttp"
 )
 
@@ -38,6 +41,8 @@ type agent struct {
 	watcher    *discover.Watcher
 	supervisor *supervise.Supervisor
 	kernelMode *propagate.Kernel // nil unless it was asked for and is possible
+	dir        *directory
+	pods       discover.Pods // nil outside Kubernetes
 }
 
 // newAgent loads everything and attaches nothing yet.
@@ -50,7 +55,7 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 			err = errors.Join(err, a.close(ctx))
 		}
 	}()
-	selector, err := newSelector(cfg)
+	selector, err := newSelector(cfg, a.pods)
 	if err != nil {
 		return nil, err
 	}
@@ -58,6 +63,8 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 	if err != nil {
 		return nil, err
 	}
+	a.dir = dir
+	dir.setSelector(selector)
 	if a.stdout, err = console.Stdout(); err != nil {
 		return nil, err
 	}
@@ -79,7 +86,7 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 	modes := cfg.PropagationModes()
 	prop := newPropagations(modes, log)
 	a.manager, err = probe.NewManager(probe.ManagerOptions{
-		Logger: log, Specs: list, Emit: a.pipeline.Submit, Sampling: sampling(cfg.Sampling), Metrics: self,
+		Logger: log, Specs: list, Emit: a.emit, Sampling: sampling(cfg.Sampling), Metrics: self,
 		CountAll: a.metrics.Enabled(), CountFull: full, WriteMemory: prop.memory(),
 		OnRefuse: func(at *probe.Attached, why error) { a.supervisor.Refused(at, why) },
 	})
@@ -108,9 +115,10 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 	a.supervisor = supervise.New(supervise.Options{
 		Logger: log, Selector: selector, Attacher: a.manager,
 		Directory: dir, Events: a.watcher.Events(), Check: a.watcher.Check,
-		PIDs: pids(cfg), OnlyPIDs: onlyPIDs(cfg), Propagation: prop.of,
+		PIDs: pids(cfg), OnlyPIDs: cfg.Enabled && cfg.OnlyPIDs(), Propagation: prop.of,
+		LeaveAlone: leaveAlone,
 	})
-	if !onlyPIDs(cfg) {
+	if cfg.Enabled && !cfg.OnlyPIDs() {
 		a.manager.Preload()
 	}
 	return a, nil
@@ -260,17 +268,36 @@ func sampling(cfg config.Sampling) probe.Sampling {
 	return s
 }
 
-// newSelector makes a rule of each entry of instrument; what is left is the last one.
-func newSelector(cfg config.Config) (*discover.Selector, error) {
-	var rules []discover.Rule
-	for _, i := range cfg.Instrument {
-		rules = append(rules, discover.Rule{PIDs: int32s(i.PIDs), Exes: i.Exes, Ports: uint16s(i.Ports), AllGo: i.AllGo})
+// emit takes finished operations from the decoders.
+func (a *agent) emit(op *telemetry.Operation) {
+	if p := a.dir.policyOf(op.Process); p == nil || p.Apply(op) {
+		a.pipeline.Submit(op)
+	}
+}
+
+// leaveAlone says why a program should not be watched unless somebody insists.
+func leaveAlone(path string) error {
+	exe, err := goexe.Open(path)
+	if err != nil {
+		return nil // whoever attaches says so
+	}
+	defer exe.Close()
+	return policy.Exports(exe)
+}
+
+func newSelector(cfg config.Config, pods discover.Pods) (*discover.Selector, error) {
+	own := discover.Selection{SelfPID: int32(os.Getpid()), SelfExe: selfExe()}
+	if !cfg.Enabled {
+		return discover.NewSelector(own)
 	}
 	sel := cfg.Select
-	return discover.NewSelector(discover.Selection{
-		Rules: rules, PIDs: int32s(sel.PIDs), Exes: sel.Exes, Ports: uint16s(sel.Ports), AllGo: sel.AllGo,
-		Exclude: sel.Exclude, SelfPID: int32(os.Getpid()), SelfExe: selfExe(),
-	})
+	own.PIDs, own.Exes, own.Ports = int32s(sel.PIDs), sel.Exes, uint16s(sel.Ports)
+	own.AllGo, own.Exclude = sel.AllGo, sel.Exclude
+	own.Rules = discover.Rules{
+		Instrument: cfg.Instrument, Exclude: cfg.Exclude, Pods: pods,
+		Policy: func(s *config.Selector) *policy.Policy { return policy.New(&cfg, s) },
+	}
+	return discover.NewSelector(own)
 }
 
 // selfExe is this executable as stat sees it; where the kernel sees another
@@ -285,20 +312,16 @@ func selfExe() discover.ExeID {
 
 // pids are all that are named by number.
 func pids(cfg config.Config) []int32 {
+	if !cfg.Enabled {
+		return nil
+	}
 	all := int32s(cfg.Select.PIDs)
 	for _, i := range cfg.Instrument {
-		all = append(all, int32s(i.PIDs)...)
+		if i.Enabled == nil || *i.Enabled {
+			all = append(all, int32s(i.PIDs)...)
+		}
 	}
 	return all
-}
-
-// onlyPIDs says that nothing else is selected.
-func onlyPIDs(cfg config.Config) bool {
-	sel := cfg.Select
-	return len(sel.Exes) == 0 && len(sel.Ports) == 0 && !sel.AllGo &&
-		!slices.ContainsFunc(cfg.Instrument, func(i config.Instrument) bool {
-			return len(i.Exes) > 0 || len(i.Ports) > 0 || i.AllGo
-		})
 }
 
 // uint16s converts ports, which config has checked.

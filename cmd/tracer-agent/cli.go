@@ -72,7 +72,7 @@ CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE).`,
   tracer-agent check --pid 4711                       what would be attached where?`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
-		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return usageError{fmt.Errorf("unknown command %q", args[0])}
@@ -83,7 +83,7 @@ CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE).`,
 	}
 	root.SetHelpCommand(&cobra.Command{Use: "no-help", Hidden: true})
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newRun(), newCheck(), newList(), newVersion())
+	root.AddCommand(newRun(), newCheck(), newList(), newConfig(), newVersion())
 	return root
 }
 

@@ -2,11 +2,13 @@ package main
 
 import (
 	"log/slog"
+	"os"
 	"sync"
 
 	"github.com/tracer-agent/tracer-agent/internal/config"
 	"github.com/tracer-agent/tracer-agent/internal/discover"
 	"github.com/tracer-agent/tracer-agent/internal/metrics"
+	"github.com/tracer-agent/tracer-agent/internal/policy"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/resource"
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
@@ -27,6 +29,9 @@ type directory struct {
 	mu sync.Mutex
 	// early are the processes that were looked up before they were announced.
 	early map[telemetry.ProcessKey]struct{}
+	// policies of processes that are watched.
+	policies map[telemetry.ProcessKey]*policy.Policy
+	selector *discover.Selector
 }
 
 func newDirectory(cfg config.Service, log *slog.Logger) (*directory, error) {
@@ -36,7 +41,22 @@ func newDirectory(cfg config.Service, log *slog.Logger) (*directory, error) {
 	}
 	return &directory{
 		builder: builder, store: resource.NewStore(), log: log, early: map[telemetry.ProcessKey]struct{}{},
+		policies: map[telemetry.ProcessKey]*policy.Policy{},
 	}, nil
+}
+
+// setSelector says who decides about processes that are not announced yet.
+func (d *directory) setSelector(s *discover.Selector) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.selector = s
+}
+
+// policyOf is the policy of a watched process, nil if it was never announced.
+func (d *directory) policyOf(key telemetry.ProcessKey) *policy.Policy {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.policies[key]
 }
 
 // ResourceOf implements pipeline.Resources. It reads /proc once for a process that
@@ -54,7 +74,14 @@ func (d *directory) ResourceOf(key telemetry.ProcessKey) *telemetry.Resource {
 		clear(d.early) // none of them was announced in all that time
 	}
 	d.early[key] = struct{}{}
-	r, err := d.builder.Build(resource.Process{Key: key})
+	desc := resource.Process{Key: key}
+	if path, err := os.Readlink(discover.ExePath(key.PID)); err == nil && d.selector != nil {
+		sel := d.selector.Select(discover.Process{Key: key, Path: path}, nil)
+		if sel.Policy != nil {
+			desc.Service = &sel.Policy.Service
+		}
+	}
+	r, err := d.builder.Build(desc)
 	if err != nil {
 		return nil
 	}
@@ -64,11 +91,15 @@ func (d *directory) ResourceOf(key telemetry.ProcessKey) *telemetry.Resource {
 
 // Add implements supervise.Directory. What it finds replaces what was looked up
 // early, which lacks what only the executable says.
-func (d *directory) Add(p discover.Process, at *probe.Attached) string {
+func (d *directory) Add(p discover.Process, pol *policy.Policy, at *probe.Attached) string {
 	d.mu.Lock()
 	delete(d.early, p.Key)
+	d.policies[p.Key] = pol
 	d.mu.Unlock()
 	desc := resource.Process{Key: p.Key, Exe: p.Path}
+	if pol != nil {
+		desc.Service = &pol.Service
+	}
 	if at != nil && at.Exe != nil {
 		desc.GoVersion = at.Exe.GoVersion().Raw
 	}
@@ -86,6 +117,7 @@ func (d *directory) Add(p discover.Process, at *probe.Attached) string {
 func (d *directory) Remove(key telemetry.ProcessKey) {
 	d.mu.Lock()
 	delete(d.early, key)
+	delete(d.policies, key)
 	d.mu.Unlock()
 	d.store.Remove(key)
 	d.metrics.Remove(key)

@@ -33,7 +33,7 @@ func TestDirectory(t *testing.T) {
 	if again := d.ResourceOf(self.Key); again != early {
 		t.Error("looked up twice")
 	}
-	if name := d.Add(self, nil); name != "me" {
+	if name := d.Add(self, nil, nil); name != "me" {
 		t.Errorf("service %q, want %q", name, "me")
 	}
 	d.Remove(self.Key)

@@ -16,6 +16,7 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/discover"
 	"github.com/tracer-agent/tracer-agent/internal/goexe"
 	"github.com/tracer-agent/tracer-agent/internal/kernel"
+	"github.com/tracer-agent/tracer-agent/internal/policy"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/resource"
 	"github.com/tracer-agent/tracer-agent/internal/supervise"
@@ -29,6 +30,8 @@ type listed struct {
 	DebugInfo bool     `json:"debug_info"`
 	Ports     []uint16 `json:"ports"`
 	Able      bool     `json:"able"`
+	// LeftAlone: able, but not watched unless somebody insists.
+	LeftAlone bool `json:"left_alone,omitempty"`
 	// Why: which probes would attach, or why none would.
 	Why string `json:"why"`
 	Exe string `json:"exe"`
@@ -116,6 +119,10 @@ func judge(p discover.Process, specs []*probe.Spec) (row *listed, denied bool) {
 		r := &processReport{}
 		r.fill(a, specs)
 		row = &listed{Go: r.Go, DebugInfo: r.DebugInfo, Able: r.attaches(), Why: r.summary()}
+		if why := policy.Exports(a.Exe); why != nil && row.Able {
+			row.LeftAlone = true
+			row.Why = "left alone: " + oneLine(why)
+		}
 		return row, false
 	}
 	switch {

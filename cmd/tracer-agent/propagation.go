@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -19,8 +20,12 @@ type propagation struct {
 	noMemory, noKernel error // why not; nil: allowed, or not asked for
 }
 
-// propagations are those of the selector's rules, in their order.
-type propagations []*propagation
+// propagations are those that are in force, by mode. A mode that comes with a reload is
+// added by the supervisor's goroutine.
+type propagations map[string]*propagation
+
+// errAtStart: what a mode needs is loaded or not when the agent starts.
+var errAtStart = errors.New("the mode was not asked for when the agent started; start it again")
 
 func newPropagations(modes []string, log *slog.Logger) propagations {
 	writes := func(mode string) bool { return mode == config.PropagateAuto || mode == config.PropagateMemory }
@@ -32,22 +37,39 @@ func newPropagations(modes []string, log *slog.Logger) propagations {
 		log.Warn("propagation mode memory is not possible on this kernel; traces go on by connection only",
 			"error", noMemory)
 	}
-	all := make(propagations, 0, len(modes))
+	all := propagations{}
 	for _, mode := range modes {
 		p := &propagation{mode: mode}
 		if writes(mode) {
 			p.noMemory = noMemory
 		}
-		all = append(all, p)
+		all[mode] = p
 	}
 	return all
 }
 
-// of returns what holds for processes that a rule names.
-func (all propagations) of(rule int) supervise.Propagation { return all[rule] }
+// of returns what holds for processes with this mode.
+func (all propagations) of(mode string) supervise.Propagation {
+	p := all[mode]
+	if p == nil {
+		p = &propagation{mode: mode, noKernel: errAtStart}
+		if !all.memory() {
+			p.noMemory = errAtStart
+		}
+		all[mode] = p
+	}
+	return p
+}
 
 // memory says whether headers are written into some programs' memory.
-func (all propagations) memory() bool { return slices.ContainsFunc(all, (*propagation).memory) }
+func (all propagations) memory() bool {
+	for _, p := range all {
+		if p.memory() {
+			return true
+		}
+	}
+	return false
+}
 
 // refuseKernel notes why kernel mode is not possible.
 func (all propagations) refuseKernel(why error) {

@@ -10,21 +10,33 @@ import (
 )
 
 func TestPropagations(t *testing.T) {
-	all := propagations{
-		{mode: config.PropagateAuto}, {mode: config.PropagateMemory, noMemory: errors.New("locked down")},
-		{mode: config.PropagateKernel}, {mode: config.PropagateJoin}, {mode: config.PropagateOff},
+	locked := errors.New("locked down")
+	all := propagations{}
+	for _, p := range []*propagation{
+		{mode: config.PropagateAuto}, {mode: config.PropagateMemory, noMemory: locked}, {mode: config.PropagateKernel}, {mode: config.PropagateOff},
+	} {
+		all[p.mode] = p
 	}
-	want := []probe.Hand{probe.HandJoin | probe.HandMemory, probe.HandJoin, probe.HandJoin | probe.HandKernel, probe.HandJoin, 0}
-	for i := range all {
-		if got := all.of(i).Hand(); got != want[i] {
-			t.Errorf("%s: %b, want %b", all[i].mode, got, want[i])
+	for mode, want := range map[string]probe.Hand{
+		config.PropagateAuto: probe.HandJoin | probe.HandMemory, config.PropagateMemory: probe.HandJoin,
+		config.PropagateKernel: probe.HandJoin | probe.HandKernel, config.PropagateOff: 0,
+		config.PropagateJoin: probe.HandJoin, // it comes with a reload
+	} {
+		if got := all.of(mode).Hand(); got != want {
+			t.Errorf("%s: %b, want %b", mode, got, want)
 		}
 	}
-	if !all.memory() || all[1:].memory() {
+	late := propagations{config.PropagateJoin: {mode: config.PropagateJoin}}
+	for _, mode := range []string{config.PropagateMemory, config.PropagateKernel} {
+		if got := late.of(mode).Hand(); got != probe.HandJoin {
+			t.Errorf("%s, which was not loaded at the start: %b, want %b", mode, got, probe.HandJoin)
+		}
+	}
+	if !all.memory() || late.memory() {
 		t.Error("memory is wanted where one of them is allowed to write, and only there")
 	}
 	all.refuseKernel(errors.New("FIONREAD not proven"))
-	if got := all.of(2).Hand(); got != probe.HandJoin {
+	if got := all.of(config.PropagateKernel).Hand(); got != probe.HandJoin {
 		t.Errorf("kernel mode refused: %b, want %b", got, probe.HandJoin)
 	}
 }

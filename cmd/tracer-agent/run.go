@@ -35,7 +35,8 @@ later, and sends a span for every request they serve and every call they make.
 
 Settings come from flags, then the standard OTEL_* environment, then the file.
 Without an endpoint spans are printed, one line each. SIGINT or SIGTERM detaches,
-flushes and ends; SIGUSR1 prints the agent's own metrics on standard error.`,
+flushes and ends; SIGUSR1 prints the agent's own metrics on standard error; SIGHUP,
+or a change of the file, reads the configuration again.`,
 		Example: `  tracer-agent run --pid 4711
   tracer-agent run --exe '/srv/**/api-*' --exclude '*-test' --endpoint http://localhost:4317
   tracer-agent run --port 8080 --exporter json
@@ -43,14 +44,17 @@ flushes and ends; SIGUSR1 prints the agent's own metrics on standard error.`,
   tracer-agent run --config /etc/tracer-agent.yaml`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := config.Load(config.LoadOptions{File: file, Getenv: os.Getenv, Flags: flags})
+			load := func() (config.Config, error) {
+				return config.Load(config.LoadOptions{File: file, Getenv: os.Getenv, Flags: flags, Probes: probeNames()})
+			}
+			cfg, err := load()
 			if err != nil {
 				return err
 			}
-			if cfg.Nothing() && !cfg.Disabled {
+			if cfg.SelectsNothing() && cfg.Enabled && !cfg.Disabled {
 				return usageError{errNothingSelected}
 			}
-			return runUntilStopped(cfg, cmd.ErrOrStderr())
+			return runUntilStopped(cfg, file, load, cmd.ErrOrStderr())
 		},
 	}
 	f := cmd.Flags()
@@ -70,51 +74,31 @@ flushes and ends; SIGUSR1 prints the agent's own metrics on standard error.`,
 	return cmd
 }
 
-func newLogger(cfg config.Log, w io.Writer) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: cfg.SlogLevel()}
+func newLogger(cfg config.Log, w io.Writer) (*slog.Logger, *slog.LevelVar) {
+	level := &slog.LevelVar{}
+	level.Set(cfg.SlogLevel())
+	opts := &slog.HandlerOptions{Level: level}
 	if cfg.Format == config.LogJSON {
-		return slog.New(slog.NewJSONHandler(w, opts))
+		return slog.New(slog.NewJSONHandler(w, opts)), level
 	}
-	return slog.New(slog.NewTextHandler(w, opts))
+	return slog.New(slog.NewTextHandler(w, opts)), level
 }
 
 // runUntilStopped runs the agent with the signals that steer it.
-func runUntilStopped(cfg config.Config, stderr io.Writer) error {
-	log := newLogger(cfg.Log, stderr)
+func runUntilStopped(cfg config.Config, file string, load func() (config.Config, error), stderr io.Writer) error {
+	log, level := newLogger(cfg.Log, stderr)
 	metrics := selfmetrics.New()
 	metrics.RegisterRSS()
 
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGUSR1)
-	defer signal.Stop(signals)
-	done := make(chan struct{})
-	defer close(done)
-	go func() {
-		for {
-			select {
-			case <-done:
-				return
-			case sig := <-signals:
-				switch {
-				case sig == unix.SIGUSR1:
-					// An error here is standard error's own.
-					_ = metrics.WriteText(stderr)
-				case ctx.Err() == nil:
-					log.Info("stopping", "signal", sig.String())
-					cancel()
-				default:
-					// The kernel detaches what a process leaves behind.
-					log.Warn("stopping at once; what was not sent is lost", "signal", sig.String())
-					os.Exit(exitFailed)
-				}
-			}
-		}
-	}()
+	steer := &steering{log: log, stop: cancel, reloads: make(chan string, 1), print: func() {
+		_ = metrics.WriteText(stderr) // an error here is standard error's own
+	}}
+	defer steer.start(ctx)()
 
 	if cfg.Disabled {
-		log.Info("disabled by OTEL_SDK_DISABLED or the configuration: nothing is attached")
+		log.Info("disabled by OTEL_SDK_DISABLED: nothing is attached")
 		<-ctx.Done()
 		return nil
 	}
@@ -125,7 +109,30 @@ func runUntilStopped(cfg config.Config, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if !cfg.Enabled {
+		log.Info("disabled by the configuration: nothing is attached until enabled is true")
+	}
+	if file != "" {
+		if err := config.Watch(ctx, file, func() { steer.reload("the file has changed") }); err != nil {
+			log.Warn("the configuration is read again on SIGHUP only", "error", err)
+		}
+	}
+	reload := reloader{load: load, now: cfg, level: level, log: log, agent: a}
+	reloading := make(chan struct{})
+	go func() {
+		defer close(reloading)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case why := <-steer.reloads:
+				reload.reload(ctx, why)
+			}
+		}
+	}()
 	err = a.run(ctx)
+	cancel()
+	<-reloading
 	stop, stopped := context.WithTimeout(context.Background(), stopWithin)
 	defer stopped()
 	if cerr := a.close(stop); cerr != nil {
@@ -135,4 +142,52 @@ func runUntilStopped(cfg config.Config, stderr io.Writer) error {
 		return fmt.Errorf("run: %w", err)
 	}
 	return nil
+}
+
+// steering is what signals do.
+type steering struct {
+	log         *slog.Logger
+	stop, print func()
+	reloads     chan string // why
+}
+
+// reload asks for a reload; one that waits already is enough.
+func (s *steering) reload(why string) {
+	select {
+	case s.reloads <- why:
+	default:
+	}
+}
+
+// start handles signals until the function that it returns is called.
+func (s *steering) start(ctx context.Context) (end func()) {
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGUSR1, unix.SIGHUP)
+	done := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-done:
+				return
+			case sig := <-signals:
+				switch {
+				case sig == unix.SIGUSR1:
+					s.print()
+				case sig == unix.SIGHUP:
+					s.reload(sig.String())
+				case ctx.Err() == nil:
+					s.log.Info("stopping", "signal", sig.String())
+					s.stop()
+				default:
+					// The kernel detaches what a process leaves behind.
+					s.log.Warn("stopping at once; what was not sent is lost", "signal", sig.String())
+					os.Exit(exitFailed)
+				}
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(signals)
+		close(done)
+	}
 }

@@ -39,6 +39,20 @@ func specs(cfg config.Config, full bool) ([]*probe.Spec, error) {
 	return list, nil
 }
 
+// probeNames are what the configuration can switch. Specs of the default configuration
+// cannot fail; if one did, any name would do.
+func probeNames() (names []string) {
+	list, err := specs(config.Default(), false)
+	if err != nil {
+		return nil
+	}
+	for _, s := range list {
+		names = append(names, s.Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
 func httpSpec(cfg config.Config, full bool) (*probe.Spec, error) {
 	s, err := nethttp.New(nethttp.Config{
 		Redact:         redact.New(cfg.Redact.QueryNames),

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"cmp"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -16,13 +15,18 @@ import (
 type Config struct {
 	// Disabled is the kill switch OTEL_SDK_DISABLED: the agent starts, attaches
 	// to nothing and exports nothing.
-	Disabled bool   `yaml:"disabled"`
-	Select   Select `yaml:"select"`
-	// Instrument are selectors with settings of their own, tried before Select; the
-	// first that names a process counts.
-	Instrument []Instrument `yaml:"instrument"`
-	Service    Service      `yaml:"service"`
-	Sampling   Sampling     `yaml:"sampling"`
+	Disabled bool `yaml:"-"`
+	// Enabled: false takes the probes off everything, until it is true again.
+	Enabled bool   `yaml:"enabled"`
+	Select  Select `yaml:"select"`
+	// Instrument and Exclude are selectors with more to say than Select has; a
+	// process that one of Exclude fits is left alone.
+	Instrument []Selector `yaml:"instrument"`
+	Exclude    []Match    `yaml:"exclude"`
+	// Probes switches probes by name; those not named are on.
+	Probes   map[string]bool `yaml:"probes"`
+	Service  Service         `yaml:"service"`
+	Sampling Sampling        `yaml:"sampling"`
 	// Exporters are some of ExporterOTLP and at most one of
 	// ExporterConsole, ExporterTree and ExporterJSON, which print;
 	// empty after Load when the user said none.
@@ -84,35 +88,22 @@ type Select struct {
 	AllGo bool     `yaml:"all_go"`
 	// Exclude are glob patterns like Exes.
 	Exclude []string `yaml:"exclude"`
+	// Exporting: watch also programs that export spans of their own, and collectors.
+	// A pid that is named is watched in any case.
+	Exporting bool `yaml:"exporting"`
 }
 
 // Empty says that nothing is selected.
-func (s Select) Empty() bool {
-	return len(s.PIDs) == 0 && len(s.Exes) == 0 && len(s.Ports) == 0 && !s.AllGo
-}
+func (s Select) Empty() bool { return len(s.PIDs) == 0 && s.onlyPIDs() }
 
-// Nothing says that no process can be selected.
-func (c *Config) Nothing() bool { return c.Select.Empty() && len(c.Instrument) == 0 }
+func (s Select) onlyPIDs() bool { return len(s.Exes) == 0 && len(s.Ports) == 0 && !s.AllGo }
 
-// Instrument names processes as Select does, and what holds for them alone.
-type Instrument struct {
-	PIDs  []int    `yaml:"pids"`
-	Exes  []string `yaml:"exes"`
-	Ports []int    `yaml:"ports"`
-	AllGo bool     `yaml:"all_go"`
-	// Propagation overrules Config.Propagation.
-	Propagation InstrumentPropagation `yaml:"propagation"`
-}
+// SelectsNothing says that no process can ever be watched.
+func (c *Config) SelectsNothing() bool { return c.Select.Empty() && len(c.Instrument) == 0 }
 
-// Empty says that it names nothing.
-func (i Instrument) Empty() bool {
-	return len(i.PIDs) == 0 && len(i.Exes) == 0 && len(i.Ports) == 0 && !i.AllGo
-}
-
-// InstrumentPropagation is the part of Propagation that may differ between processes.
-type InstrumentPropagation struct {
-	// Mode is one of the Propagate constants; empty: as for all others.
-	Mode string `yaml:"mode"`
+// OnlyPIDs says that nothing but certain pids is asked for.
+func (c *Config) OnlyPIDs() bool {
+	return c.Select.onlyPIDs() && !slices.ContainsFunc(c.Instrument, func(s Selector) bool { return len(s.PIDs) == 0 })
 }
 
 // Service describes watched processes that do not describe themselves.
@@ -260,14 +251,15 @@ const (
 	PropagateOff    = "off"
 )
 
-// PropagationModes are the modes in force, by entry of Instrument; the last one is for
-// the rest.
+// PropagationModes are the modes in force, each once.
 func (c *Config) PropagationModes() []string {
-	modes := make([]string, 0, len(c.Instrument)+1)
+	modes := []string{c.Propagation.Mode}
 	for _, i := range c.Instrument {
-		modes = append(modes, cmp.Or(i.Propagation.Mode, c.Propagation.Mode))
+		if m := i.Propagation.Mode; m != "" && !slices.Contains(modes, m) {
+			modes = append(modes, m)
+		}
 	}
-	return append(modes, c.Propagation.Mode)
+	return modes
 }
 
 var propagationModes = []string{PropagateAuto, PropagateMemory, PropagateJoin, PropagateKernel, PropagateOff}
@@ -327,6 +319,7 @@ func (l Log) SlogLevel() slog.Level { return levels[l.Level] }
 func Default() Config {
 	otlp := OTLP{Compression: CompressionNone, Timeout: 10 * time.Second}
 	return Config{
+		Enabled:     true,
 		Sampling:    Sampling{Sampler: ParentBasedOn, Ratio: 1},
 		OTLP:        otlp,
 		MetricsOTLP: otlp,

@@ -55,11 +55,11 @@ func TestInstrument(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"memory", "join", "join"}; !slices.Equal(c.PropagationModes(), want) || c.Nothing() {
-		t.Errorf("modes %v, want %v; nothing selected: %v", c.PropagationModes(), want, c.Nothing())
+	if want := []string{"join", "memory"}; !slices.Equal(c.PropagationModes(), want) || c.SelectsNothing() {
+		t.Errorf("modes %v, want %v; nothing selected: %v", c.PropagationModes(), want, c.SelectsNothing())
 	}
 	for file, want := range map[string]string{
-		"instrument:\n- propagation: {mode: join}\n":                 "entry 1 names no process",
+		"instrument:\n- propagation: {mode: join}\n":                 "agent.yaml:2: instrument[0]: names no process",
 		"instrument:\n- {pids: [1], propagation: {mode: maybe}}\n":   "maybe",
 		"instrument:\n- {pids: [0]}\n":                               "pid 0",
 		"instrument:\n- {exes: ['[']}\n":                             "pattern",
@@ -265,8 +265,8 @@ func TestErrors(t *testing.T) {
 		{"peer with a port", "peers:\n  - {host: \"https://a:1\", name: x}\n", nil, Flags{}, []string{`host "https://a:1"`}},
 		{"wrong duration", "batch:\n\n  schedule_delay: 5\n", nil, Flags{}, []string{"agent.yaml:3: want a duration such as 500ms"}},
 		{"wrong block", "otlp: [1]\n", nil, Flags{}, []string{"agent.yaml:1: want a block of keys here"}},
-		{"not YAML", "disabled: false\nlog: level: info\n", nil, Flags{}, []string{"agent.yaml:2: mapping values are not allowed"}},
-		{"two documents", "disabled: false\n---\ndisabled: true\n", nil, Flags{}, []string{"agent.yaml: more than one YAML document"}},
+		{"not YAML", "enabled: false\nlog: level: info\n", nil, Flags{}, []string{"agent.yaml:2: mapping values are not allowed"}},
+		{"two documents", "enabled: false\n---\nenabled: true\n", nil, Flags{}, []string{"agent.yaml: more than one YAML document"}},
 		{"bad value in file", "otlp:\n  protocol: carrier pigeon\n", nil, Flags{}, []string{`agent.yaml:2: otlp.protocol: "carrier pigeon": want grpc or http/protobuf`}},
 		{"bad value in environment", "otlp:\n  protocol: grpc\n", env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"), Flags{}, []string{`OTEL_EXPORTER_OTLP_PROTOCOL: "http/json": want grpc or http/protobuf`}},
 		{"bad value of flag", "", nil, Flags{LogLevel: "loud"}, []string{`--log-level: "loud": want debug, info`}},

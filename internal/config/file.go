@@ -53,11 +53,16 @@ func (l *loader) yaml(name string, data []byte) error {
 	return nil
 }
 
-// lines notes the line of every setting, two levels deep, which is as deep as
-// the settings go.
+// lines notes the line of every setting, two levels deep, and of every selector.
 func (l *loader) lines(name, prefix string, n *yaml.Node, depth int) {
 	if n.Kind == yaml.DocumentNode && len(n.Content) == 1 {
 		n = n.Content[0]
+	}
+	if n.Kind == yaml.SequenceNode && depth == 1 {
+		for i, item := range n.Content {
+			key := fmt.Sprintf("%s[%d]", strings.TrimSuffix(prefix, "."), i)
+			l.source[key] = fmt.Sprintf("%s:%d: %s", name, item.Line, key)
+		}
 	}
 	if n.Kind != yaml.MappingNode || depth > 1 {
 		return

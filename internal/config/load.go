@@ -32,18 +32,22 @@ type LoadOptions struct {
 	// Getenv is os.Getenv, or a test's own.
 	Getenv func(string) string
 	Flags  Flags
+	// Probes are the names of probes that there are; empty: any name will do.
+	Probes []string
 }
 
 // loader collects a Config and remembers who set what, for the error texts.
 type loader struct {
 	cfg    Config
 	source map[string]string // setting, by its path in the file -> who set it
+
+	probeNames []string
 }
 
 // Load reads all sources. Its errors wrap ErrInvalid, or say why the file
 // cannot be read.
 func Load(o LoadOptions) (Config, error) {
-	l := &loader{cfg: Default(), source: map[string]string{}}
+	l := &loader{cfg: Default(), source: map[string]string{}, probeNames: o.Probes}
 	if o.File != "" {
 		if err := l.file(o.File); err != nil {
 			return Config{}, err

@@ -23,7 +23,7 @@ func (l *loader) validate() error {
 	if otlp == nil { // what they have in common is reported once
 		otlp = l.validateOTLP(l.cfg.MetricsOTLP)
 	}
-	return errors.Join(l.validateSelect(), l.validateInstrument(), l.validateSampling(), l.validateExporters(),
+	return errors.Join(l.validateSelect(), l.validateSelectors(), l.validateSampling(), l.validateExporters(),
 		otlp, l.validateMetrics(), l.validateBatch(), l.validatePropagation(), l.validateDatabases(), l.validatePeers(), l.validateLog())
 }
 
@@ -82,27 +82,6 @@ func (l *loader) validatePeers() error {
 func (l *loader) validateSelect() error {
 	s := l.cfg.Select
 	return errors.Join(l.named("select.pids", "select.ports", "select.exes", s.PIDs, s.Ports, s.Exes), l.globs("select.exclude", s.Exclude))
-}
-
-// maxInstrument bounds the entries: every process is compared with all of them.
-const maxInstrument = 256
-
-func (l *loader) validateInstrument() error {
-	var errs []error
-	if n := len(l.cfg.Instrument); n > maxInstrument {
-		errs = append(errs, l.invalid("instrument", "%d entries: at most %d", n, maxInstrument))
-	}
-	const key = "instrument" // an entry's line is not kept
-	for n, i := range l.cfg.Instrument {
-		if i.Empty() {
-			errs = append(errs, l.invalid(key, "entry %d names no process: want pids, exes, ports or all_go", n+1))
-		}
-		errs = append(errs, l.named(key, key, key, i.PIDs, i.Ports, i.Exes))
-		if m := i.Propagation.Mode; m != "" && !slices.Contains(propagationModes, m) {
-			errs = append(errs, l.invalid(key, "entry %d: propagation.mode %q: want one of %s", n+1, m, strings.Join(propagationModes, ", ")))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // named checks what names processes.

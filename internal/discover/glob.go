@@ -24,6 +24,7 @@ const globSpecial = `*?[{},\`
 type glob struct {
 	re   *regexp.Regexp
 	base bool
+	text bool // see compileText
 }
 
 func compileGlob(pattern string) (glob, error) {
@@ -111,7 +112,29 @@ func globExpr(pattern string) (string, error) {
 	return b.String(), nil
 }
 
+// compileText is for texts that are no paths: * and ? match a slash as well.
+func compileText(pattern string) (glob, error) {
+	g, err := compileGlob(strings.NewReplacer("/", "\x00", "**", "*").Replace(pattern))
+	g.base, g.text = false, true
+	return g, err
+}
+
+// compilePath is for whole paths, with or without a slash in the pattern.
+func compilePath(pattern string) (glob, error) {
+	g, err := compileGlob(pattern)
+	g.base = false
+	return g, err
+}
+
+// matchEmpty is match for texts that may be empty.
+func (g glob) matchEmpty(p string) bool {
+	return p == "" && g.re.MatchString("") || g.match(p)
+}
+
 func (g glob) match(p string) bool {
+	if g.text {
+		p = strings.ReplaceAll(p, "/", "\x00")
+	}
 	if p == "" {
 		return false
 	}

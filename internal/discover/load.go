@@ -62,7 +62,7 @@ func loadVariant(opts Options, scanOnly, findVMA bool) (*objects, error) {
 	if scanOnly {
 		drop = append(drop, execName, bpfProgDiExit)
 	}
-	if scanOnly || !opts.Ports {
+	if scanOnly {
 		drop = append(drop, bpfProgDiListen)
 	}
 	for _, name := range drop {

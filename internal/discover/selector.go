@@ -3,28 +3,21 @@ package discover
 import (
 	"fmt"
 	"slices"
-)
 
-// Rule names processes: those that PIDs, Exes, Ports or AllGo name.
-type Rule struct {
-	PIDs  []int32
-	Exes  []string // patterns, see Selector
-	Ports []uint16
-	// AllGo selects every process; whether it is a Go program shows later.
-	AllGo bool
-}
+	"github.com/tracer-agent/tracer-agent/internal/policy"
+)
 
 // Selection is what a user asks for. A process is selected when one of Rules, or PIDs,
 // Exes, Ports or AllGo name it and Exclude does not; a pid that is named counts in any
 // case.
 type Selection struct {
-	// Rules are tried in this order, all of a rule before the next one, and before the
-	// fields below, which are the last rule.
-	Rules []Rule
+	// Rules are asked before the fields below.
+	Rules Rules
 
-	PIDs    []int32
-	Exes    []string
-	Ports   []uint16
+	PIDs  []int32
+	Exes  []string // patterns, see Selector
+	Ports []uint16
+	// AllGo selects every process; whether it is a Go program shows later.
 	AllGo   bool
 	Exclude []string // patterns
 	// SelfPID and SelfExe are never selected: the agent's process, and other
@@ -43,38 +36,42 @@ const (
 	ByExe       Reason = "exe"
 	ByPort      Reason = "port"
 	ByAllGo     Reason = "all-go"
+	BySelector  Reason = "selector" // more than the executable
 )
 
 // Whole says that every process of the executable is selected, not just this one:
 // then later ones can be watched from their exec on.
 func (r Reason) Whole() bool { return r == ByExe || r == ByAllGo }
 
-// Selector decides which processes are wanted. It is pure: the same process and
-// ports give the same answer at any time, from any goroutine.
+// Selector decides which processes are wanted. It may be asked from any goroutine. What
+// rules ask of a process beyond what it is given is read from /proc for each answer.
 //
 // Patterns: * and ? stop at a slash, ** does not; [a-z], {a,b}. A pattern without
 // a slash is for the file name, any other for the whole path.
 type Selector struct {
-	sel     Selection
-	rules   []Rule
-	exes    [][]glob // by rule
-	exclude []glob
+	sel           Selection
+	exes, exclude []glob
+
+	instrument   []settings
+	excludeRules []*rule
+	pods         Pods
+	policy       *policy.Policy
+	ports        bool // a rule asks for ports
 }
 
 // NewSelector checks the patterns. The error wraps ErrGlob.
-func NewSelector(sel Selection) (*Selector, error) {
-	s := &Selector{sel: sel}
-	s.rules = append(slices.Clone(sel.Rules), Rule{PIDs: sel.PIDs, Exes: sel.Exes, Ports: sel.Ports, AllGo: sel.AllGo})
-	for _, rule := range s.rules {
-		globs, err := compileGlobs(rule.Exes)
-		if err != nil {
-			return nil, err
-		}
-		s.exes = append(s.exes, globs)
+func NewSelector(sel Selection) (s *Selector, err error) {
+	s = &Selector{sel: sel}
+	if s.exes, err = compileGlobs(sel.Exes); err != nil {
+		return nil, err
 	}
-	var err error
-	s.exclude, err = compileGlobs(sel.Exclude)
-	return s, err
+	if s.exclude, err = compileGlobs(sel.Exclude); err != nil {
+		return nil, err
+	}
+	if err := s.compile(sel.Rules); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 func compileGlobs(patterns []string) (globs []glob, err error) {
@@ -90,41 +87,60 @@ func compileGlobs(patterns []string) (globs []glob, err error) {
 
 // Empty says that nothing can ever be selected.
 func (s *Selector) Empty() bool {
-	return !slices.ContainsFunc(s.rules, func(r Rule) bool {
-		return len(r.PIDs) > 0 || len(r.Exes) > 0 || len(r.Ports) > 0 || r.AllGo
-	})
+	return len(s.sel.PIDs) == 0 && len(s.exes) == 0 && len(s.sel.Ports) == 0 && !s.sel.AllGo && len(s.instrument) == 0
 }
 
 // WantsPorts says that listening ports decide.
-func (s *Selector) WantsPorts() bool {
-	return slices.ContainsFunc(s.rules, func(r Rule) bool { return len(r.Ports) > 0 })
-}
+func (s *Selector) WantsPorts() bool { return len(s.sel.Ports) > 0 || s.ports }
 
-// Select says whether and why a process is wanted, and which rule names it: an index of
-// Selection.Rules, or their number for the last one. ports are those it listens on. A
-// pid that is named comes before everything else.
-func (s *Selector) Select(p Process, ports []uint16) (why Reason, rule int) {
+// Select says whether and why a process is wanted; ports are those it listens on.
+func (s *Selector) Select(p Process, ports []uint16) Selected {
 	if p.Key.PID == s.sel.SelfPID || (s.sel.SelfExe != ExeID{} && p.Exe == s.sel.SelfExe) {
-		return NotSelected, 0
+		return Selected{}
 	}
-	for i, r := range s.rules {
-		if slices.Contains(r.PIDs, p.Key.PID) {
-			return ByPID, i
-		}
+	if sel, named := s.byPID(p, ports); named {
+		return sel
 	}
 	matches := func(g glob) bool { return g.match(p.Path) }
 	if slices.ContainsFunc(s.exclude, matches) {
-		return NotSelected, 0
+		return Selected{}
 	}
-	for i, r := range s.rules {
-		switch {
-		case slices.ContainsFunc(s.exes[i], matches):
-			return ByExe, i
-		case slices.ContainsFunc(ports, func(port uint16) bool { return slices.Contains(r.Ports, port) }):
-			return ByPort, i
-		case r.AllGo:
-			return ByAllGo, i
+	if sel, decided := s.byRules(p, s.facts(p, ports)); decided {
+		return sel
+	}
+	switch {
+	case slices.ContainsFunc(s.exes, matches):
+		return Selected{Reason: ByExe, Policy: s.policy}
+	case slices.ContainsFunc(ports, func(port uint16) bool { return slices.Contains(s.sel.Ports, port) }):
+		return Selected{Reason: ByPort, Policy: s.policy}
+	case s.sel.AllGo:
+		return Selected{Reason: ByAllGo, Policy: s.policy}
+	}
+	return Selected{}
+}
+
+func (s *Selector) facts(p Process, ports []uint16) *facts {
+	return &facts{pid: p.Key.PID, ports: ports, pods: s.pods}
+}
+
+// byPID: a pid that is named is watched in any case, with the settings of the selector
+// that names it, or else of the first one that fits.
+func (s *Selector) byPID(p Process, ports []uint16) (Selected, bool) {
+	f := s.facts(p, ports)
+	for _, r := range s.instrument {
+		if !r.off && slices.Contains(r.m.PIDs, int(p.Key.PID)) && r.match(p, f) == yes {
+			return Selected{Reason: ByPID, Policy: r.policy}, true
 		}
 	}
-	return NotSelected, 0
+	if !slices.Contains(s.sel.PIDs, p.Key.PID) {
+		return Selected{}, false
+	}
+	sel := Selected{Reason: ByPID, Policy: s.policy}
+	for _, r := range s.instrument {
+		if !r.off && r.match(p, f) == yes {
+			sel.Policy = r.policy
+			break
+		}
+	}
+	return sel, true
 }

@@ -35,7 +35,7 @@ type Options struct {
 	// Procs and ExeAuto are the shared maps tr_procs and tr_exe_auto, owned by the
 	// caller. Nil: the Watcher makes its own, and nobody reads them.
 	Procs, ExeAuto *ebpf.Map
-	// Ports: also report listening TCP sockets.
+	// Ports: also report listening TCP sockets, from the beginning; see WatchPorts.
 	Ports bool
 	// Buffer is the capacity of the event channel, 0 for 256. While it is full
 	// records wait in the kernel's ring; when that is full too they are lost and
@@ -77,6 +77,9 @@ type Watcher struct {
 
 	lost, scans, overflow atomic.Uint64
 	count                 atomic.Int64
+
+	ports    atomic.Bool
+	attaches sync.Mutex // links
 }
 
 // New loads and attaches the programs and starts to report: first the processes
@@ -129,7 +132,19 @@ func (w *Watcher) attach() (err error) {
 		return err
 	}
 	if w.opts.Ports {
-		return w.attachRaw("inet_sock_set_state", bpfProgDiListen)
+		return w.WatchPorts()
+	}
+	return nil
+}
+
+// WatchPorts begins to report listening sockets, from now on; it may be called again.
+func (w *Watcher) WatchPorts() error {
+	if w.ports.Swap(true) {
+		return nil
+	}
+	if err := w.attachRaw("inet_sock_set_state", bpfProgDiListen); err != nil {
+		w.ports.Store(false)
+		return err
 	}
 	return nil
 }
@@ -153,6 +168,8 @@ func (w *Watcher) attachRaw(tracepoint, program string) error {
 	if err != nil {
 		return fmt.Errorf("attach to tracepoint %s: %w", tracepoint, err)
 	}
+	w.attaches.Lock()
+	defer w.attaches.Unlock()
 	w.links = append(w.links, l)
 	return nil
 }
@@ -194,9 +211,12 @@ func (w *Watcher) Close() error {
 }
 
 func (w *Watcher) release() {
+	w.attaches.Lock()
 	for _, l := range w.links {
 		l.Close()
 	}
+	w.links = nil
+	w.attaches.Unlock()
 	if w.ring != nil {
 		w.ring.Close()
 	}
@@ -321,7 +341,7 @@ func (w *Watcher) reconcile(procs []Process) bool {
 		if !w.started(p) {
 			return false
 		}
-		if w.opts.Ports && !w.listening(p.Key) {
+		if w.ports.Load() && !w.listening(p.Key) {
 			return false
 		}
 	}
@@ -339,7 +359,7 @@ func (w *Watcher) handle(e *bpfDiscoverEvent) bool {
 			return false
 		}
 		// Sockets can be handed down through exec.
-		return !w.opts.Ports || w.listening(p.Key)
+		return !w.ports.Load() || w.listening(p.Key)
 	case bpfDiscoverTypeTYPE_EXIT:
 		key := keyOf(e)
 		if k, ok := w.procs[key.PID]; ok && k.startNs == key.StartNs {

@@ -17,6 +17,8 @@ type ExeRef struct {
 	Dev  uint32
 	Ino  uint64
 	Path string
+	// Off says which probes are not to be attached; nil: none.
+	Off func(probe string) bool
 }
 
 // Attached is one executable with probes on it. It stays until Manager.Detach.
@@ -39,6 +41,7 @@ type Attached struct {
 	closed    bool            // no probe any more
 	forgotten bool            // Exe is closed
 	off       map[string]bool // specs that were taken off while it ran
+	muted     map[string]bool // specs that nobody wants now
 	// detaching closes the links; set before the first one is made.
 	detaching *detacher
 }
@@ -61,7 +64,7 @@ func (a *Attached) wants(s *Spec, pt Point) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	_, ok := a.Placed[s.Name].Points[pt.Name]
-	return ok && !a.closed && !a.off[s.Name] && a.links[pointKey{s.Name, pt.Name}] == nil
+	return ok && !a.closed && !a.off[s.Name] && !a.muted[s.Name] && a.links[pointKey{s.Name, pt.Name}] == nil
 }
 
 // attachPoint puts a program on a point. The link stays referenced in a.links:
@@ -74,7 +77,7 @@ func (a *Attached) attachPoint(s *Spec, pt Point, prog *ebpf.Program, multi bool
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	key := pointKey{s.Name, pt.Name}
-	if a.closed || a.off[s.Name] || a.links[key] != nil {
+	if a.closed || a.off[s.Name] || a.muted[s.Name] || a.links[key] != nil {
 		return nil
 	}
 	l, err := uprobe(a.target, prog, at.Offset, multi)
@@ -111,29 +114,26 @@ func (a *Attached) detachSpec(s *Spec) (left int, err error) {
 		a.off = map[string]bool{}
 	}
 	a.off[s.Name] = true
-	var mine []pointKey
 	for k := range a.links {
-		if k.spec == s.Name {
-			mine = append(mine, k)
-		} else {
+		if k.spec != s.Name {
 			left++
 		}
 	}
 	a.mu.Unlock()
-	var errs []error
-	for _, k := range mine {
-		errs = append(errs, a.detachPoint(k.spec, k.point))
-	}
-	return left, errors.Join(errs...)
+	return left, a.closeLinks(func(k pointKey) bool { return k.spec == s.Name })
 }
 
-// detachAll closes all links at the same time: closing a perf-event uprobe waits
-// for an RCU grace period.
-func (a *Attached) detachAll() error {
+// closeLinks takes off the points that are wanted, all at the same time: closing a
+// perf-event uprobe waits for an RCU grace period.
+func (a *Attached) closeLinks(wanted func(pointKey) bool) error {
 	a.mu.Lock()
-	links := a.links
-	a.links = nil
-	a.closed = true
+	var links []link.Link
+	for k, l := range a.links {
+		if wanted(k) {
+			links = append(links, l)
+			delete(a.links, k)
+		}
+	}
 	a.mu.Unlock()
 	closed := make(chan error, len(links))
 	for _, l := range links {
@@ -144,4 +144,12 @@ func (a *Attached) detachAll() error {
 		errs = append(errs, <-closed)
 	}
 	return errors.Join(errs...)
+}
+
+// detachAll takes everything off for good.
+func (a *Attached) detachAll() error {
+	a.mu.Lock()
+	a.closed = true
+	a.mu.Unlock()
+	return a.closeLinks(func(pointKey) bool { return true })
 }

@@ -257,6 +257,9 @@ func (m *Manager) install(ctx context.Context, a *Attached) error {
 	for _, s := range m.opts.Specs {
 		p := a.Placed[s.Name]
 		p.ExeID = a.ID
+		if a.Ref.Off != nil && a.Ref.Off(s.Name) {
+			a.setMuted(s.Name, true)
+		}
 		if len(p.Groups) == 0 {
 			continue
 		}

@@ -19,6 +19,8 @@ import (
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 
 	"github.com/tracer-agent/tracer-agent/internal/config"
+	"github.com/tracer-agent/tracer-agent/internal/discover"
+	"github.com/tracer-agent/tracer-agent/internal/hostuser"
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
 )
 
@@ -87,7 +89,7 @@ func NewBuilder(o Options) (*Builder, error) {
 	// Errors leave the names out: owners are then numbers.
 	b.mntNS, _ = os.Readlink(filepath.Join(o.Proc, "self/ns/mnt"))
 	if data, err := readBounded("/etc/passwd", maxPasswdBytes); err == nil {
-		b.passwd = parsePasswd(data)
+		b.passwd = hostuser.Parse(data)
 	}
 	return b, nil
 }
@@ -114,6 +116,8 @@ type Process struct {
 	GoVersion string
 	// ModuleVersion is the version of the main module, if it has one.
 	ModuleVersion string
+	// Service overrules Options.Service for this process; nil does not.
+	Service *config.Service
 }
 
 // Build reads a process's resource. Its only error is ErrGone; everything else
@@ -137,6 +141,10 @@ func (b *Builder) Build(p Process) (*telemetry.Resource, error) {
 		return nil, err
 	}
 
+	service := &b.o.Service
+	if p.Service != nil {
+		service = p.Service
+	}
 	s := &set{}
 	// In order of precedence: the first to set a key wins.
 	s.add(semconv.TelemetrySDKName(distro), semconv.TelemetrySDKLanguageGo,
@@ -144,8 +152,8 @@ func (b *Builder) Build(p Process) (*telemetry.Resource, error) {
 		semconv.TelemetryDistroName(distro), semconv.TelemetryDistroVersion(b.o.AgentVersion))
 	s.text(semconv.ServiceNameKey, own.service)
 	s.texts(own.attributes)
-	s.text(semconv.ServiceNameKey, b.o.Service.Name)
-	s.texts(b.o.Service.Attributes)
+	s.text(semconv.ServiceNameKey, service.Name)
+	s.texts(service.Attributes)
 
 	s.text(semconv.ServiceNameKey, path.Base(p.Exe))
 	s.add(semconv.ServiceInstanceID(b.instanceID(p.Key)))
@@ -161,7 +169,7 @@ func (b *Builder) Build(p Process) (*telemetry.Resource, error) {
 	s.text(semconv.ProcessRuntimeVersionKey, p.GoVersion)
 	s.add(b.host...)
 	for _, cg := range cgroups {
-		s.text(semconv.ContainerIDKey, containerID(cg.Path))
+		s.text(semconv.ContainerIDKey, discover.ContainerID(cg.Path))
 	}
 	return &telemetry.Resource{SchemaURL: semconv.SchemaURL, Attributes: s.sorted()}, nil
 }

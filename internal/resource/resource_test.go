@@ -15,6 +15,8 @@ import (
 	"github.com/prometheus/procfs"
 
 	"github.com/tracer-agent/tracer-agent/internal/config"
+	"github.com/tracer-agent/tracer-agent/internal/discover"
+	"github.com/tracer-agent/tracer-agent/internal/hostuser"
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
 )
 
@@ -233,15 +235,15 @@ func TestContainerID(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := containerID(tt.in); got != tt.want {
-				t.Errorf("containerID(%q) = %q, want %q", tt.in, got, tt.want)
+			if got := discover.ContainerID(tt.in); got != tt.want {
+				t.Errorf("discover.ContainerID(%q) = %q, want %q", tt.in, got, tt.want)
 			}
 		})
 	}
 }
 
 func TestPasswd(t *testing.T) {
-	got := parsePasswd([]byte("root:x:0:0:root:/root:/bin/sh\nbroken\n:x:5:\napp:x:1000:1000::/:\ntwin:x:1000:1::/:\nx:y:-1:\nlast:x:7"))
+	got := hostuser.Parse([]byte("root:x:0:0:root:/root:/bin/sh\nbroken\n:x:5:\napp:x:1000:1000::/:\ntwin:x:1000:1::/:\nx:y:-1:\nlast:x:7"))
 	want := map[string]string{"0": "root", "1000": "app"}
 	want["7"] = "last"
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -284,12 +286,12 @@ func FuzzContainerID(f *testing.F) {
 	f.Add("/docker/" + strings.Repeat("a", 64))
 	f.Add("///:-.scope")
 	f.Fuzz(func(t *testing.T, s string) {
-		id := containerID(s)
+		id := discover.ContainerID(s)
 		if id == "" {
 			return
 		}
 		if !strings.Contains(s, id) || len(id) < 34 || len(id) > 64 && !strings.Contains(id, "-") {
-			t.Errorf("containerID(%q) = %q", s, id)
+			t.Errorf("discover.ContainerID(%q) = %q", s, id)
 		}
 	})
 }
@@ -313,7 +315,7 @@ func FuzzEnviron(f *testing.F) {
 func FuzzPasswd(f *testing.F) {
 	f.Add([]byte("root:x:0:0\n::"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		for uid, name := range parsePasswd(data) {
+		for uid, name := range hostuser.Parse(data) {
 			if uid == "" || name == "" {
 				t.Errorf("%q -> %q", uid, name)
 			}

@@ -20,10 +20,17 @@ import (
 // errGone: the process ended, or runs something else, before its executable was open.
 var errGone = errors.New("the process ended")
 
+// ErrLeftAlone says that a program is not watched although it could be.
+var ErrLeftAlone = errors.New("left alone")
+
 // want has a selected process instrumented, now or when its executable is ready.
 func (s *Supervisor) want(p *process) {
 	e := s.exes[p.Exe]
 	if e != nil && e.state != pending && len(e.procs) == 0 && s.changed(e, p) {
+		s.drop(e)
+		e = nil
+	}
+	if e != nil && e.state == refused && errors.Is(e.why, ErrLeftAlone) && p.forced() {
 		s.drop(e)
 		e = nil
 	}
@@ -75,10 +82,18 @@ func (s *Supervisor) evict() bool {
 	return false
 }
 
+// forced: the process is watched although its program exports its own spans.
+func (p *process) forced() bool {
+	return p.reason == discover.ByPID || p.policy != nil && p.policy.Exporting
+}
+
 // job is one executable to attach, by way of one of its processes.
 type job struct {
 	exe  *executable
 	proc discover.Process
+	// forced: attach whatever LeaveAlone says.
+	forced bool
+	off    func(probe string) bool
 }
 
 type result struct {
@@ -86,6 +101,8 @@ type result struct {
 	a    *probe.Attached
 	held *held
 	err  error
+	// alone is LeaveAlone's word.
+	alone error
 }
 
 // nextJob returns the worker's channel and what to send, or a nil channel when
@@ -94,7 +111,11 @@ func (s *Supervisor) nextJob() (chan<- job, job) {
 	for !s.busy && len(s.queue) > 0 {
 		e := s.queue[0]
 		for _, p := range e.procs {
-			return s.jobs, job{e, p.Process}
+			forced := false
+			for _, q := range e.procs {
+				forced = forced || q.forced()
+			}
+			return s.jobs, job{e, p.Process, forced, s.unwanted(e)}
 		}
 		s.queue = s.queue[1:] // all its processes ended while it waited
 		delete(s.exes, e.id)
@@ -145,7 +166,14 @@ func (s *Supervisor) attach(ctx context.Context, j job) (r result) {
 	case !same:
 		r.err = errGone
 	default:
-		ref := probe.ExeRef{Dev: j.proc.Exe.Dev, Ino: j.proc.Exe.Ino, Path: r.held.path()}
+		if s.opts.LeaveAlone != nil {
+			r.alone = s.opts.LeaveAlone(r.held.path())
+		}
+		if r.alone != nil && !j.forced {
+			r.err = fmt.Errorf("%w: %w", ErrLeftAlone, r.alone)
+			return r
+		}
+		ref := probe.ExeRef{Dev: j.proc.Exe.Dev, Ino: j.proc.Exe.Ino, Path: r.held.path(), Off: j.off}
 		r.a, r.err = s.opts.Attacher.Attach(ctx, ref)
 	}
 	return r
@@ -168,12 +196,12 @@ func (s *Supervisor) finish(r result) {
 	case r.err != nil:
 		s.refuse(e, r)
 	default:
-		e.state, e.a, e.held = attached, r.a, r.held
+		e.state, e.a, e.held, e.alone = attached, r.a, r.held, r.alone
 		e.idleSince = time.Now()
 		for _, p := range sorted(e.procs) {
 			s.letIn(p)
 		}
-		if len(e.procs) == 0 && !e.held.leased && s.exes[e.id] == e {
+		if len(e.procs) == 0 && (e.released || !e.held.leased) && s.exes[e.id] == e {
 			s.drop(e) // all ended meanwhile
 		}
 	}
@@ -196,16 +224,18 @@ func (s *Supervisor) refuse(e *executable, r result) {
 // letIn has a process of an attached executable watched, and says so.
 func (s *Supervisor) letIn(p *process) {
 	e := p.exe
+	if e.alone != nil && !p.forced() {
+		s.opts.Attacher.RemoveProcess(p.Key) // the kernel may have let it in
+		s.leave(p)
+		s.refuseProcess(p, fmt.Errorf("%w: %w", ErrLeftAlone, e.alone))
+		return
+	}
+	s.tune(e)
 	service := ""
 	if s.opts.Directory != nil {
-		service = s.opts.Directory.Add(p.Process, e.a)
+		service = s.opts.Directory.Add(p.Process, p.policy, e.a)
 	}
-	var prop Propagation
-	var hand probe.Hand
-	if s.opts.Propagation != nil {
-		prop = s.opts.Propagation(p.rule)
-		hand = prop.Hand()
-	}
+	prop, hand := s.propagation(p)
 	if err := s.opts.Attacher.AddProcess(p.Key, p.StartCode, e.a, hand); err != nil {
 		if s.opts.Directory != nil {
 			s.opts.Directory.Remove(p.Key)
@@ -230,6 +260,15 @@ func (s *Supervisor) letIn(p *process) {
 		attrs = append(attrs, "propagation", mode, "propagation_because", why)
 	}
 	s.log.Info("instrumented", attrs...)
+}
+
+// propagation is how a process's traces are handed on; nil: not at all.
+func (s *Supervisor) propagation(p *process) (prop Propagation, hand probe.Hand) {
+	if s.opts.Propagation != nil && p.policy != nil {
+		prop = s.opts.Propagation(p.policy.Propagation)
+		hand = prop.Hand()
+	}
+	return prop, hand
 }
 
 // describe says what was attached.
@@ -266,7 +305,7 @@ func (s *Supervisor) refuseProcess(p *process, why error) {
 		level = slog.LevelError
 	case p.reason == discover.ByAllGo && (errors.Is(why, goexe.ErrNotGo) || errors.Is(why, goexe.ErrNotELF)):
 		level = slog.LevelDebug // nobody asked for this one
-	case p.reason == discover.ByAllGo:
+	case p.reason == discover.ByAllGo, errors.Is(why, ErrLeftAlone):
 		level = slog.LevelInfo
 	}
 	s.notInstrumented(level, p.Key.PID, p.Path, why)

@@ -8,12 +8,14 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/tracer-agent/tracer-agent/internal/discover"
+	"github.com/tracer-agent/tracer-agent/internal/policy"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
 )
@@ -25,6 +27,8 @@ const (
 	idleFor = 30 * time.Second
 	// sweepEvery is how often idle executables are looked for.
 	sweepEvery = 5 * time.Second
+	// maxPorts bounds the listening ports that are remembered of one process.
+	maxPorts = 256
 )
 
 // ErrNothingLeft says that only certain pids were asked for and none of them could
@@ -40,13 +44,15 @@ type Attacher interface {
 	RemoveProcess(telemetry.ProcessKey)
 	// Replaced: the process runs another program, which the kernel has let in already.
 	Replaced(telemetry.ProcessKey)
+	// Mute attaches the probes of an executable that are wanted and detaches the others.
+	Mute(a *probe.Attached, off func(probe string) bool) error
 }
 
 // Directory learns which processes are watched, to describe them to exporters.
 type Directory interface {
 	// Add is told before the first span of a process can come, and returns the
 	// service's name for the log.
-	Add(p discover.Process, a *probe.Attached) (service string)
+	Add(p discover.Process, pol *policy.Policy, a *probe.Attached) (service string)
 	// Remove: the process ended; spans of it may still be under way.
 	Remove(telemetry.ProcessKey)
 }
@@ -72,9 +78,12 @@ type Options struct {
 	PIDs []int32
 	// OnlyPIDs: nothing else is selected; Run ends when the last of them is gone.
 	OnlyPIDs bool
-	// Propagation says how the traces of processes are handed on that a rule of the
-	// Selector names; nil: not at all.
-	Propagation func(rule int) Propagation
+	// Propagation says how the traces of processes are handed on that have a mode in
+	// their policy; nil: not at all.
+	Propagation func(mode string) Propagation
+	// LeaveAlone says why an executable should not be watched unless its processes' policy
+	// or a pid says so; nil: it may be.
+	LeaveAlone func(path string) error
 	// IdleFor overrides how long an executable keeps its probes without a process.
 	IdleFor time.Duration
 }
@@ -84,8 +93,7 @@ type Supervisor struct {
 	opts Options
 	log  *slog.Logger
 
-	// procs holds the selected processes, and all others too when ports select,
-	// because any of them may begin to listen.
+	// procs holds all processes of the host, selected or not: the selection may change.
 	procs map[telemetry.ProcessKey]*process
 	exes  map[discover.ExeID]*executable
 	// pids are those of Options.PIDs that are neither gone nor refused.
@@ -97,14 +105,18 @@ type Supervisor struct {
 	jobs    chan job
 	results chan result
 	refused chan refusal
+	orders  chan order
+	ended   chan struct{} // closed at the end of Run
 }
 
 type process struct {
 	discover.Process
 	ports  []uint16
 	reason discover.Reason
-	rule   int         // of the selector, that named it
-	exe    *executable // nil while not selected
+	policy *policy.Policy
+	// undecided: its pod is not known yet.
+	undecided bool
+	exe       *executable // nil while not selected
 	// watched: the Attacher has it.
 	watched bool
 }
@@ -132,6 +144,11 @@ type executable struct {
 	// refused
 	why   error
 	stamp stamp
+
+	// alone: why it is left alone unless a process's policy says otherwise.
+	alone error
+	// released: the selection has changed while it was pending.
+	released bool
 }
 
 type refusal struct {
@@ -156,6 +173,8 @@ func New(opts Options) *Supervisor {
 		jobs:    make(chan job),
 		results: make(chan result, 1),
 		refused: make(chan refusal, 64),
+		orders:  make(chan order),
+		ended:   make(chan struct{}),
 	}
 	for _, pid := range opts.PIDs {
 		s.pids[pid] = true
@@ -184,6 +203,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		s.work(ctx)
 	}()
 	defer func() {
+		close(s.ended)
 		cancel()
 		<-done
 		for _, e := range s.exes {
@@ -215,6 +235,9 @@ func (s *Supervisor) Run(ctx context.Context) error {
 			s.finish(r)
 		case r := <-s.refused:
 			s.takeOut(r)
+		case o := <-s.orders:
+			o.do()
+			close(o.done)
 		case <-leases:
 			s.yieldLeases()
 		case <-sweep.C:
@@ -281,20 +304,23 @@ func (s *Supervisor) started(ev discover.Started) {
 	if e := s.exes[p.Exe]; p.Path == "" && e != nil {
 		p.Path = e.path // it ended too soon to ask; the kernel may have let it in
 	}
-	reason, rule := s.opts.Selector.Select(p, nil)
-	if reason == discover.NotSelected {
+	proc := &process{Process: p}
+	s.procs[p.Key] = proc
+	if !s.choose(proc) {
 		if p.Auto {
-			// The kernel let it in for its inode; its path says otherwise.
+			// The kernel let it in for its inode; something else says otherwise.
 			s.opts.Attacher.RemoveProcess(p.Key)
-		}
-		if s.opts.Selector.WantsPorts() {
-			s.procs[p.Key] = &process{Process: p}
 		}
 		return
 	}
-	proc := &process{Process: p, reason: reason, rule: rule}
-	s.procs[p.Key] = proc
 	s.want(proc)
+}
+
+// choose asks the selector about a process and notes the answer.
+func (s *Supervisor) choose(p *process) (wanted bool) {
+	sel := s.opts.Selector.Select(p.Process, p.ports)
+	p.reason, p.policy, p.undecided = sel.Reason, sel.Policy, sel.Undecided
+	return p.reason != discover.NotSelected
 }
 
 // replaced forgets the program that a process ran before. The kernel side has
@@ -338,11 +364,13 @@ func (s *Supervisor) exited(key telemetry.ProcessKey) {
 
 func (s *Supervisor) listening(ev discover.Listening) {
 	p := s.procs[ev.Key]
-	if p == nil || p.reason != discover.NotSelected {
+	if p == nil {
 		return
 	}
-	p.ports = append(p.ports[:0:0], ev.Port)
-	if p.reason, p.rule = s.opts.Selector.Select(p.Process, p.ports); p.reason != discover.NotSelected {
+	if !slices.Contains(p.ports, ev.Port) && len(p.ports) < maxPorts {
+		p.ports = append(p.ports, ev.Port)
+	}
+	if p.reason == discover.NotSelected && s.choose(p) {
 		s.want(p)
 	}
 }

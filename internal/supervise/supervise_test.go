@@ -20,6 +20,7 @@ import (
 
 	"github.com/tracer-agent/tracer-agent/internal/discover"
 	"github.com/tracer-agent/tracer-agent/internal/goexe"
+	"github.com/tracer-agent/tracer-agent/internal/policy"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
 )
@@ -115,7 +116,9 @@ func (b *book) RemoveProcess(key telemetry.ProcessKey) {
 
 func (b *book) Replaced(telemetry.ProcessKey) {}
 
-func (b *book) Add(p discover.Process, _ *probe.Attached) string {
+func (b *book) Mute(*probe.Attached, func(string) bool) error { return nil }
+
+func (b *book) Add(p discover.Process, _ *policy.Policy, _ *probe.Attached) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.named[p.Key] = true
@@ -593,18 +596,18 @@ func TestGoneBeforeOpen(t *testing.T) {
 
 	s := New(Options{Selector: must(discover.NewSelector(discover.Selection{AllGo: true})), Attacher: b})
 	gone := &process{Process: discover.Process{Key: telemetry.ProcessKey{PID: 1 << 22}}}
-	res := s.attach(context.Background(), job{&executable{}, gone.Process})
+	res := s.attach(context.Background(), job{exe: &executable{}, proc: gone.Process})
 	if !errors.Is(res.err, errGone) {
 		t.Errorf("a pid that does not exist: %v, want %v", res.err, errGone)
 	}
 	s.opts.Check = func(discover.Process) (bool, error) { return false, nil }
-	res = s.attach(context.Background(), job{&executable{}, discover.Process{Key: telemetry.ProcessKey{PID: int32(two.pid())}}})
+	res = s.attach(context.Background(), job{exe: &executable{}, proc: discover.Process{Key: telemetry.ProcessKey{PID: int32(two.pid())}}})
 	if !errors.Is(res.err, errGone) {
 		t.Errorf("a process that runs something else: %v, want %v", res.err, errGone)
 	}
 	e := &executable{procs: map[telemetry.ProcessKey]*process{{PID: 7}: {}, {PID: 8}: {}}}
 	s.exes[e.id] = e
-	s.finish(result{job: job{e, discover.Process{Key: telemetry.ProcessKey{PID: 7}}}, err: errGone})
+	s.finish(result{job: job{exe: e, proc: discover.Process{Key: telemetry.ProcessKey{PID: 7}}}, err: errGone})
 	if len(s.queue) != 1 || len(e.procs) != 1 {
 		t.Errorf("queue %v, processes %v: want it queued again with the other process", s.queue, e.procs)
 	}

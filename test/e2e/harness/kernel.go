@@ -171,3 +171,21 @@ func Lost(metrics map[string]float64) float64 {
 	}
 	return sum
 }
+
+// Links counts the links and perf events by which the agent's programs are attached.
+func (a *Agent) Links() int {
+	a.t.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", a.PID())
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	n := 0
+	for _, f := range files {
+		target, err := os.Readlink(filepath.Join(dir, f.Name()))
+		if err == nil && (strings.Contains(target, "bpf_link") || strings.Contains(target, "bpf-link") || strings.Contains(target, "perf_event")) {
+			n++
+		}
+	}
+	return n
+}

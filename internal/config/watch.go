@@ -1,0 +1,70 @@
+package config
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// settleFor is how long a file must be left alone before its change is told: editors
+// write in several steps.
+const settleFor = 200 * time.Millisecond
+
+// Watch calls changed, from one goroutine, when the content of a file has changed, until
+// ctx is done. The folder is watched, because editors and Kubernetes put a new file
+// in the old one's place; there it is a symbolic link that changes its target.
+func Watch(ctx context.Context, path string, changed func()) error {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watch configuration: %w", err)
+	}
+	if err := w.Add(filepath.Dir(path)); err != nil {
+		w.Close()
+		return fmt.Errorf("watch configuration: %w", err)
+	}
+	go func() {
+		defer w.Close()
+		last := contentOf(path)
+		settled := time.NewTimer(settleFor) // once, for what changed before the watch
+		defer settled.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case _, ok := <-w.Events:
+				if !ok {
+					return
+				}
+				settled.Reset(settleFor)
+			case <-w.Errors: // too many events at once: look
+				settled.Reset(settleFor)
+			case <-settled.C:
+				if now := contentOf(path); now != last {
+					last = now
+					changed()
+				}
+			}
+		}
+	}()
+	return nil
+}
+
+// contentOf tells contents apart; a file that cannot be read has one of its own.
+func contentOf(path string) [sha256.Size]byte {
+	f, err := os.Open(path)
+	if err != nil {
+		return [sha256.Size]byte{}
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, io.LimitReader(f, maxFileBytes+1)); err != nil {
+		return [sha256.Size]byte{}
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}

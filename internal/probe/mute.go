@@ -1,0 +1,74 @@
+package probe
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"slices"
+)
+
+// Mute detaches the probes of an executable that are off, and attaches those that are
+// not again. What was refused stays refused.
+func (m *Manager) Mute(a *Attached, off func(probe string) bool) error {
+	m.attaching.Lock()
+	defer m.attaching.Unlock()
+	var errs []error
+	for _, s := range m.opts.Specs {
+		a.mu.Lock()
+		was := a.muted[s.Name]
+		a.mu.Unlock()
+		switch now := off(s.Name); {
+		case now && !was:
+			a.setMuted(s.Name, true)
+			errs = append(errs, a.closeLinks(func(k pointKey) bool { return k.spec == s.Name }))
+			m.forgetSpec(s, a.ID)
+		case was && !now:
+			a.setMuted(s.Name, false)
+			errs = append(errs, m.attachAgain(a, s))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (a *Attached) setMuted(spec string, on bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.muted == nil {
+		a.muted = map[string]bool{}
+	}
+	a.muted[spec] = on
+}
+
+// Muted says whether a probe is off on the executable.
+func (a *Attached) Muted(spec string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.muted[spec]
+}
+
+func (m *Manager) attachAgain(a *Attached, s *Spec) error {
+	var errs []error
+	for _, g := range s.Groups {
+		if a.Placed[s.Name].Groups[g.Name] {
+			errs = append(errs, m.attachGroup(context.Background(), a, s, g))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// forgetSpec deletes the operations in flight whose end a probe will not see.
+func (m *Manager) forgetSpec(s *Spec, exeID uint32) {
+	if len(s.InFlight) == 0 {
+		return
+	}
+	pids := map[uint32]bool{}
+	eachKey(m.procs, func(raw []byte) {
+		var v procValue
+		if err := m.procs.Lookup(raw, &v); err == nil && v.ExeID == exeID {
+			pids[binary.NativeEndian.Uint32(raw)] = true
+		}
+	})
+	for pid := range pids {
+		m.forgetIf(pid, func(f InFlight, _ []byte) bool { return slices.Contains(s.InFlight, f) })
+	}
+}
