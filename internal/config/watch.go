@@ -16,7 +16,7 @@ import (
 // write in several steps.
 const settleFor = 200 * time.Millisecond
 
-// Watch calls changed, from one goroutine, when the content of a file has changed, until
+// Watch calls changed, from one goroutine, when a file has changed, until
 // ctx is done. The folder is watched, because editors and Kubernetes put a new file
 // in the old one's place; there it is a symbolic link that changes its target.
 func Watch(ctx context.Context, path string, changed func()) error {
@@ -30,7 +30,7 @@ func Watch(ctx context.Context, path string, changed func()) error {
 	}
 	go func() {
 		defer w.Close()
-		last := contentOf(path)
+		last := stampOf(path)
 		settled := time.NewTimer(settleFor) // once, for what changed before the watch
 		defer settled.Stop()
 		for {
@@ -45,7 +45,7 @@ func Watch(ctx context.Context, path string, changed func()) error {
 			case <-w.Errors: // too many events at once: look
 				settled.Reset(settleFor)
 			case <-settled.C:
-				if now := contentOf(path); now != last {
+				if now := stampOf(path); now != last {
 					last = now
 					changed()
 				}
@@ -55,16 +55,26 @@ func Watch(ctx context.Context, path string, changed func()) error {
 	return nil
 }
 
-// contentOf tells contents apart; a file that cannot be read has one of its own.
-func contentOf(path string) [sha256.Size]byte {
+// stamp tells states of a file apart; one that cannot be read has one of its own.
+type stamp struct {
+	content  [sha256.Size]byte
+	modified time.Time
+}
+
+func stampOf(path string) (s stamp) {
 	f, err := os.Open(path)
 	if err != nil {
-		return [sha256.Size]byte{}
+		return s
 	}
 	defer f.Close()
 	h := sha256.New()
 	if _, err := io.Copy(h, io.LimitReader(f, maxFileBytes+1)); err != nil {
-		return [sha256.Size]byte{}
+		return s
 	}
-	return [sha256.Size]byte(h.Sum(nil))
+	s.content = [sha256.Size]byte(h.Sum(nil))
+	// A content that comes back may have been something else meanwhile.
+	if st, err := f.Stat(); err == nil {
+		s.modified = st.ModTime()
+	}
+	return s
 }
