@@ -237,8 +237,8 @@ func TestThreadsAddUp(t *testing.T) {
 	if after := switches(t); got < before || got > after {
 		t.Errorf("%v voluntary context switches, /proc/self/task says %v before and %v after", got, before, after)
 	}
-	p := &process{s: src, key: key, threads: map[int]threadTotals{1 << 21: {wait: 5, voluntary: 7}}, sums: threadTotals{wait: 5, voluntary: 7}}
-	p.readThreads(procfs.ProcStatus{})
+	p := &process{s: src, dir: src.path(key.PID, ""), key: key, threads: map[int]threadTotals{1 << 21: {wait: 5, voluntary: 7}}, sums: threadTotals{wait: 5, voluntary: 7}}
+	p.readThreads()
 	if _, kept := p.threads[1<<21]; kept || p.sums.wait < 5 || p.sums.voluntary < 7 {
 		t.Errorf("a thread that ended: %+v", p.sums)
 	}
@@ -423,6 +423,25 @@ func TestCgroupV2(t *testing.T) {
 	}
 }
 
+// A process can call itself anything.
+func TestParseStat(t *testing.T) {
+	const rest = " S 1 2 3 4 5 6 10 7 12 8 14 15 9 9 20 0 4 0 22 23 1 2"
+	want := procStat{minFlt: 10, majFlt: 12, utime: 14, stime: 15, threads: 4, start: 22, vsize: 23}
+	for _, name := range []string{"cat", "a b", ") R 1 (", "x\n) S"} {
+		if got, err := parseStat([]byte("7 (" + name + ")" + rest)); err != nil || got != want {
+			t.Errorf("%q: %+v, %v", name, got, err)
+		}
+	}
+	for n := range len(rest) - len(" 1 2") - 1 {
+		if got, err := parseStat([]byte("7 (x)" + rest[:n])); err == nil && got == want && n < len(rest)-6 {
+			t.Errorf("cut at %d: %+v", n, got)
+		}
+	}
+	if v, ok := lineValue([]byte("VmRSSx:\t1 kB\nVmRSS:\t  4096 kB\n"), "VmRSS"); !ok || v != 4096 {
+		t.Errorf("VmRSS is %d, %v", v, ok)
+	}
+}
+
 // FuzzProc: whatever stands in the files of a process, reading them ends and gives
 // finite values.
 func FuzzProc(f *testing.F) {
@@ -457,8 +476,8 @@ func FuzzProc(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := &Source{o: Options{Proc: root, Process: true}, fs: fs, groups: mounts{"": root, "memory": root}}
-		p := &process{s: s, key: telemetry.ProcessKey{PID: 7}, threads: map[int]threadTotals{}}
+		s := &Source{o: Options{Proc: root, Process: true}, fs: fs, groups: mounts{"": root, "memory": root}, groupValues: map[group]groupValues{}}
+		p := &process{s: s, dir: s.path(7, ""), key: telemetry.ProcessKey{PID: 7}, threads: map[int]threadTotals{}}
 		check := func(i *telemetry.Instrument, v float64, _ attribute.Set) {
 			if math.IsNaN(v) || math.IsInf(v, 0) {
 				t.Errorf("%s is %v", i.Name, v)

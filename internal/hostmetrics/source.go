@@ -3,6 +3,7 @@ package hostmetrics
 import (
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/prometheus/procfs"
@@ -35,6 +36,10 @@ type Source struct {
 	boot   time.Time
 	netNS  string // the agent's, which is the host's when the agent is allowed to run
 	groups mounts
+	// file and groupValues are used by one collection at a time.
+	collecting  sync.Mutex
+	file        procFile
+	groupValues map[group]groupValues
 }
 
 var _ metrics.Source = (*Source)(nil)
@@ -47,7 +52,7 @@ func New(o Options) (*Source, error) {
 	if o.Sys == "" {
 		o.Sys = "/sys"
 	}
-	s := &Source{o: o}
+	s := &Source{o: o, groupValues: map[group]groupValues{}}
 	var err error
 	if s.fs, err = procfs.NewFS(o.Proc); err != nil {
 		return nil, fmt.Errorf("read process metrics: %w", err)
@@ -75,8 +80,12 @@ func (s *Source) Open(key telemetry.ProcessKey) (metrics.Reading, time.Time) {
 		h := &host{s: s}
 		return h.read, s.boot
 	case s.o.Process:
-		p := &process{s: s, key: key, threads: map[int]threadTotals{}}
-		return p.read, s.boot.Add(time.Duration(key.StartNs))
+		p := &process{s: s, key: key, dir: s.path(key.PID, ""), threads: map[int]threadTotals{}}
+		return func(observe telemetry.Observe) {
+			s.collecting.Lock()
+			defer s.collecting.Unlock()
+			p.read(observe)
+		}, s.boot.Add(time.Duration(key.StartNs))
 	default:
 		return nil, time.Time{}
 	}
