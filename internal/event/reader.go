@@ -16,9 +16,13 @@ import (
 // HeaderLen is the size of struct event_hdr (bpf/lib/event.h) in bytes.
 const HeaderLen = 24
 
-// PollInterval is how often the ring is looked at: programs do not wake the
-// reader, because a wake-up costs 10-20 µs of the watched program's time.
-const PollInterval = 20 * time.Millisecond
+// The ring is looked at every minPoll while records come, and less and less often, down
+// to every maxPoll, while none do: programs do not wake the reader, because a wake-up
+// costs 10-20 µs of the watched program's time, until an eighth of the ring is full.
+const (
+	minPoll = 20 * time.Millisecond
+	maxPoll = 160 * time.Millisecond
+)
 
 // Header begins every record. It mirrors struct event_hdr.
 type Header struct {
@@ -62,8 +66,9 @@ func Parse(raw []byte) (Record, error) {
 
 // Reader reads records from the ring buffer. It is used by one goroutine, but for Drained.
 type Reader struct {
-	rb  *ringbuf.Reader
-	rec ringbuf.Record
+	rb   *ringbuf.Reader
+	rec  ringbuf.Record
+	poll time.Duration
 
 	mu      sync.Mutex
 	waiting []chan struct{} // for a pass that begins from now on
@@ -76,13 +81,14 @@ func NewReader(m *ebpf.Map) (*Reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open ring buffer: %w", err)
 	}
-	return &Reader{rb: rb}, nil
+	return &Reader{rb: rb, poll: minPoll}, nil
 }
 
 // Run calls handle for every record, and bad for every one that cannot be
 // split, until ctx is done; then it empties the ring once more and returns.
 func (r *Reader) Run(ctx context.Context, handle func(Record), bad func(error)) error {
 	defer r.end()
+	defer context.AfterFunc(ctx, r.wake)()
 	for {
 		if err := r.drain(handle, bad); err != nil {
 			return err
@@ -104,8 +110,12 @@ func (r *Reader) Drained() {
 	done := make(chan struct{})
 	r.waiting = append(r.waiting, done)
 	r.mu.Unlock()
+	r.wake()
 	<-done
 }
+
+// wake ends the wait of a pass.
+func (r *Reader) wake() { _ = r.rb.Flush() } // it can only fail when closed
 
 func (r *Reader) takeWaiting() []chan struct{} {
 	r.mu.Lock()
@@ -128,20 +138,27 @@ func release(waiting []chan struct{}) {
 	}
 }
 
-// drain is one pass: it waits up to PollInterval for a wake-up, then reads all there is.
+// drain is one pass: it waits for the poll interval or a wake-up, then reads all there is.
 // When records come as fast as they are read it ends with a ring's worth of bytes, which
 // is more than there was when it began.
 func (r *Reader) drain(handle func(Record), bad func(error)) error {
-	defer release(r.takeWaiting())
-	r.rb.SetDeadline(time.Now().Add(PollInterval))
+	waiting := r.takeWaiting()
+	defer release(waiting)
+	wait := r.poll
+	if len(waiting) > 0 {
+		wait = 0
+	}
+	r.poll = min(2*r.poll, maxPoll)
+	r.rb.SetDeadline(time.Now().Add(wait))
 	for left := r.rb.BufferSize(); left > 0; left -= len(r.rec.RawSample) {
 		err := r.rb.ReadInto(&r.rec)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
+		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, ringbuf.ErrFlushed) {
 			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("read ring buffer: %w", err)
 		}
+		r.poll = minPoll
 		rec, err := Parse(r.rec.RawSample)
 		if err != nil {
 			bad(err)
