@@ -1,6 +1,6 @@
 // Command record makes the corpus of probes/wire/mongo: it runs a target program whose
 // driver talks to a real server through a proxy, lets it make its calls, and writes each
-// command with its reply into a file.
+// command with its reply into a file; what compresses, see compress.go.
 //
 //	go run ./probes/wire/mongo/record -server 127.0.0.1:27017 -target ./mongo -driver "v2.10.0" -out probes/wire/mongo/testdata
 package main
@@ -32,13 +32,20 @@ var calls = []string{
 	"replace", "delete", "bulkWrite", "createIndex", "listCollections", "transaction", "insertUnacknowledged", "drop",
 }
 
+// packed are the calls that are recorded with each compressor, too.
+var packed = []string{"insertOne", "find", "update", "insertMany", "insertBig", "insertTwice", "aggregate", "hello", "ping"}
+
 func main() {
 	server := flag.String("server", "127.0.0.1:27017", "a real server")
 	target := flag.String("target", "", "built testdata/targets/mongo/...")
 	driver := flag.String("driver", "", "the target's driver version")
 	out := flag.String("out", "", "folder to write to")
+	only := flag.String("compressor", "all", "record this one alone; \"\" is none")
 	flag.Parse()
 	for _, c := range []string{"", "snappy", "zlib", "zstd"} {
+		if *only != "all" && *only != c {
+			continue
+		}
 		if err := record(*server, *target, *driver, c, *out); err != nil {
 			fmt.Fprintln(os.Stderr, "record:", err)
 			os.Exit(1)
@@ -48,13 +55,16 @@ func main() {
 
 // tap keeps the messages that pass.
 type tap struct {
+	compressor string
+
 	mu       sync.Mutex
 	requests [][]byte
 	replies  map[int32][]byte
+	unpacked map[int32]bool // requests that came compressed
 }
 
 func record(server, target, driver, compressor, out string) error {
-	t := &tap{replies: map[int32][]byte{}}
+	t := &tap{compressor: compressor, replies: map[int32][]byte{}, unpacked: map[int32]bool{}}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -80,7 +90,11 @@ func record(server, target, driver, compressor, out string) error {
 	if err := json.Unmarshal([]byte(strings.TrimPrefix(line, "ready ")), &ready); err != nil {
 		return err
 	}
-	for _, call := range calls {
+	made := calls
+	if compressor != "" {
+		made = packed
+	}
+	for _, call := range made {
 		mark := t.mark()
 		resp, err := http.Get("http://" + ready.HTTP + "/do?op=" + call)
 		if err != nil {
@@ -105,13 +119,39 @@ func (t *tap) serve(ln net.Listener, server string) {
 			client.Close()
 			continue
 		}
-		go t.pump(up, client, func(m []byte) { t.requests = append(t.requests, m) })
-		go t.pump(client, up, func(m []byte) { t.replies[int32(binary.LittleEndian.Uint32(m[8:]))] = m })
+		go pump(up, client, t.request)
+		go pump(client, up, t.reply)
 	}
 }
 
-// pump copies messages and keeps each before it is passed on.
-func (t *tap) pump(dst, src net.Conn, keep func([]byte)) {
+// request keeps a message of the driver and returns what the server is to get.
+func (t *tap) request(m []byte) ([]byte, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.requests = append(t.requests, m)
+	t.unpacked[int32(binary.LittleEndian.Uint32(m[4:]))] = opcode(m) == opCompressed
+	return unpack(m)
+}
+
+// reply keeps a message for the driver and returns it as the driver gets it.
+func (t *tap) reply(m []byte) (out []byte, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	to := int32(binary.LittleEndian.Uint32(m[8:]))
+	if t.compressor != "" {
+		m = offer(m, t.compressor)
+	}
+	if t.unpacked[to] {
+		if m, err = pack(m, t.compressor); err != nil {
+			return nil, err
+		}
+	}
+	t.replies[to] = m
+	return m, nil
+}
+
+// pump copies messages as change returns them.
+func pump(dst, src net.Conn, change func([]byte) ([]byte, error)) {
 	defer dst.Close()
 	for {
 		m := make([]byte, 16)
@@ -126,9 +166,10 @@ func (t *tap) pump(dst, src net.Conn, keep func([]byte)) {
 		if _, err := io.ReadFull(src, m[16:]); err != nil {
 			return
 		}
-		t.mu.Lock()
-		keep(m)
-		t.mu.Unlock()
+		if m, err = change(m); err != nil {
+			fmt.Fprintln(os.Stderr, "record:", err)
+			return
+		}
 		if _, err := dst.Write(m); err != nil {
 			return
 		}
@@ -156,8 +197,12 @@ func (t *tap) write(mark int, call, driver, compressor, out string) error {
 		if compressor != "" {
 			name += "-z-" + compressor
 		}
+		stand := ""
+		if compressor != "" {
+			stand = ",\nwhich compresses in place of the server"
+		}
 		ar := &txtar.Archive{
-			Comment: fmt.Appendf(nil, "Driver go.mongodb.org/mongo-driver %s, call %q of testdata/targets/mongo, compressor %q;\nserver FerretDB 1.24.2 with SQLite. Recorded by probes/wire/mongo/record.\n", driver, call, compressor),
+			Comment: fmt.Appendf(nil, "Driver go.mongodb.org/mongo-driver %s, call %q of testdata/targets/mongo, compressor %q;\nserver FerretDB 1.24.2 with SQLite. Recorded by probes/wire/mongo/record%s.\n", driver, call, compressor, stand),
 			Files:   []txtar.File{{Name: "request", Data: lines(m)}},
 		}
 		if r := t.replies[h.RequestID]; r != nil {
