@@ -97,7 +97,7 @@ fuzz: ## every fuzz test for FUZZTIME=30s
 
 ##@ Show
 .PHONY: demo
-demo: ## two services and a bot, traced: span trees in the terminal
+demo: ## a trade backend with MongoDB, Redis, an HTTPS broker, WebSocket and a bot, traced: span trees in the terminal
 	scripts/demo.sh
 
 .PHONY: bench

@@ -1,5 +1,6 @@
 // Command backend is the demo's trade backend: it takes signals in a small text
-// form, asks the broker for a quote and places the order there.
+// form, looks up a limit in Redis, asks the broker for a quote over HTTPS, places the
+// order there, keeps it in MongoDB and pushes it to those who watch over WebSocket.
 package main
 
 import (
@@ -16,8 +17,9 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
+
+	"github.com/gorilla/websocket"
 )
 
 type signal struct {
@@ -28,19 +30,23 @@ type signal struct {
 type backend struct {
 	broker string
 	client *http.Client
-
-	mu     sync.Mutex
-	orders map[int]signal
+	store  *store
+	stream *stream
 }
 
 func main() {
 	addr := flag.String("addr", "127.0.0.1:0", "address to serve on")
 	broker := flag.String("broker", "", "URL of the broker")
 	ca := flag.String("ca", "", "file with the broker's certificate")
+	mongoURI := flag.String("mongo", "", "MongoDB server; without it orders are kept in memory")
+	redisAddr := flag.String("redis", "", "Redis server; without it every limit is the same")
 	flag.Parse()
 
-	b := &backend{broker: *broker, orders: map[int]signal{}}
+	b := &backend{broker: *broker, stream: &stream{watchers: map[*websocket.Conn]bool{}}}
 	var err error
+	if b.store, err = openStore(*mongoURI, *redisAddr); err != nil {
+		log.Fatal(err)
+	}
 	if b.client, err = trusting(*ca); err != nil {
 		log.Fatal(err)
 	}
@@ -52,6 +58,7 @@ func main() {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /signals", b.postSignal)
 	mux.HandleFunc("GET /orders/{id}", b.getOrder)
+	mux.HandleFunc("GET /stream", b.stream.serve)
 	s := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	log.Fatal(s.Serve(l))
 }
@@ -83,6 +90,15 @@ func (b *backend) postSignal(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
+	limit, err := b.store.limit(r.Context(), s.symbol)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	if s.quantity > limit {
+		http.Error(w, "more than the limit", http.StatusUnprocessableEntity)
+		return
+	}
 	// The quote is asked for in the background, as such code often does it; the
 	// order waits for it.
 	quote := make(chan error, 1)
@@ -99,28 +115,31 @@ func (b *backend) postSignal(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadGateway)
 		return
 	}
-	b.mu.Lock()
-	id := len(b.orders) + 1
-	b.orders[id] = s
-	b.mu.Unlock()
+	o := order{Action: s.action, Symbol: s.symbol, Quantity: s.quantity}
+	if err := b.store.add(r.Context(), &o); err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	b.stream.push(fmt.Sprintf("%d %s %d %s", o.ID, o.Action, o.Quantity, o.Symbol))
 	w.WriteHeader(http.StatusCreated)
-	fmt.Fprintf(w, "%d", id)
+	fmt.Fprintf(w, "%d", o.ID)
 }
 
 func (b *backend) getOrder(w http.ResponseWriter, r *http.Request) {
-	id, err := strconv.Atoi(r.PathValue("id"))
+	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
 	if err != nil {
 		http.Error(w, "an order's id is a number", http.StatusBadRequest)
 		return
 	}
-	b.mu.Lock()
-	s, ok := b.orders[id]
-	b.mu.Unlock()
-	if !ok {
+	o, err := b.store.get(r.Context(), id)
+	switch {
+	case errors.Is(err, errUnknownOrder):
 		http.NotFound(w, r)
-		return
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+	default:
+		fmt.Fprintf(w, "%s %d %s", o.Action, o.Quantity, o.Symbol)
 	}
-	fmt.Fprintf(w, "%s %d %s", s.action, s.quantity, s.symbol)
 }
 
 // ask calls the broker; an answer of 400 or more is an error.
