@@ -15,6 +15,7 @@ import (
 	"github.com/tracer-agent/tracer-agent/exporter/console"
 	"github.com/tracer-agent/tracer-agent/exporter/fromconfig"
 	"github.com/tracer-agent/tracer-agent/internal/config"
+	"github.com/tracer-agent/tracer-agent/internal/dbpool"
 	"github.com/tracer-agent/tracer-agent/internal/discover"
 	"github.com/tracer-agent/tracer-agent/internal/goexe"
 	"github.com/tracer-agent/tracer-agent/internal/goruntime"
@@ -68,6 +69,7 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 	if a.stdout, err = console.Stdout(); err != nil {
 		return nil, err
 	}
+	dir.pools = dbpool.New(log)
 	if err := a.openMetrics(cfg, self, dir); err != nil {
 		return nil, err
 	}
@@ -79,7 +81,11 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 	if err := a.openPipeline(cfg, self, dir, rules); err != nil {
 		return nil, err
 	}
-	list, err := specs(cfg, full)
+	var pools *dbpool.Registry
+	if a.metrics.Enabled() {
+		pools = dir.pools
+	}
+	list, err := specs(cfg, full, pools)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +140,7 @@ func (a *agent) openMetrics(cfg config.Config, self *selfmetrics.Registry, dir *
 	if err != nil {
 		return err
 	}
-	sources := []metrics.Source{metrics.NewSelf(self), usage}
+	sources := []metrics.Source{metrics.NewSelf(self), usage, dir.pools}
 	if cfg.Metrics.Runtime {
 		sources = append(sources, goruntime.New(a.log))
 	}

@@ -79,7 +79,7 @@ func check(cmd *cobra.Command, pid int, asJSON bool) error {
 // examine analyses a process's executable. The error is one line; the report is
 // given with it where there is something to report.
 func examine(pid int) (*processReport, error) {
-	list, err := specs(config.Default(), false)
+	list, err := specs(config.Default(), false, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/tracer-agent/tracer-agent/internal/config"
+	"github.com/tracer-agent/tracer-agent/internal/dbpool"
 	"github.com/tracer-agent/tracer-agent/internal/discover"
 	"github.com/tracer-agent/tracer-agent/internal/metrics"
 	"github.com/tracer-agent/tracer-agent/internal/policy"
@@ -24,6 +25,7 @@ type directory struct {
 	builder *resource.Builder
 	store   *resource.Store
 	metrics *metrics.Store
+	pools   *dbpool.Registry
 	log     *slog.Logger
 
 	mu sync.Mutex
@@ -121,6 +123,7 @@ func (d *directory) Remove(key telemetry.ProcessKey) {
 	d.mu.Unlock()
 	d.store.Remove(key)
 	d.metrics.Remove(key)
+	d.pools.Remove(key)
 }
 
 // serviceName is a resource's service.name, "" when it has none.

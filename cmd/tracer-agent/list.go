@@ -72,7 +72,7 @@ func list() (rows []listed, unreadable int, err error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	specs, err := specs(config.Default(), false)
+	specs, err := specs(config.Default(), false, nil)
 	if err != nil {
 		return nil, 0, err
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/tracer-agent/tracer-agent/internal/config"
+	"github.com/tracer-agent/tracer-agent/internal/dbpool"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/redact"
 	"github.com/tracer-agent/tracer-agent/probes/fasthttp"
@@ -18,11 +19,11 @@ import (
 )
 
 // specs are the probes of this build, a line each. full says that what is only counted
-// is decoded like spans.
-func specs(cfg config.Config, full bool) ([]*probe.Spec, error) {
+// is decoded like spans; pools, which may be nil, learns of connection pools.
+func specs(cfg config.Config, full bool, pools *dbpool.Registry) ([]*probe.Spec, error) {
 	var list []*probe.Spec
-	for _, newSpec := range []func(config.Config) (*probe.Spec, error){
-		func(cfg config.Config) (*probe.Spec, error) { return httpSpec(cfg, full) },
+	for _, newSpec := range []func(config.Config, *dbpool.Registry) (*probe.Spec, error){
+		func(cfg config.Config, _ *dbpool.Registry) (*probe.Spec, error) { return httpSpec(cfg, full) },
 		redisSpec,
 		mongoSpec,
 		grpcSpec,
@@ -30,7 +31,7 @@ func specs(cfg config.Config, full bool) ([]*probe.Spec, error) {
 		fasthttpSpec,
 		websocketSpec,
 	} {
-		s, err := newSpec(cfg)
+		s, err := newSpec(cfg, pools)
 		if err != nil {
 			return nil, err
 		}
@@ -67,26 +68,26 @@ func httpSpec(cfg config.Config, full bool) (*probe.Spec, error) {
 	return s, nil
 }
 
-func redisSpec(cfg config.Config) (*probe.Spec, error) {
-	return redis.New(redis.Config{QueryText: redis.QueryText(cfg.Redis.QueryText)}), nil
+func redisSpec(cfg config.Config, pools *dbpool.Registry) (*probe.Spec, error) {
+	return redis.New(redis.Config{QueryText: redis.QueryText(cfg.Redis.QueryText), Pools: pools}), nil
 }
 
-func mongoSpec(cfg config.Config) (*probe.Spec, error) {
+func mongoSpec(cfg config.Config, pools *dbpool.Registry) (*probe.Spec, error) {
 	text := map[string]mongo.TextMode{
 		config.QueryTextOff: mongo.TextOff, config.QueryTextShape: mongo.TextShape, config.QueryTextFull: mongo.TextFull,
 	}
-	return mongodriver.New(mongodriver.Config{QueryText: text[cfg.MongoDB.QueryText]}), nil
+	return mongodriver.New(mongodriver.Config{QueryText: text[cfg.MongoDB.QueryText], Pools: pools}), nil
 }
 
-func grpcSpec(cfg config.Config) (*probe.Spec, error) {
+func grpcSpec(cfg config.Config, _ *dbpool.Registry) (*probe.Spec, error) {
 	return grpc.New(grpc.Config{Join: joins(cfg), StatusMessages: cfg.GRPC.StatusMessages}), nil
 }
 
-func fasthttpSpec(cfg config.Config) (*probe.Spec, error) {
+func fasthttpSpec(cfg config.Config, _ *dbpool.Registry) (*probe.Spec, error) {
 	return fasthttp.New(fasthttp.Config{Redact: redact.New(cfg.Redact.QueryNames), Join: joins(cfg)}), nil
 }
 
-func websocketSpec(config.Config) (*probe.Spec, error) { return websocket.New(), nil }
+func websocketSpec(config.Config, *dbpool.Registry) (*probe.Spec, error) { return websocket.New(), nil }
 
 // joins says whether both ends of a connection are joined for any process; a process's
 // own mode may be off all the same.
@@ -94,6 +95,6 @@ func joins(cfg config.Config) bool {
 	return slices.ContainsFunc(cfg.PropagationModes(), func(mode string) bool { return mode != config.PropagateOff })
 }
 
-func sqlSpec(cfg config.Config) (*probe.Spec, error) {
-	return sql.New(sql.Config{QueryText: sql.QueryText(cfg.SQL.QueryText)}), nil
+func sqlSpec(cfg config.Config, pools *dbpool.Registry) (*probe.Spec, error) {
+	return sql.New(sql.Config{QueryText: sql.QueryText(cfg.SQL.QueryText), Pools: pools}), nil
 }

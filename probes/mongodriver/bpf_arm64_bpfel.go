@@ -25,8 +25,9 @@ type bpfMgExe struct {
 	V [2]struct {
 		_    structs.HostLayout
 		Addr uint16
+		Pool uint16
 		Sane uint8
-		Pad  uint8
+		Pad  [3]uint8
 		End  [7]struct {
 			_     structs.HostLayout
 			Off   int32
@@ -89,6 +90,7 @@ type bpfMongoEvent struct {
 		Len uint16
 	}
 	Pad  uint32
+	Pool uint64
 	Tail [3323]uint8
 	_    [5]byte
 }

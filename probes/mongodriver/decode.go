@@ -20,6 +20,7 @@ type record struct {
 	errs                            []byte
 	requestLen                      uint32
 	sent, got                       int32
+	pool                            uint64
 	addr, request, end, reply, text []byte
 }
 
@@ -72,6 +73,7 @@ func parseRecord(raw []byte) (record, error) {
 	ne, b := binary.NativeEndian, own[probe.ErrsLen:]
 	r.requestLen = ne.Uint32(b)
 	r.sent, r.got = int32(ne.Uint32(b[8:])), int32(ne.Uint32(b[12:]))
+	r.pool = ne.Uint64(b[40:])
 	for i, s := range []*[]byte{&r.addr, &r.request, &r.end, &r.reply, &r.text} {
 		at := b[16+4*i:]
 		*s = probe.Str(tail, ne.Uint16(at), ne.Uint16(at[2:]))
@@ -91,6 +93,7 @@ func (d *decoder) command(rec event.Record, r *record, emit func(*telemetry.Oper
 		req.Documents = int(r.sent)
 	}
 	op := r.Operation(rec, Name)
+	d.pool(rec, r)
 	a := d.request(op, &req, r)
 	switch {
 	case r.Flags&uint32(bpfMgFlagF_FAILED) != 0:

@@ -62,6 +62,7 @@ struct mongo_event {
 	__s32 sent, got;
 	struct tr_str addr, request, end, reply, text;
 	__u32 pad;
+	__u64 pool; /* *topology.pool of the connection, 0 if not known */
 	__u8 tail[TAIL_CAP + REQUEST_MAX];
 };
 
@@ -74,8 +75,9 @@ struct mg_op {
 /* One major version's part. */
 struct mg_driver {
 	__u16 addr; /* connection.addr */
+	__u16 pool; /* connection.pool, OFF_NONE if not known */
 	__u8 sane;  /* set here */
-	__u8 pad;
+	__u8 pad[3];
 	struct go_loc end[7]; /* bytes, length, capacity, text (2), error (2) */
 };
 
@@ -231,6 +233,8 @@ static __noinline int fill(struct mg_op *op, struct mg_driver *d, __u64 c, __u64
 			return CHECK_ADDRESS;
 		d->sane = 1;
 	}
+	if (d->pool != OFF_NONE)
+		op->ev.pool = read_u64(c + d->pool);
 	op->ev.request_len = len;
 	op->ev.sent = op->ev.got = -1;
 	call_put(&op->ev.call, op->ev.tail, &op->ev.request, wm, len, TAIL_CAP, REQUEST_MAX);

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"github.com/tracer-agent/tracer-agent/internal/dbpool"
 	"github.com/tracer-agent/tracer-agent/internal/goexe"
 	"github.com/tracer-agent/tracer-agent/internal/offsets"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
@@ -26,6 +27,8 @@ var offsetsJSON []byte
 type Config struct {
 	// QueryText is how much of a command becomes db.query.text.
 	QueryText mongo.TextMode
+	// Pools learns of the driver's connection pools; may be nil.
+	Pools *dbpool.Registry
 }
 
 // driver is one major version of the driver.
@@ -54,12 +57,12 @@ func New(cfg Config) *probe.Spec {
 		Table:      func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
 		Load:       loadBpf,
 		InFlight:   []probe.InFlight{{Map: "mg_ops"}},
-		AttachExe:  attachExe,
+		AttachExe:  cfg.attachExe,
 		NewDecoder: func(env probe.DecoderEnv) probe.Decoder { return newDecoder(env, cfg) },
 	}
 	for _, d := range drivers {
 		s.Points = append(s.Points, d.points()...)
-		s.Fields = append(s.Fields, d.addr())
+		s.Fields = append(append(s.Fields, d.addr()), d.poolFields()...)
 		s.Groups = append(s.Groups, probe.Group{
 			Name: d.group, What: "commands of " + d.module,
 			Check: func(p *probe.Placed) error { return d.check(p) },
@@ -96,10 +99,13 @@ func (d driver) points() []probe.Point {
 	}
 }
 
-func attachExe(c *ebpf.Collection, p *probe.Placed) error {
+func (cfg Config) attachExe(c *ebpf.Collection, p *probe.Placed) error {
 	var v bpfMgExe
 	for i, d := range drivers {
-		v.V[i].Addr = p.Offset(d.addr())
+		v.V[i].Addr, v.V[i].Pool = p.Offset(d.addr()), p.Offset(d.poolFields()[0])
+		if p.Groups[d.group] {
+			cfg.learnPools(p, d)
+		}
 		for k, r := range p.Points[d.group+"_read"].Results {
 			if k >= readResults {
 				break

@@ -28,12 +28,13 @@ type bpfRdExe struct {
 		OptAddr     uint16
 		OptDb       uint16
 		OptRetries  uint16
+		ConnPool    uint16
 		CmdArgs     uint16
 		CmdErr      uint16
 		ConnPending uint16
 		ConnErr     uint16
 		Sane        uint8
-		Pad         [3]uint8
+		Pad         uint8
 		ErrName     int32
 		End         [3]struct {
 			_     structs.HostLayout
@@ -139,6 +140,7 @@ type bpfRedisEvent struct {
 		N   uint32
 		Pad uint32
 	}
+	Pool    [2]uint64
 	Db      int32
 	Batch   uint32
 	Lib     uint32

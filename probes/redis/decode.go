@@ -62,6 +62,7 @@ func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) erro
 	d.tail = tail
 	op := call.Operation(rec, "redis")
 	d.fill(op, own)
+	d.pool(rec)
 	d.duration.Measure(op)
 	emit(op)
 	return nil

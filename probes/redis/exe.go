@@ -15,7 +15,12 @@ import (
 // redigoErrType is the type of a server's error reply in redigo.
 const redigoErrType = "*redis.Error"
 
-func attachExe(c *ebpf.Collection, p *probe.Placed) error {
+func (cfg Config) attachExe(c *ebpf.Collection, p *probe.Placed) error {
+	for _, path := range []string{pathV8, pathV9} {
+		if _, ok := p.Exe.Module(path); ok {
+			cfg.learnPools(p, path)
+		}
+	}
 	raw, err := binary.Append(nil, binary.NativeEndian, encodeExe(p))
 	if err != nil {
 		return err
@@ -34,6 +39,7 @@ func encodeExe(p *probe.Placed) *bpfRdExe {
 		f := clientFields(path)
 		l.Opt, l.OptAddr, l.OptDb, l.OptRetries = p.Offset(f[0]), p.Offset(f[1]), p.Offset(f[2]), p.Offset(f[3])
 		l.CmdArgs, l.CmdErr = p.Offset(f[4]), p.Offset(f[5])
+		l.ConnPool = p.Offset(poolFields(path)[0])
 	}
 	v8, v9, rg := &v.Lib[bpfRdLibLIB_V8], &v.Lib[bpfRdLibLIB_V9], &v.Lib[bpfRdLibLIB_REDIGO]
 	setLocs(v8.End[:], p.Points["v8_end"], 0, 1, 2)

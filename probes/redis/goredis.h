@@ -21,6 +21,8 @@ static __noinline int put_options(struct rd_op *op, struct rd_libexe *e, __u64 c
 	op->ev.db = read_u32(opt + e->opt_db);
 	op->tries = read_u64(opt + e->opt_retries);
 	op->ev.call.flags |= F_DB;
+	if (e->conn_pool != OFF_NONE)
+		bpf_probe_read_user(op->ev.pool, sizeof(op->ev.pool), (void *)(c + e->conn_pool));
 	if (e->sane)
 		return 1;
 	if (!opt || !op->ev.str[S_ADDR].len || op->ev.db < 0 || op->ev.db > 1 << 20 ||

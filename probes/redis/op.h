@@ -57,6 +57,7 @@ enum rd_str {
 struct redis_event {
 	struct tr_call call;
 	struct tr_errs err;
+	__u64 pool[2]; /* go-redis: baseClient.connPool, itab and data; 0 if not known */
 	__s32 db;
 	__u32 batch;
 	__u32 lib;
@@ -93,10 +94,11 @@ struct {
 struct rd_libexe {
 	__u16 opt;                           /* baseClient.opt */
 	__u16 opt_addr, opt_db, opt_retries; /* Options */
+	__u16 conn_pool;                     /* baseClient.connPool, OFF_NONE if not known */
 	__u16 cmd_args, cmd_err;             /* baseCmd, which every command begins with */
 	__u16 conn_pending, conn_err;        /* redigo's conn */
 	__u8 sane;                           /* set here */
-	__u8 pad[3];
+	__u8 pad;
 	__s32 err_name;                /* redigo: nameOff of its Error, 0 = not there */
 	struct go_loc end[3];          /* whether to try again, error type, error data */
 	struct go_loc batch_end[2][2]; /* error type, data: pipeline, transaction */

@@ -3,9 +3,11 @@ package redis
 import (
 	_ "embed"
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
+	"github.com/tracer-agent/tracer-agent/internal/dbpool"
 	"github.com/tracer-agent/tracer-agent/internal/goexe"
 	"github.com/tracer-agent/tracer-agent/internal/offsets"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
@@ -48,6 +50,8 @@ const (
 // Config is what a user may set.
 type Config struct {
 	QueryText QueryText
+	// Pools learns of the libraries' connection pools; may be nil.
+	Pools *dbpool.Registry
 }
 
 // New returns the probe.
@@ -71,7 +75,7 @@ func New(cfg Config) *probe.Spec {
 			}
 			return nil
 		},
-		AttachExe: attachExe,
+		AttachExe: cfg.attachExe,
 		NewDecoder: func(env probe.DecoderEnv) probe.Decoder {
 			return &decoder{env: env, cfg: cfg, duration: probe.NewDBDuration()}
 		},
@@ -154,7 +158,7 @@ func redigoFields() []goexe.Field {
 }
 
 func allFields() []goexe.Field {
-	return append(append(clientFields(pathV8), clientFields(pathV9)...), redigoFields()...)
+	return slices.Concat(clientFields(pathV8), clientFields(pathV9), redigoFields(), poolFields(pathV8), poolFields(pathV9))
 }
 
 // need returns an error that names the fields whose offsets are not known.

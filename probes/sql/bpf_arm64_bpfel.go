@@ -123,6 +123,7 @@ const (
 	bpfSqKindK_BEGIN     bpfSqKind = 1
 	bpfSqKindK_COMMIT    bpfSqKind = 2
 	bpfSqKindK_ROLLBACK  bpfSqKind = 3
+	bpfSqKindK_POOL      bpfSqKind = 4
 )
 
 type bpfSqOp struct {
@@ -207,6 +208,7 @@ type bpfSqlEvent struct {
 	}
 	ResultRaw [2]uint64
 	Code      [2]uint64
+	Pool      uint64
 	Port      uint16
 	Kind      uint8
 	Pad       [5]uint8
@@ -306,6 +308,7 @@ type bpfTrScope struct {
 const (
 	bpfMapSqExes         = "sq_exes"
 	bpfMapSqOps          = "sq_ops"
+	bpfMapSqPools        = "sq_pools"
 	bpfMapTrCtxs         = "tr_ctxs"
 	bpfMapTrErrtypes     = "tr_errtypes"
 	bpfMapTrEvents       = "tr_events"
@@ -324,6 +327,7 @@ const (
 	bpfProgSqPgxFatal    = "sq_pgx_fatal"
 	bpfProgSqPgxQuery    = "sq_pgx_query"
 	bpfProgSqPgxQuery2   = "sq_pgx_query2"
+	bpfProgSqPool        = "sq_pool"
 	bpfProgSqQueryEnd    = "sq_query_end"
 	bpfProgSqRollback    = "sq_rollback"
 	bpfProgSqSkipExec    = "sq_skip_exec"
@@ -401,6 +405,7 @@ type bpfProgramSpecs struct {
 	SqPgxFatal   *ebpf.ProgramSpec `ebpf:"sq_pgx_fatal"`
 	SqPgxQuery   *ebpf.ProgramSpec `ebpf:"sq_pgx_query"`
 	SqPgxQuery2  *ebpf.ProgramSpec `ebpf:"sq_pgx_query2"`
+	SqPool       *ebpf.ProgramSpec `ebpf:"sq_pool"`
 	SqQueryEnd   *ebpf.ProgramSpec `ebpf:"sq_query_end"`
 	SqRollback   *ebpf.ProgramSpec `ebpf:"sq_rollback"`
 	SqSkipExec   *ebpf.ProgramSpec `ebpf:"sq_skip_exec"`
@@ -418,6 +423,7 @@ type bpfProgramSpecs struct {
 type bpfMapSpecs struct {
 	SqExes     *ebpf.MapSpec `ebpf:"sq_exes"`
 	SqOps      *ebpf.MapSpec `ebpf:"sq_ops"`
+	SqPools    *ebpf.MapSpec `ebpf:"sq_pools"`
 	TrCtxs     *ebpf.MapSpec `ebpf:"tr_ctxs"`
 	TrErrtypes *ebpf.MapSpec `ebpf:"tr_errtypes"`
 	TrEvents   *ebpf.MapSpec `ebpf:"tr_events"`
@@ -470,6 +476,7 @@ func (o *bpfObjects) Close() error {
 type bpfMaps struct {
 	SqExes     *ebpf.Map `ebpf:"sq_exes"`
 	SqOps      *ebpf.Map `ebpf:"sq_ops"`
+	SqPools    *ebpf.Map `ebpf:"sq_pools"`
 	TrCtxs     *ebpf.Map `ebpf:"tr_ctxs"`
 	TrErrtypes *ebpf.Map `ebpf:"tr_errtypes"`
 	TrEvents   *ebpf.Map `ebpf:"tr_events"`
@@ -484,6 +491,7 @@ func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.SqExes,
 		m.SqOps,
+		m.SqPools,
 		m.TrCtxs,
 		m.TrErrtypes,
 		m.TrEvents,
@@ -529,6 +537,7 @@ type bpfPrograms struct {
 	SqPgxFatal   *ebpf.Program `ebpf:"sq_pgx_fatal"`
 	SqPgxQuery   *ebpf.Program `ebpf:"sq_pgx_query"`
 	SqPgxQuery2  *ebpf.Program `ebpf:"sq_pgx_query2"`
+	SqPool       *ebpf.Program `ebpf:"sq_pool"`
 	SqQueryEnd   *ebpf.Program `ebpf:"sq_query_end"`
 	SqRollback   *ebpf.Program `ebpf:"sq_rollback"`
 	SqSkipExec   *ebpf.Program `ebpf:"sq_skip_exec"`
@@ -552,6 +561,7 @@ func (p *bpfPrograms) Close() error {
 		p.SqPgxFatal,
 		p.SqPgxQuery,
 		p.SqPgxQuery2,
+		p.SqPool,
 		p.SqQueryEnd,
 		p.SqRollback,
 		p.SqSkipExec,

@@ -38,6 +38,7 @@ type decoder struct {
 	ev    bpfSqlEvent
 	tail  []byte
 	texts map[statementKey]statement
+	pools *poolFinder
 
 	duration *telemetry.DurationOf
 }
@@ -61,6 +62,13 @@ func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) erro
 	}
 	copy(unsafe.Slice((*byte)(unsafe.Pointer(&d.ev)), headLen), rec.Raw)
 	d.tail = tail
+	if bpfSqKind(d.ev.Kind) == bpfSqKindK_POOL {
+		d.pools.found(rec, d.ev.Pool, d.system())
+		return nil
+	}
+	if !d.has(bpfSqFlagF_PGX) {
+		d.pools.seek(rec, call.EndNs)
+	}
 	op := call.Operation(rec, "sql")
 	if d.fill(op, own, call.Cut) {
 		d.duration.Measure(op)

@@ -74,41 +74,41 @@ func TestDecode(t *testing.T) {
 		attrs      map[string]string
 		code       codes.Code
 	}{
-		{name: "query of pgx", span: "SELECT t", cfg: Config{TextShape},
+		{name: "query of pgx", span: "SELECT t", cfg: Config{QueryText: TextShape},
 			rec: newRecord(bpfSqFlagF_PGX, bpfSqFlagF_TAG).str(bpfSqStrS_HOST, "db").str(bpfSqStrS_DATABASE, "shop").
 				str(bpfSqStrS_TEXT, "SELECT 1 FROM t").str(bpfSqStrS_TAG, "SELECT 3").with(func(e *bpfSqlEvent) { e.Port = 5432 }),
 			attrs: map[string]string{"db.system.name": "postgresql", "db.operation.name": "SELECT", "db.collection.name": "t", "db.namespace": "shop",
 				"db.query.text": "SELECT ? FROM t", "server.address": "db", "server.port": "5432", "db.response.returned_rows": "3"}},
-		{name: "socket", span: "INSERT t", cfg: Config{TextOff},
+		{name: "socket", span: "INSERT t", cfg: Config{QueryText: TextOff},
 			rec:   newRecord(bpfSqFlagF_PGX, bpfSqFlagF_TAG).str(bpfSqStrS_HOST, "/run").str(bpfSqStrS_TEXT, "INSERT INTO t VALUES (1)").str(bpfSqStrS_TAG, "INSERT 0 7"),
 			attrs: map[string]string{"db.system.name": "postgresql", "db.operation.name": "INSERT", "db.collection.name": "t", "server.address": "/run", "db.response.affected_rows": "7"}},
-		{name: "full text", span: "UPDATE t", cfg: Config{TextFull},
+		{name: "full text", span: "UPDATE t", cfg: Config{QueryText: TextFull},
 			rec: newRecord(bpfSqFlagF_RESULT).str(bpfSqStrS_TEXT, "UPDATE t SET a = 'x'").with(driver(1)).
 				with(func(e *bpfSqlEvent) { e.Result.TypeName, e.ResultRaw[0] = 3, 5 }),
 			attrs: map[string]string{"db.system.name": "postgresql", "db.operation.name": "UPDATE", "db.collection.name": "t",
 				"db.query.text": "UPDATE t SET a = 'x'", "db.response.affected_rows": "5"}},
-		{name: "cut", span: "SELECT", cfg: Config{TextShape},
+		{name: "cut", span: "SELECT", cfg: Config{QueryText: TextShape},
 			rec:   newRecord(bpfSqFlagF_PGX).str(bpfSqStrS_TEXT, "SELECT 'abc").with(func(e *bpfSqlEvent) { e.Call.Flags |= 1 << 31 }),
 			attrs: map[string]string{"db.system.name": "postgresql", "db.operation.name": "SELECT", "db.query.text": "SELECT ? ..."}},
-		{name: "SQLSTATE", span: "SELECT t", cfg: Config{TextOff}, code: codes.Error,
+		{name: "SQLSTATE", span: "SELECT t", cfg: Config{QueryText: TextOff}, code: codes.Error,
 			rec: newRecord(bpfSqFlagF_PGX).str(bpfSqStrS_TEXT, "SELECT 1 FROM t").str(bpfSqStrS_CODE, "42P01").with(failed(4, 0)),
 			attrs: map[string]string{"db.system.name": "postgresql", "db.operation.name": "SELECT", "db.collection.name": "t",
 				"db.response.status_code": "42P01", "error.type": "42P01"}},
-		{name: "MySQL's number", span: "SELECT t", cfg: Config{TextOff}, code: codes.Error,
+		{name: "MySQL's number", span: "SELECT t", cfg: Config{QueryText: TextOff}, code: codes.Error,
 			rec: newRecord().str(bpfSqStrS_TEXT, "SELECT 1 FROM t").with(driver(2)).with(failed(5, 0x3130_3031_0000_047a)),
 			attrs: map[string]string{"db.system.name": "mysql", "db.operation.name": "SELECT", "db.collection.name": "t",
 				"db.response.status_code": "1146", "error.type": "1146"}},
-		{name: "SQLite's number", span: "SELECT t", cfg: Config{TextOff}, code: codes.Error,
+		{name: "SQLite's number", span: "SELECT t", cfg: Config{QueryText: TextOff}, code: codes.Error,
 			rec: newRecord(bpfSqFlagF_CODE).str(bpfSqStrS_TEXT, "SELECT 1 FROM t").with(driver(7)).with(failed(8, 0)).with(func(e *bpfSqlEvent) { e.Code[0] = 19 }),
 			attrs: map[string]string{"db.system.name": "sqlite", "db.operation.name": "SELECT", "db.collection.name": "t",
 				"db.response.status_code": "19", "error.type": "19"}},
-		{name: "bad connection", span: "SELECT t", cfg: Config{TextOff}, code: codes.Error,
+		{name: "bad connection", span: "SELECT t", cfg: Config{QueryText: TextOff}, code: codes.Error,
 			rec:   newRecord().str(bpfSqStrS_TEXT, "SELECT 1 FROM t").str(bpfSqStrS_ERR, "driver: bad connection").with(driver(1)).with(failed(6, 0)),
 			attrs: map[string]string{"db.system.name": "postgresql", "db.operation.name": "SELECT", "db.collection.name": "t", "error.type": "connection_closed"}},
-		{name: "commit", span: "COMMIT", cfg: Config{TextShape},
+		{name: "commit", span: "COMMIT", cfg: Config{QueryText: TextShape},
 			rec:   newRecord().with(driver(9)).with(func(e *bpfSqlEvent) { e.Kind, e.Driver2.TypeName = uint8(bpfSqKindK_COMMIT), 1 }),
 			attrs: map[string]string{"db.system.name": "postgresql", "db.operation.name": "COMMIT"}},
-		{name: "unknown driver, hostile text", span: "other_sql", cfg: Config{TextShape},
+		{name: "unknown driver, hostile text", span: "other_sql", cfg: Config{QueryText: TextShape},
 			rec:   newRecord().str(bpfSqStrS_TEXT, "\xff' XQ"),
 			attrs: map[string]string{"db.system.name": "other_sql", "db.query.text": "?"}},
 	} {
@@ -146,7 +146,7 @@ func TestTruncated(t *testing.T) {
 		if n >= event.HeaderLen {
 			cut[4], cut[5] = byte(n), byte(n>>8)
 		}
-		if ops, err := decode(cut, Config{TextShape}); err == nil || len(ops) > 0 {
+		if ops, err := decode(cut, Config{QueryText: TextShape}); err == nil || len(ops) > 0 {
 			t.Fatalf("a record of %d of %d bytes is taken", n, len(raw))
 		}
 	}
@@ -156,7 +156,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add(newRecord(bpfSqFlagF_PGX, bpfSqFlagF_TAG).str(bpfSqStrS_TEXT, "SELECT 1").str(bpfSqStrS_TAG, "SELECT 1").raw())
 	f.Add(newRecord(bpfSqFlagF_ERROR).str(bpfSqStrS_TEXT, "x").str(bpfSqStrS_CODE, "42P01").raw())
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		ops, err := decode(raw, Config{TextShape})
+		ops, err := decode(raw, Config{QueryText: TextShape})
 		if err != nil {
 			return
 		}

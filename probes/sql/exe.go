@@ -18,7 +18,10 @@ const (
 	pqErrType = "*pq.Error"
 )
 
-func attachExe(c *ebpf.Collection, p *probe.Placed) error {
+func (cfg Config) attachExe(c *ebpf.Collection, p *probe.Placed) error {
+	if p.Groups[groupPools] {
+		cfg.learnPools(p)
+	}
 	raw, err := binary.Append(nil, binary.NativeEndian, encodeExe(p))
 	if err != nil {
 		return err

@@ -32,6 +32,7 @@ enum sq_kind {
 	K_BEGIN,
 	K_COMMIT,
 	K_ROLLBACK,
+	K_POOL, /* nothing was done; a connection pool was seen */
 };
 
 enum sq_check {
@@ -56,6 +57,7 @@ struct sql_event {
 	struct tr_errtype result;  /* of the driver's Result */
 	__u64 result_raw[2];
 	__u64 code[2];
+	__u64 pool; /* K_POOL: *database/sql.DB */
 	__u16 port;
 	__u8 kind;
 	__u8 pad[5];
@@ -85,6 +87,14 @@ struct {
 	__type(key, struct tr_gokey);
 	__type(value, struct sq_op);
 } sq_ops SEC(".maps");
+
+/* The *DBs that user space was told of. Key: tgid, *DB; value: the program's epoch. LRU. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct tr_gokey);
+	__type(value, __u32);
+} sq_pools SEC(".maps");
 
 struct sq_exe {
 	__u16 conn_config, config;               /* pgx.Conn.config, ConnConfig.Config */

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/tracer-agent/tracer-agent/internal/dbpool"
 	"github.com/tracer-agent/tracer-agent/internal/goexe"
 	"github.com/tracer-agent/tracer-agent/internal/offsets"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
@@ -23,6 +24,7 @@ const (
 	groupStmt     = "database-sql-prepared-exec"
 	groupStmtRows = "database-sql-prepared-query"
 	groupTx       = "database-sql-transactions"
+	groupPools    = "database-sql-pools"
 	groupPgxExec  = "pgx-exec"
 	groupPgxQuery = "pgx-query"
 )
@@ -46,23 +48,31 @@ const (
 // Config is what a user may set.
 type Config struct {
 	QueryText QueryText
+	// Pools learns of database/sql's connection pools; may be nil.
+	Pools *dbpool.Registry
 }
 
 // New returns the probe.
 func New(cfg Config) *probe.Spec {
+	points, groups := append(stdPoints(), pgxPoints()...), groups()
+	if cfg.Pools != nil {
+		points = append(points, poolPoints()...)
+		groups = append(groups, probe.Group{Name: groupPools, What: "connection pools of database/sql", Check: checkPools})
+	}
 	return &probe.Spec{
 		ID:        ID,
 		Name:      "sql",
 		Doc:       "SQL statements of database/sql and of pgx v5",
-		Points:    append(stdPoints(), pgxPoints()...),
-		Groups:    groups(),
+		Points:    points,
+		Groups:    groups,
 		Fields:    pgxFields(),
 		Table:     func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
 		Load:      loadBpf,
 		InFlight:  []probe.InFlight{{Map: "sq_ops"}},
-		AttachExe: attachExe,
+		AttachExe: cfg.attachExe,
 		NewDecoder: func(env probe.DecoderEnv) probe.Decoder {
-			return &decoder{env: env, cfg: cfg, texts: map[statementKey]statement{}, duration: probe.NewDBDuration()}
+			return &decoder{env: env, cfg: cfg, texts: map[statementKey]statement{}, duration: probe.NewDBDuration(),
+				pools: newPoolFinder(env, cfg.Pools)}
 		},
 	}
 }

@@ -65,6 +65,33 @@ int sq_skip_query(struct pt_regs *ctx)
 	return STD_END(ctx, skip_query_end, false);
 }
 
+/* func (db *DB) connectionOpener(ctx context.Context), once in a *DB's life, and
+ * func (db *DB) conn(ctx context.Context, strategy connReuseStrategy) (*driverConn, error),
+ * attached for a moment to programs that run already   AX db */
+SEC("uprobe")
+int sq_pool(struct pt_regs *ctx)
+{
+	struct tr_who w;
+	struct sq_op *op;
+	__u32 *told;
+
+	if (!who_runs(&w, ctx))
+		return 0;
+	w.key.id = GO_ARG0(ctx);
+	told = bpf_map_lookup_elem(&sq_pools, &w.key);
+	if (told && *told == w.proc->epoch)
+		return 0;
+	bpf_map_update_elem(&sq_pools, &w.key, &w.proc->epoch, BPF_ANY);
+	op = call_new(&sq_ops, &sq_zero, &w);
+	if (!op)
+		return 0;
+	op->ev.kind = K_POOL;
+	op->ev.pool = w.key.id;
+	put_db(op, w.ge, w.key.id);
+	finish(&w.key, op);
+	return 0;
+}
+
 /* func ctxDriverBegin(ctx context.Context, opts *TxOptions, ci driver.Conn)
  * AX BX ctx, CX opts, DI SI ci */
 SEC("uprobe")

@@ -272,6 +272,7 @@ type bpfWsType uint32
 
 const (
 	bpfWsTypeWS_CONN bpfWsType = 1
+	bpfWsTypeWS_OPEN bpfWsType = 2
 )
 
 // Names of all BPF objects in the ELF.

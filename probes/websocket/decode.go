@@ -30,7 +30,19 @@ type decoder struct{}
 
 // Decode implements probe.Decoder.
 func (decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) error {
-	if rec.Type != uint8(bpfWsTypeWS_CONN) {
+	switch bpfWsType(rec.Type) {
+	case bpfWsTypeWS_CONN:
+	case bpfWsTypeWS_OPEN:
+		call, _, _, err := probe.ParseCall(rec.Raw, probe.CallLen)
+		if err != nil {
+			return err
+		}
+		op := call.Operation(rec, "websocket")
+		op.MetricsOnly = true // its span comes when it is closed
+		op.Measurements = begun(call.Flags)
+		emit(op)
+		return nil
+	default:
 		return fmt.Errorf("%w: type %d", probe.ErrRecord, rec.Type)
 	}
 	call, own, _, err := probe.ParseCall(rec.Raw, headLen)
@@ -50,7 +62,9 @@ func (decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) error {
 		keyMessagesReceived.Int64(count(0)), keyBytesReceived.Int64(count(8)),
 		keyMessagesSent.Int64(count(16)), keyBytesSent.Int64(count(24)),
 	}
-	if code := ne.Uint32(own[32:]); code != 0 {
+	code := ne.Uint32(own[32:])
+	op.Measurements = ended(call.Flags, code)
+	if code != 0 {
 		a = append(a, keyCloseCode.Int64(int64(code)))
 	}
 	if port := ne.Uint32(own[36:]); port != 0 {

@@ -25,98 +25,7 @@
 
 #include "../../bpf/lib/call.h"
 #include "../../bpf/lib/goconn.h"
-
-#define OP_CLOSE   8
-#define OP_CONTROL 8 /* this bit of an opcode */
-
-enum ws_type {
-	WS_CONN = 1,
-};
-
-enum ws_flag {
-	WS_CLIENT = 1 << 0,
-	WS_TLS = 1 << 1,
-};
-
-struct ws_event {
-	struct tr_call call;
-	__u64 msgs_in, bytes_in;
-	__u64 msgs_out, bytes_out;
-	__u32 close_code; /* 0: no close frame was written */
-	__u32 peer_port;
-	__u8 peer_ip[16];
-	__u8 tail[8]; /* there are no strings */
-};
-
-struct ws_op {
-	struct ws_event ev;
-	__u64 fd;    /* *netFD, 0 if not known */
-	__u64 conn;  /* *Conn */
-	__u64 known; /* 1: so is the peer */
-	struct go_str s;
-	struct tr_goio io;
-	__u8 head[16]; /* of a frame */
-};
-
-struct ws_exe {
-	__u16 g_conn, g_read_length, g_reader; /* gorilla's Conn */
-	__u16 c_rwc, c_reader_conn, c_payload; /* coder's Conn, msgReader.c, header */
-	__u16 n_rwc, n_reader_conn, n_payload; /* the same of nhooyr.io */
-	struct go_loc begin[6];                /* by enum ws_begin */
-	struct tr_goconn conn;
-	struct tr_goconn rwc; /* the same through io.ReadWriteCloser, which has itabs of its own */
-};
-
-enum ws_begin {
-	BEGIN_GORILLA_SERVER,
-	BEGIN_GORILLA_CLIENT,
-	BEGIN_CODER_SERVER,
-	BEGIN_CODER_CLIENT,
-	BEGIN_NHOOYR_SERVER,
-	BEGIN_NHOOYR_CLIENT,
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAX_EXES);
-	__type(key, __u32);
-	__type(value, struct ws_exe);
-} ws_exes SEC(".maps");
-
-/* Open connections. Key: tgid, *Conn. Deleted at the end, and by the agent when the
- * process exits. User space sets the size. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);
-	__type(key, struct tr_gokey);
-	__type(value, struct ws_op);
-} ws_conns SEC(".maps");
-
-/* Which connection a socket carries. Key: tgid, *netFD; value: *Conn. As above. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);
-	__type(key, struct tr_gokey);
-	__type(value, __u64);
-} ws_fds SEC(".maps");
-
-enum ws_count {
-	COUNT_CONNECTED, /* and, one further, of clients; so with all */
-	COUNT_CLOSED = 2,
-	COUNT_MSGS_IN = 4,
-	COUNT_MSGS_OUT = 6,
-	COUNT_BYTES_IN = 8,
-	COUNT_BYTES_OUT = 10,
-	COUNTS = 12,
-};
-
-/* Of all connections, sampled or not; messages and bytes when their connection ends. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, COUNTS);
-	__type(key, __u32);
-	__type(value, __u64);
-} ws_counts SEC(".maps");
+#include "op.h"
 
 const struct ws_op ws_zero = {};
 const struct tr_scope scope_zero = {};
@@ -218,6 +127,8 @@ static __always_inline int begin(struct pt_regs *ctx, __u32 where, bool client)
 		w.key.id = op->ev.call.goid;
 		scope_take(op, &w.key);
 	}
+	if (cfg_count_all)
+		call_emit(&op->ev.call, WS_OPEN, sizeof(op->ev.call), 0);
 	return 0;
 }
 
@@ -299,7 +210,7 @@ static __noinline int end(struct ws_op *op, struct tr_gokey *key)
 		other.id = op->fd;
 		bpf_map_delete_elem(&ws_fds, &other);
 	}
-	if (c->trace_flags & TRACE_FLAG_SAMPLED)
+	if (cfg_count_all || c->trace_flags & TRACE_FLAG_SAMPLED)
 		call_finish(&ws_conns, key, c, WS_CONN, offsetof(struct ws_event, tail), 7);
 	else
 		bpf_map_delete_elem(&ws_conns, key);

@@ -63,10 +63,11 @@ func startMongo(t *testing.T) string {
 }
 
 // mongoProxy passes bytes on until it is told to cut: then every connection ends as soon
-// as the client sends something.
+// as the client sends something. Who has the gate holds up what clients send.
 type mongoProxy struct {
 	addr string
 	cut  atomic.Bool
+	gate sync.RWMutex
 }
 
 func startMongoProxy(t *testing.T, server string, conf *tls.Config) *mongoProxy {
@@ -109,6 +110,8 @@ func startMongoProxy(t *testing.T, server string, conf *tls.Config) *mongoProxy 
 					if err != nil || p.cut.Load() {
 						return
 					}
+					p.gate.RLock()
+					p.gate.RUnlock() //nolint:staticcheck // only to wait for it
 					if _, err := up.Write(buf[:n]); err != nil {
 						return
 					}
@@ -279,7 +282,7 @@ func TestMongoComplete(t *testing.T) {
 	mark := agent.Mark()
 	ops := []string{"findOne", "insertOne", "ping", "buildInfo"}
 	slow := &http.Client{Timeout: 10 * time.Minute} // the server's storage takes its time
-	resp, err := slow.Get(tg.URL(fmt.Sprintf("/burst?n=%d&c=50&op=%s", n, strings.Join(ops, "&op="))))
+	resp, err := slow.Get(tg.URL(fmt.Sprintf("/burst?n=%d&c=64&op=%s", n, strings.Join(ops, "&op="))))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/tracer-agent/tracer-agent/test/e2e/harness"
 )
@@ -93,6 +94,27 @@ func only(t *testing.T, spans []harness.Span) harness.Span {
 		t.Fatalf("%d spans, want one: %v", len(spans), spans)
 	}
 	return spans[0]
+}
+
+// TestWebSocketMetrics: connections are counted when they open and when they close,
+// sampled or not.
+func TestWebSocketMetrics(t *testing.T) {
+	needs(t)
+	tg := harness.StartTarget(t, harness.Build{Dir: websocketDir}.Path(t))
+	_, from := countingAgent(t, tg, "always_off")
+	for _, lib := range []string{"gorilla", "coder"} {
+		harness.Get(t, dialURL(tg, lib, 2, 10, ""))
+	}
+	const opened, closed, active = "websocket_connections_opened_total", "websocket_connections_closed_total", "websocket_connections_active"
+	got := func(name string, texts ...string) int { return sum(scrape(t, from, name), texts...) }
+	for deadline := time.Now().Add(20 * time.Second); got(closed) < 4 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	}
+	for side, n := range map[string]int{"server": 2, "client": 2} {
+		side = `websocket_side="` + side + `"`
+		if got(opened, side) != n || got(closed, side, `websocket_close_code="1001"`) != n || got(active, side) != 0 {
+			t.Errorf("%s: %d opened, %d closed, %d open, want %d, %d, 0", side, got(opened, side), got(closed, side), got(active, side), n, n)
+		}
+	}
 }
 
 // TestWebSocketHitBudget: one hit per message at each end and way.

@@ -83,6 +83,10 @@ func (b *builder) versionGroups(sample int) ([][]string, error) {
 			versions = append(versions, v)
 		}
 	}
+	// A mirror may not list old releases and have them all the same.
+	if first := b.first(); b.module != "std" && len(versions) > 0 && versions[0] != first {
+		versions = append([]string{first}, versions...)
+	}
 	if len(versions) == 0 {
 		return nil, fmt.Errorf("no published version of %s", b.module)
 	}
@@ -94,14 +98,22 @@ func (b *builder) versionGroups(sample int) ([][]string, error) {
 
 // bounds reads the program's "// versions: FROM TO" line.
 func (b *builder) bounds() (from, to offsets.Version) {
+	f := b.versions()
+	from, _ = offsets.ParseVersion(f[0])
+	to, _ = offsets.ParseVersion(f[1])
+	return from, to
+}
+
+// first is FROM as the program has it.
+func (b *builder) first() string { return b.versions()[0] }
+
+func (b *builder) versions() [2]string {
 	for line := range strings.Lines(string(b.program)) {
 		if rest, ok := strings.CutPrefix(line, "// versions: "); ok {
-			f := strings.Fields(rest)
-			from, _ = offsets.ParseVersion(f[0])
-			to, _ = offsets.ParseVersion(f[1])
+			return [2]string(strings.Fields(rest))
 		}
 	}
-	return from, to
+	return [2]string{}
 }
 
 func byMinor(versions []string) [][]string {

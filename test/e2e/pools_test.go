@@ -1,0 +1,113 @@
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tracer-agent/tracer-agent/test/e2e/harness"
+)
+
+// poolCase makes calls that hold connections of a pool for some seconds.
+type poolCase struct {
+	name          string // of the pool
+	used, pending int
+	limit         int
+	quick, hold   string // URLs: of one call that ends at once, of the calls that last
+}
+
+// TestPools: what pools of running programs have in use and idle, how many wait for it,
+// read from the memory of plain and stripped programs.
+func TestPools(t *testing.T) {
+	needs(t)
+	t.Run("redis", func(t *testing.T) {
+		srv := harness.StartRedis(t)
+		tg := harness.StartTarget(t, harness.Build{Dir: redisTarget.Dir, Mode: harness.Stripped}.Path(t), "-redis", srv.Addr, "-db", "3")
+		// The two libraries' pools have one name; only one is seen at a time.
+		for _, lib := range []string{"v8", "v9"} {
+			checkPool(t, tg, poolCase{srv.Addr + "/3", 4, -1, 64, tg.URL("/" + lib + "/set"), tg.URL("/" + lib + "/block?par=4")})
+		}
+	})
+	t.Run("sql", func(t *testing.T) {
+		tg, _ := startSQL(t, harness.Build{Dir: sqlTarget.Dir, Mode: harness.Stripped})
+		checkPool(t, tg, poolCase{"postgresql", 30, 6, 30, tg.URL("/pq/row"), tg.URL("/pq/sleep?par=36&ms=3000")})
+	})
+	t.Run("sql, old Go", func(t *testing.T) {
+		tg, _ := startSQL(t, harness.Build{Dir: sqlTarget.Dir, Mod: "old.mod", Go: "1.18.10"})
+		checkPool(t, tg, poolCase{"postgresql", 30, 6, 30, tg.URL("/stdlib/row"), tg.URL("/stdlib/sleep?par=36&ms=3000")})
+	})
+	for _, b := range []harness.Build{mongoBuilds[1], mongoBuilds[4]} {
+		t.Run("mongo "+b.Dir, func(t *testing.T) {
+			proxy := startMongoProxy(t, startMongo(t), nil)
+			tg := harness.StartTarget(t, b.Path(t), "-uri", "mongodb://"+proxy.addr+"/?maxPoolSize=3&heartbeatFrequencyMS=60000")
+			harness.Get(t, tg.URL("/burst?n=60&c=8&op=findOne"))
+			held := false
+			t.Cleanup(func() {
+				if held {
+					proxy.gate.Unlock()
+				}
+			})
+			c := poolCase{proxy.addr, 3, 2, 3, tg.URL("/do?op=findOne"), tg.URL("/burst?n=5&c=5&op=findOne")}
+			checkPoolHeld(t, tg, c, func() { proxy.gate.Lock(); held = true }, func() { proxy.gate.Unlock(); held = false })
+		})
+	}
+}
+
+func checkPool(t *testing.T, tg *harness.Target, c poolCase) {
+	t.Helper()
+	checkPoolHeld(t, tg, c, func() {}, func() {})
+}
+
+// checkPoolHeld polls: a pool's numbers are those of one moment.
+func checkPoolHeld(t *testing.T, tg *harness.Target, c poolCase, hold, release func()) {
+	t.Helper()
+	_, from := countingAgent(t, tg, "always_off")
+	value := func(metric string, texts ...string) int {
+		lines := scrape(t, from, "db_client_connection_"+metric)
+		for _, line := range lines {
+			if strings.Contains(line, fmt.Sprintf(`db_client_connection_pool_name=%q`, c.name)) {
+				return sum(lines, append(texts, fmt.Sprintf(`db_client_connection_pool_name=%q`, c.name))...)
+			}
+		}
+		return -1
+	}
+	until := func(what string, ok func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(30 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: not %s: used %d, idle %d, pending %d, max %d", c.name, what, value("count", `state="used"`),
+					value("count", `state="idle"`), value("pending_requests"), value("max"))
+			}
+		}
+	}
+	until("seen", func() bool {
+		harness.Get(t, c.quick)
+		return value("count", `state="idle"`) > 0
+	})
+	if got := value("max"); got != c.limit {
+		t.Errorf("max %d, want %d", got, c.limit)
+	}
+	hold()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		if resp, err := (&http.Client{Timeout: time.Minute}).Get(c.hold); err == nil {
+			resp.Body.Close()
+		}
+	})
+	until("in use", func() bool {
+		return value("count", `state="used"`) == c.used && (c.pending < 0 || value("pending_requests") == c.pending)
+	})
+	release()
+	wg.Wait()
+	until("idle", func() bool {
+		// Drivers of SQL close the connections of calls that were cancelled.
+		return value("count", `state="used"`) == 0 && value("pending_requests") <= 0
+	})
+	if c.pending > 0 && strings.HasPrefix(c.name, "postgresql") && (value("waits_total") < c.pending || value("wait_duration_seconds_total") < 1) {
+		t.Errorf("%d waits of %d s together", value("waits_total"), value("wait_duration_seconds_total"))
+	}
+}
