@@ -175,6 +175,7 @@ func (d *decoder) client(op *telemetry.Operation) *telemetry.Operation {
 	if e.Resend > 0 {
 		a = append(a, semconv.HTTPRequestResendCount(int(e.Resend)))
 	}
+	a = d.connection(op, a)
 	a = d.captured(a)
 	if d.has(bpfNhFlagF_ERROR) {
 		info := d.errorInfo(e.Hdr.ExeId)

@@ -80,7 +80,15 @@ type bpfNethttpEvent struct {
 		Pad      [3]uint8
 	}
 	PanicRaw [2]uint64
-	Str      [21]struct {
+	Dial     struct {
+		_       structs.HostLayout
+		StartNs uint64
+		DialUs  uint32
+		TlsAtUs uint32
+		TlsUs   uint32
+		Pad     uint32
+	}
+	Str [21]struct {
 		_   structs.HostLayout
 		Off uint16
 		Len uint16
@@ -105,6 +113,14 @@ const (
 	bpfNhCheckCHECK_URL     bpfNhCheck = 3
 	bpfNhCheckCHECK_CONTEXT bpfNhCheck = 4
 )
+
+type bpfNhDialing struct {
+	_         structs.HostLayout
+	StartNs   uint64
+	DialledNs uint64
+	TlsNs     uint64
+	EndNs     uint64
+}
 
 type bpfNhExe struct {
 	_             structs.HostLayout
@@ -162,6 +178,8 @@ type bpfNhExe struct {
 	HcRwc      uint16
 	Join       uint8
 	Inject     uint8
+	Dials      uint8
+	_          [7]byte
 	Net        struct {
 		_        structs.HostLayout
 		TlsConn  uint16
@@ -177,6 +195,13 @@ type bpfNhExe struct {
 		WrapItab uint64
 	}
 	ConnEnd [3]struct {
+		_     structs.HostLayout
+		Off   int32
+		Stack uint8
+		Reg   uint8
+		Pad   uint16
+	}
+	Dialled [2]struct {
 		_     structs.HostLayout
 		Off   int32
 		Stack uint8
@@ -323,6 +348,8 @@ const (
 	bpfNhFlagF_JOINED        bpfNhFlag = 65536
 	bpfNhFlagF_RAW_PATH      bpfNhFlag = 32768
 	bpfNhFlagF_ROUTED        bpfNhFlag = 131072
+	bpfNhFlagF_GOT_CONN      bpfNhFlag = 262144
+	bpfNhFlagF_NEW_CONN      bpfNhFlag = 524288
 	bpfNhFlagF_ROUTE_ECHO    bpfNhFlag = 16777216
 )
 
@@ -614,8 +641,10 @@ type bpfTrScope struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	bpfMapNhClient       = "nh_client"
+	bpfMapNhDials        = "nh_dials"
 	bpfMapNhExes         = "nh_exes"
 	bpfMapNhFaileds      = "nh_faileds"
+	bpfMapNhFresh        = "nh_fresh"
 	bpfMapNhProps        = "nh_props"
 	bpfMapNhReqs         = "nh_reqs"
 	bpfMapNhServer       = "nh_server"
@@ -635,6 +664,9 @@ const (
 	bpfProgNhChi         = "nh_chi"
 	bpfProgNhChi5        = "nh_chi5"
 	bpfProgNhConnEnd     = "nh_conn_end"
+	bpfProgNhDial        = "nh_dial"
+	bpfProgNhDialEnd     = "nh_dial_end"
+	bpfProgNhDialled     = "nh_dialled"
 	bpfProgNhEcho4       = "nh_echo4"
 	bpfProgNhEcho5       = "nh_echo5"
 	bpfProgNhFinish      = "nh_finish"
@@ -651,6 +683,7 @@ const (
 	bpfProgNhMux         = "nh_mux"
 	bpfProgNhPanic       = "nh_panic"
 	bpfProgNhServe       = "nh_serve"
+	bpfProgNhTls         = "nh_tls"
 	bpfProgNhWriteH1     = "nh_write_h1"
 	bpfProgNhWriteH2     = "nh_write_h2"
 	bpfProgNhWriteXh2    = "nh_write_xh2"
@@ -674,6 +707,7 @@ const (
 	bpfVarKeepProp       = "keep_prop"
 	bpfVarKeepStr        = "keep_str"
 	bpfVarKeepType       = "keep_type"
+	bpfVarNhDialZero     = "nh_dial_zero"
 	bpfVarNhEntries      = "nh_entries"
 	bpfVarNhFailedNs     = "nh_failed_ns"
 	bpfVarNhForgotten    = "nh_forgotten"
@@ -728,6 +762,9 @@ type bpfProgramSpecs struct {
 	NhChi        *ebpf.ProgramSpec `ebpf:"nh_chi"`
 	NhChi5       *ebpf.ProgramSpec `ebpf:"nh_chi5"`
 	NhConnEnd    *ebpf.ProgramSpec `ebpf:"nh_conn_end"`
+	NhDial       *ebpf.ProgramSpec `ebpf:"nh_dial"`
+	NhDialEnd    *ebpf.ProgramSpec `ebpf:"nh_dial_end"`
+	NhDialled    *ebpf.ProgramSpec `ebpf:"nh_dialled"`
 	NhEcho4      *ebpf.ProgramSpec `ebpf:"nh_echo4"`
 	NhEcho5      *ebpf.ProgramSpec `ebpf:"nh_echo5"`
 	NhFinish     *ebpf.ProgramSpec `ebpf:"nh_finish"`
@@ -744,6 +781,7 @@ type bpfProgramSpecs struct {
 	NhMux        *ebpf.ProgramSpec `ebpf:"nh_mux"`
 	NhPanic      *ebpf.ProgramSpec `ebpf:"nh_panic"`
 	NhServe      *ebpf.ProgramSpec `ebpf:"nh_serve"`
+	NhTls        *ebpf.ProgramSpec `ebpf:"nh_tls"`
 	NhWriteH1    *ebpf.ProgramSpec `ebpf:"nh_write_h1"`
 	NhWriteH2    *ebpf.ProgramSpec `ebpf:"nh_write_h2"`
 	NhWriteXh2   *ebpf.ProgramSpec `ebpf:"nh_write_xh2"`
@@ -759,8 +797,10 @@ type bpfProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
 	NhClient   *ebpf.MapSpec `ebpf:"nh_client"`
+	NhDials    *ebpf.MapSpec `ebpf:"nh_dials"`
 	NhExes     *ebpf.MapSpec `ebpf:"nh_exes"`
 	NhFaileds  *ebpf.MapSpec `ebpf:"nh_faileds"`
+	NhFresh    *ebpf.MapSpec `ebpf:"nh_fresh"`
 	NhProps    *ebpf.MapSpec `ebpf:"nh_props"`
 	NhReqs     *ebpf.MapSpec `ebpf:"nh_reqs"`
 	NhServer   *ebpf.MapSpec `ebpf:"nh_server"`
@@ -797,6 +837,7 @@ type bpfVariableSpecs struct {
 	KeepProp       *ebpf.VariableSpec `ebpf:"keep_prop"`
 	KeepStr        *ebpf.VariableSpec `ebpf:"keep_str"`
 	KeepType       *ebpf.VariableSpec `ebpf:"keep_type"`
+	NhDialZero     *ebpf.VariableSpec `ebpf:"nh_dial_zero"`
 	NhEntries      *ebpf.VariableSpec `ebpf:"nh_entries"`
 	NhFailedNs     *ebpf.VariableSpec `ebpf:"nh_failed_ns"`
 	NhForgotten    *ebpf.VariableSpec `ebpf:"nh_forgotten"`
@@ -826,8 +867,10 @@ func (o *bpfObjects) Close() error {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
 	NhClient   *ebpf.Map `ebpf:"nh_client"`
+	NhDials    *ebpf.Map `ebpf:"nh_dials"`
 	NhExes     *ebpf.Map `ebpf:"nh_exes"`
 	NhFaileds  *ebpf.Map `ebpf:"nh_faileds"`
+	NhFresh    *ebpf.Map `ebpf:"nh_fresh"`
 	NhProps    *ebpf.Map `ebpf:"nh_props"`
 	NhReqs     *ebpf.Map `ebpf:"nh_reqs"`
 	NhServer   *ebpf.Map `ebpf:"nh_server"`
@@ -848,8 +891,10 @@ type bpfMaps struct {
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.NhClient,
+		m.NhDials,
 		m.NhExes,
 		m.NhFaileds,
+		m.NhFresh,
 		m.NhProps,
 		m.NhReqs,
 		m.NhServer,
@@ -887,6 +932,7 @@ type bpfVariables struct {
 	KeepProp       *ebpf.Variable `ebpf:"keep_prop"`
 	KeepStr        *ebpf.Variable `ebpf:"keep_str"`
 	KeepType       *ebpf.Variable `ebpf:"keep_type"`
+	NhDialZero     *ebpf.Variable `ebpf:"nh_dial_zero"`
 	NhEntries      *ebpf.Variable `ebpf:"nh_entries"`
 	NhFailedNs     *ebpf.Variable `ebpf:"nh_failed_ns"`
 	NhForgotten    *ebpf.Variable `ebpf:"nh_forgotten"`
@@ -903,6 +949,9 @@ type bpfPrograms struct {
 	NhChi        *ebpf.Program `ebpf:"nh_chi"`
 	NhChi5       *ebpf.Program `ebpf:"nh_chi5"`
 	NhConnEnd    *ebpf.Program `ebpf:"nh_conn_end"`
+	NhDial       *ebpf.Program `ebpf:"nh_dial"`
+	NhDialEnd    *ebpf.Program `ebpf:"nh_dial_end"`
+	NhDialled    *ebpf.Program `ebpf:"nh_dialled"`
 	NhEcho4      *ebpf.Program `ebpf:"nh_echo4"`
 	NhEcho5      *ebpf.Program `ebpf:"nh_echo5"`
 	NhFinish     *ebpf.Program `ebpf:"nh_finish"`
@@ -919,6 +968,7 @@ type bpfPrograms struct {
 	NhMux        *ebpf.Program `ebpf:"nh_mux"`
 	NhPanic      *ebpf.Program `ebpf:"nh_panic"`
 	NhServe      *ebpf.Program `ebpf:"nh_serve"`
+	NhTls        *ebpf.Program `ebpf:"nh_tls"`
 	NhWriteH1    *ebpf.Program `ebpf:"nh_write_h1"`
 	NhWriteH2    *ebpf.Program `ebpf:"nh_write_h2"`
 	NhWriteXh2   *ebpf.Program `ebpf:"nh_write_xh2"`
@@ -935,6 +985,9 @@ func (p *bpfPrograms) Close() error {
 		p.NhChi,
 		p.NhChi5,
 		p.NhConnEnd,
+		p.NhDial,
+		p.NhDialEnd,
+		p.NhDialled,
 		p.NhEcho4,
 		p.NhEcho5,
 		p.NhFinish,
@@ -951,6 +1004,7 @@ func (p *bpfPrograms) Close() error {
 		p.NhMux,
 		p.NhPanic,
 		p.NhServe,
+		p.NhTls,
 		p.NhWriteH1,
 		p.NhWriteH2,
 		p.NhWriteXh2,

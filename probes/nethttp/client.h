@@ -133,6 +133,9 @@ static __noinline int client_fill(struct nh_op *op, struct tr_goexe *ge, enum cl
 	if (kind == CLIENT_H1)
 		op->req = read_u64(op->req + e->treq_req);
 	req = op->req;
+	/* net/http gives HTTP/2 none but pooled connections here */
+	if (kind == CLIENT_H2 && e->dials)
+		op->ev.flags |= F_GOT_CONN;
 	op->ctx = read_u64(req + o->ctx + 8);
 	op->hdr = read_u64(req + o->header);
 	op->url = url = read_u64(req + o->url);

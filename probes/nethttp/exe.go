@@ -79,6 +79,10 @@ func encodeExe(p *probe.Placed) *bpfNhExe {
 	v.H2End = flag(p.Groups[groupH2Server] && p.Refused[groupXServer] == nil)
 	v.Xh2End = flag(p.Groups[groupXServer])
 	setLocs(v.ConnEnd[:], p.Points["client_conn"])
+	setLocs(v.Dialled[:], p.Points["dial_end"])
+	if _, ok := p.Points["dial_start"]; ok && len(p.Points["dial_end"].Results) > 1 {
+		v.Dials = 1
+	}
 	setLocs(v.CallEnd[:], p.Points["client_end"])
 	setLocs(v.MatchEnd[:], p.Points["mux_match"])
 

@@ -17,6 +17,7 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 
+#include "dial.h"
 #include "inject.h"
 #include "routers.h"
 
@@ -276,6 +277,8 @@ int nh_got_conn(struct pt_regs *ctx)
 		return 0;
 	}
 	pc = go_loc_read(ctx, &e->conn_end[0]);
+	if (e->dials)
+		got_fresh(op, &key, pc);
 	if (!read_u64(pc + e->pc_alt)) { /* else HTTP/2, where a stream is announced */
 		io_ids(&op->io, op);
 		announce(&op->io, ge, e, pc + e->pc_conn, 0);

@@ -53,6 +53,8 @@ enum nh_flag {
 	F_JOINED = 1 << 16,     /* server: the parent was found by connection */
 	F_RAW_PATH = 1 << 15,   /* client: the path is given as it is encoded */
 	F_ROUTED = 1 << 17,     /* server: the route is a router's, not ServeMux's */
+	F_GOT_CONN = 1 << 18,   /* client: a connection was had */
+	F_NEW_CONN = 1 << 19,   /* client: and nobody had it before; dial is set */
 	F_ROUTE_ECHO = 1 << 24, /* server: echo v4's, which may give the path where it has none */
 };
 
@@ -82,6 +84,14 @@ struct nh_span {
 	__u16 off, len; /* in tail */
 };
 
+/* How a connection was made. */
+struct nh_made {
+	__u64 start_ns;            /* CLOCK_MONOTONIC */
+	__u32 dial_us;             /* 0: not known */
+	__u32 tls_at_us, tls_us;   /* after the start; 0: no TLS */
+	__u32 pad;
+};
+
 struct nethttp_event {
 	struct event_hdr hdr;
 	__u64 trace_id[2];
@@ -106,6 +116,7 @@ struct nethttp_event {
 	struct tr_errs err;
 	struct tr_errtype panic_type;
 	__u64 panic_raw[2];
+	struct nh_made dial;
 	struct nh_span str[S_COUNT];
 	__u8 tail[TAIL_MAX + STR_MAX + 1];
 };
@@ -200,8 +211,10 @@ struct nh_exe {
 	__u16 w_conn, hc_rwc; /* response.conn, conn.rwc */
 	__u8 join;            /* 1: connections are joined */
 	__u8 inject;          /* 1: headers of HTTP/1 are written */
+	__u8 dials;           /* 1: it is seen how connections are made */
 	struct tr_goconn net;
 	struct go_loc conn_end[3];  /* pconn, error type, error data */
+	struct go_loc dialled[2];   /* of dialConn: pconn, error type */
 	struct go_loc call_end[3];  /* response, error type, error data */
 	struct go_loc match_end[4]; /* handler type, data, pattern pointer, length */
 	struct nh_h2 h2, xh2;

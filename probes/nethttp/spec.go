@@ -154,6 +154,8 @@ func checkXH2(p *probe.Placed) error {
 }
 
 // points lists starts before ends: the manager attaches from the last to the first.
+const lostDial = "whether a call's connection is new, and how long it took to make"
+
 func points() []probe.Point {
 	const (
 		b = "net/http.(*http2"
@@ -192,6 +194,15 @@ func points() []probe.Point {
 			Site: after(3, roundTrip, "net/http.(*Transport).getConn")},
 		{Name: "client_end", Program: "nh_call_end", Group: groupClient,
 			Site: after(3, roundTrip, "net/http.(*persistConn).roundTrip")},
+
+		{Name: "dial_start", Program: "nh_dial", Group: groupClient, Optional: true, Lost: lostDial,
+			Site: entry("net/http.(*Transport).dialConn")},
+		{Name: "dialled", Program: "nh_dialled", Group: groupClient, Optional: true, Lost: "how long dialling took",
+			Site: after(4, []string{"net/http.(*Transport).dialConn"}, "net/http.(*Transport).dial")},
+		{Name: "tls_start", Program: "nh_tls", Group: groupClient, Optional: true, Lost: "how long TLS handshakes took",
+			Site: entry("net/http.(*persistConn).addTLS")},
+		{Name: "dial_end", Program: "nh_dial_end", Group: groupClient, Optional: true, Lost: lostDial,
+			Site: after(3, []string{"net/http.(*Transport).dialConnFor"}, "net/http.(*Transport).dialConn")},
 
 		{Name: "h2_server_end", Program: "nh_h2_end", Group: groupH2Server,
 			Site: probe.Site{Kind: probe.Entry,

@@ -133,6 +133,9 @@ func (c clientCase) check(t *testing.T, s harness.Span, fill *strings.Replacer) 
 	if _, set := want["network.peer.address"]; !set {
 		want["network.peer.address"], want["network.peer.port"] = host, port
 	}
+	if s.Attr("http.connection.reused") != "" {
+		want["http.connection.reused"] = any_ // TestClientConnection
+	}
 	compareAttrs(t, s, want)
 	if want := c.span; s.Name != want && (want != "" || s.Name != "GET") {
 		t.Errorf("name %q, want %q", s.Name, want)
@@ -143,6 +146,43 @@ func (c clientCase) check(t *testing.T, s harness.Span, fill *strings.Replacer) 
 	}
 	if s.Status != wantStatus {
 		t.Errorf("status %q (%s), want %q", s.Status, s.StatusText, wantStatus)
+	}
+}
+
+// TestClientConnection: whether a call's connection is new, and what it took to make it.
+func TestClientConnection(t *testing.T) {
+	needs(t)
+	for _, b := range []harness.Build{{Dir: httpmatrix}, {Dir: httpmatrix, Go: "1.18.10", Mode: harness.Stripped}} {
+		t.Run("go"+b.Go, func(t *testing.T) {
+			peer := harness.StartTarget(t, harness.Build{Dir: httpmatrix}.Path(t))
+			tg := harness.StartTarget(t, b.Path(t))
+			agent := harness.Trace(t, tg)
+			for _, c := range []struct {
+				url    string
+				client string
+				events [2]string // of a new connection, of one that was there
+			}{
+				{"http://" + peer.HTTP + "/plain", "default", [2]string{"http.dial", ""}},
+				{"https://" + peer.HTTPS + "/plain", "insecure1", [2]string{"http.dial tls.handshake", ""}},
+				{"https://" + peer.HTTPS + "/plain", "insecure", [2]string{"http.dial tls.handshake", ""}},
+			} {
+				for i, reused := range []string{"false", "true"} {
+					mark := agent.Mark()
+					tg.Call(t, c.url, "client", c.client)
+					s := agent.WaitSpans(mark, 1, harness.Kind("client"))[0]
+					var names []string
+					for _, ev := range s.Events {
+						names = append(names, ev.Name)
+						if d, _ := ev.Attributes["duration"].(float64); d <= 0 || d > float64(s.DurationNs)/1e9 || ev.Time.Before(s.Start) || ev.Time.After(s.End) {
+							t.Errorf("%s: %+v in a call from %v of %d ns", c.url, ev, s.Start, s.DurationNs)
+						}
+					}
+					if s.Attr("http.connection.reused") != reused || strings.Join(names, " ") != c.events[i] {
+						t.Errorf("%s, %s: reused %q, events %q, want %s, %q", c.url, c.client, s.Attr("http.connection.reused"), names, reused, c.events[i])
+					}
+				}
+			}
+		})
 	}
 }
 
