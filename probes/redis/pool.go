@@ -66,8 +66,8 @@ func (cfg Config) learnPools(p *probe.Placed, path string) {
 			s.Waits, s.WaitTime = int64(w.U32(waits)), time.Duration(w.Int(waited))
 		}
 		if w.Err == nil {
-			o := m.Words(w.U64(options)+uint64(limit), 8)
-			s.Max, w.Err = o.Int(0), o.Err
+			o := m.Words(w.U64(options)+uint64(limit), 4) // an int, or an int32 in new releases
+			s.Max, w.Err = int64(int32(o.U32(0))), o.Err
 		}
 		return s, w.Err
 	}, p.Exe.MainPath(), nil)
