@@ -43,7 +43,7 @@ func specs(cfg config.Config, full bool, pools *dbpool.Registry) ([]*probe.Spec,
 // probeNames are what the configuration can switch. Specs of the default configuration
 // cannot fail; if one did, any name would do.
 func probeNames() (names []string) {
-	list, err := specs(config.Default(), false)
+	list, err := specs(config.Default(), false, nil)
 	if err != nil {
 		return nil
 	}
