@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,6 +28,7 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/propagate"
 	"github.com/tracer-agent/tracer-agent/internal/selfmetrics"
+	"github.com/tracer-agent/tracer-agent/internal/status"
 	"github.com/tracer-agent/tracer-agent/internal/supervise"
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
 	"github.com/tracer-agent/tracer-agent/probes/nethttp"
@@ -43,6 +45,8 @@ type agent struct {
 	supervisor *supervise.Supervisor
 	kernelMode *propagate.Kernel // nil unless it was asked for and is possible
 	dir        *directory
+	status     *status.Server // nil: no status page
+	enabled    atomic.Bool
 	pods       discover.Pods // nil outside Kubernetes
 }
 
@@ -124,6 +128,8 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 		PIDs: pids(cfg), OnlyPIDs: cfg.Enabled && cfg.OnlyPIDs(), Propagation: prop.of,
 		LeaveAlone: leaveAlone,
 	})
+	a.enabled.Store(cfg.Enabled)
+	a.openStatus(cfg, self)
 	if cfg.Enabled && !cfg.OnlyPIDs() {
 		a.manager.Preload()
 	}
@@ -155,7 +161,7 @@ func (a *agent) openMetrics(cfg config.Config, self *selfmetrics.Registry, dir *
 }
 
 func (a *agent) openPipeline(cfg config.Config, self *selfmetrics.Registry, resources pipeline.Resources, rules *metricrules.Set) error {
-	exporters, err := fromconfig.Open(context.Background(), cfg, version, a.stdout)
+	exporters, err := fromconfig.Open(context.Background(), cfg, version, a.stdout, a.log, self)
 	if err != nil {
 		return err
 	}
@@ -219,6 +225,9 @@ func (a *agent) close(ctx context.Context) error {
 	detached := make(chan error, 1)
 	go func() {
 		var errs []error
+		if a.status != nil {
+			errs = append(errs, a.status.Close())
+		}
 		if a.watcher != nil {
 			errs = append(errs, a.watcher.Close())
 		}

@@ -74,6 +74,7 @@ func (a *agent) reconfigure(ctx context.Context, cfg config.Config) error {
 		}
 	}
 	a.dir.setSelector(selector)
+	a.enabled.Store(cfg.Enabled)
 	err = a.supervisor.Reconfigure(ctx, supervise.Settings{
 		Selector: selector, PIDs: pids(cfg), OnlyPIDs: cfg.Enabled && cfg.OnlyPIDs(),
 	})

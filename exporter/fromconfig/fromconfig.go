@@ -13,16 +13,17 @@ import (
 	"github.com/tracer-agent/tracer-agent/exporter/otlp"
 	"github.com/tracer-agent/tracer-agent/exporter/prom"
 	"github.com/tracer-agent/tracer-agent/internal/config"
+	"github.com/tracer-agent/tracer-agent/internal/selfmetrics"
 )
 
 // Open makes the exporters of cfg; version is the agent's. What prints, prints
 // to stdout, which should be from console.Stdout.
-func Open(ctx context.Context, cfg config.Config, version string, stdout *os.File) ([]exporter.Exporter, error) {
+func Open(ctx context.Context, cfg config.Config, version string, stdout *os.File, log *slog.Logger, metrics *selfmetrics.Registry) ([]exporter.Exporter, error) {
 	var out []exporter.Exporter
 	for _, name := range cfg.Exporters {
 		switch name {
 		case config.ExporterOTLP:
-			e, err := otlp.New(ctx, cfg.OTLP, version)
+			e, err := openOTLP(ctx, cfg, version, log, metrics)
 			if err != nil {
 				return nil, err
 			}
@@ -38,6 +39,13 @@ func Open(ctx context.Context, cfg config.Config, version string, stdout *os.Fil
 		}
 	}
 	return out, nil
+}
+
+func openOTLP(ctx context.Context, cfg config.Config, version string, log *slog.Logger, metrics *selfmetrics.Registry) (exporter.Exporter, error) {
+	if cfg.DiskQueue.Directory != "" {
+		return otlp.NewDurable(ctx, cfg.OTLP, cfg.DiskQueue, version, log, metrics)
+	}
+	return otlp.New(ctx, cfg.OTLP, version)
 }
 
 // OpenMetrics makes the destinations of metrics that cfg names: those that are sent

@@ -2,6 +2,7 @@ package fromconfig
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tracer-agent/tracer-agent/internal/config"
+	"github.com/tracer-agent/tracer-agent/internal/selfmetrics"
 )
 
 func TestOpen(t *testing.T) {
@@ -46,7 +48,7 @@ func TestOpen(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			list, err := Open(context.Background(), cfg, "1.2.3", stdout)
+			list, err := Open(context.Background(), cfg, "1.2.3", stdout, slog.New(slog.DiscardHandler), selfmetrics.New())
 			if (err == nil) != (tt.wantErr == "") || err != nil && !strings.Contains(err.Error(), tt.wantErr) {
 				t.Fatalf("got %v, want %q", err, tt.wantErr)
 			}

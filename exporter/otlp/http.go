@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc/encoding/gzip"
 
@@ -43,6 +44,29 @@ func httpClient(cfg config.OTLP, tlsConfig *tls.Config) *http.Client {
 		c.Transport = &compressing{next: c.Transport}
 	}
 	return c
+}
+
+// noting is a transport that remembers the last answer's status: the SDK's errors only
+// have it in their text.
+type noting struct {
+	next   http.RoundTripper
+	status *atomic.Int32
+}
+
+// RoundTrip implements http.RoundTripper.
+func (n *noting) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := n.next.RoundTrip(r)
+	if err == nil {
+		n.status.Store(int32(resp.StatusCode))
+	}
+	return resp, err
+}
+
+// CloseIdleConnections lets http.Client reach the transport's.
+func (n *noting) CloseIdleConnections() {
+	if t, ok := n.next.(interface{ CloseIdleConnections() }); ok {
+		t.CloseIdleConnections()
+	}
 }
 
 // retriable is a transport that marks lost connections as temporary: OTLP asks

@@ -14,6 +14,7 @@ import (
 	"os"
 	"regexp"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
@@ -50,6 +51,8 @@ type Exporter struct {
 	client otlptrace.Client
 	enc    *encoder
 	close  func()
+	// answer is the last HTTP status, 0 for none.
+	answer *atomic.Int32
 }
 
 var _ exporter.Exporter = (*Exporter)(nil)
@@ -57,6 +60,11 @@ var _ exporter.Exporter = (*Exporter)(nil)
 // New connects lazily: an endpoint that does not answer is no error here.
 // version is the agent's own.
 func New(ctx context.Context, cfg config.OTLP, version string) (*Exporter, error) {
+	return newExporter(ctx, cfg, version, true)
+}
+
+// newExporter makes an exporter that tries a batch again, or does not.
+func newExporter(ctx context.Context, cfg config.OTLP, version string, again bool) (*Exporter, error) {
 	u, err := cfg.TracesURL()
 	if err != nil {
 		return nil, err
@@ -65,12 +73,14 @@ func New(ctx context.Context, cfg config.OTLP, version string) (*Exporter, error
 	if err != nil {
 		return nil, err
 	}
-	e := &Exporter{enc: newEncoder(version), close: func() {}}
+	e := &Exporter{enc: newEncoder(version), close: func() {}, answer: &atomic.Int32{}}
 	if cfg.Protocol == config.ProtocolGRPC {
-		e.client = grpcClient(cfg, u, tlsConfig)
+		e.client = grpcClient(cfg, u, tlsConfig, again)
 	} else {
 		h := httpClient(cfg, tlsConfig)
-		e.client, e.close = traceHTTPClient(cfg, u, h), h.CloseIdleConnections
+		h.Transport = &noting{h.Transport, e.answer}
+		e.close = h.CloseIdleConnections
+		e.client = traceHTTPClient(cfg, u, h, again)
 	}
 	if err := e.client.Start(ctx); err != nil {
 		return nil, fmt.Errorf("start OTLP exporter: %w", err)
@@ -80,7 +90,7 @@ func New(ctx context.Context, cfg config.OTLP, version string) (*Exporter, error
 
 // grpcClient and traceHTTPClient pass every option, so that the environment,
 // which the SDK reads by itself, never overrules a file or a flag.
-func grpcClient(cfg config.OTLP, u *url.URL, tlsConfig *tls.Config) otlptrace.Client {
+func grpcClient(cfg config.OTLP, u *url.URL, tlsConfig *tls.Config, again bool) otlptrace.Client {
 	target, compressor, creds := grpcTarget(cfg, u, tlsConfig)
 	return otlptracegrpc.NewClient(
 		otlptracegrpc.WithEndpoint(target),
@@ -88,7 +98,7 @@ func grpcClient(cfg config.OTLP, u *url.URL, tlsConfig *tls.Config) otlptrace.Cl
 		otlptracegrpc.WithCompressor(compressor),
 		otlptracegrpc.WithTimeout(cfg.Timeout),
 		otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig{
-			Enabled: true, InitialInterval: retryInitial, MaxInterval: retryMax, MaxElapsedTime: retryElapsed,
+			Enabled: again, InitialInterval: retryInitial, MaxInterval: retryMax, MaxElapsedTime: retryElapsed,
 		}),
 		otlptracegrpc.WithDialOption(
 			grpc.WithTransportCredentials(creds),
@@ -120,14 +130,14 @@ func connectParams() grpc.DialOption {
 	})
 }
 
-func traceHTTPClient(cfg config.OTLP, u *url.URL, h *http.Client) otlptrace.Client {
+func traceHTTPClient(cfg config.OTLP, u *url.URL, h *http.Client, again bool) otlptrace.Client {
 	return otlptracehttp.NewClient(
 		otlptracehttp.WithEndpointURL(u.String()),
 		otlptracehttp.WithHeaders(cfg.Headers),
 		otlptracehttp.WithCompression(otlptracehttp.NoCompression), // httpClient does it
 		otlptracehttp.WithHTTPClient(h),
 		otlptracehttp.WithRetry(otlptracehttp.RetryConfig{
-			Enabled: true, InitialInterval: retryInitial, MaxInterval: retryMax, MaxElapsedTime: retryElapsed,
+			Enabled: again, InitialInterval: retryInitial, MaxInterval: retryMax, MaxElapsedTime: retryElapsed,
 		}),
 	)
 }

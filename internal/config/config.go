@@ -36,7 +36,10 @@ type Config struct {
 	MetricsOTLP OTLP    `yaml:"-"`
 	Metrics     Metrics `yaml:"metrics"`
 	Batch       Batch   `yaml:"batch"`
-	Redact      Redact  `yaml:"redact"`
+	Health      Health  `yaml:"health"`
+	// DiskQueue keeps what OTLP cannot deliver.
+	DiskQueue DiskQueue `yaml:"disk_queue"`
+	Redact    Redact    `yaml:"redact"`
 	// Propagation is how a trace gets from one service to the next.
 	Propagation Propagation `yaml:"propagation"`
 	GRPC        GRPC        `yaml:"grpc"`
@@ -234,6 +237,20 @@ type Batch struct {
 	MaxBatchSize  int           `yaml:"max_batch_size"`
 }
 
+// Health is the page that says how the agent is.
+type Health struct {
+	// Address is host:port to listen on, loopback unless said otherwise; empty: nowhere.
+	Address string `yaml:"address"`
+}
+
+// DiskQueue holds spans on disk while their destination is down, and over a restart.
+type DiskQueue struct {
+	// Directory belongs to one agent; empty: nothing is kept on disk.
+	Directory string `yaml:"directory"`
+	// MaxBytes bounds what is kept; when it is full, the oldest goes.
+	MaxBytes int64 `yaml:"max_bytes"`
+}
+
 // Propagation says how the trace id gets to the next service.
 type Propagation struct {
 	// Mode is one of the Propagate constants.
@@ -327,7 +344,9 @@ func Default() Config {
 			ScheduleDelay: time.Second, ExportTimeout: 30 * time.Second,
 			MaxQueueSize: 8192, MaxBatchSize: 512,
 		},
-		Metrics: DefaultMetrics(),
+		Health:    Health{Address: "127.0.0.1:8461"},
+		DiskQueue: DiskQueue{MaxBytes: 256 << 20},
+		Metrics:   DefaultMetrics(),
 		Propagation: Propagation{
 			Mode: PropagateAuto, CorrelationHeaders: []string{"X-Correlation-ID", "X-Request-ID"},
 		},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"maps"
 	"math"
+	"net"
 	"net/url"
 	"path"
 	"slices"
@@ -24,7 +25,7 @@ func (l *loader) validate() error {
 		otlp = l.validateOTLP(l.cfg.MetricsOTLP)
 	}
 	return errors.Join(l.validateSelect(), l.validateSelectors(), l.validateSampling(), l.validateExporters(),
-		otlp, l.validateMetrics(), l.validateBatch(), l.validatePropagation(), l.validateDatabases(), l.validatePeers(), l.validateLog())
+		otlp, l.validateMetrics(), l.validateBatch(), l.validateDiskQueue(), l.validateHealth(), l.validatePropagation(), l.validateDatabases(), l.validatePeers(), l.validateLog())
 }
 
 // maxCorrelationHeaders is what the kernel side has room for.
@@ -251,6 +252,35 @@ func (l *loader) validateBatch() error {
 		errs = append(errs, l.invalid("batch.export_timeout", "%v: want more than zero, at most %v", b.ExportTimeout, maxDelay))
 	}
 	return errors.Join(errs...)
+}
+
+// Bounds of the queue on disk: room for one request, and what a host can spare.
+const (
+	minDiskQueue = 8 << 20
+	maxDiskQueue = 1 << 40
+)
+
+func (l *loader) validateDiskQueue() error {
+	q := l.cfg.DiskQueue
+	var errs []error
+	if q.Directory != "" && !path.IsAbs(q.Directory) {
+		errs = append(errs, l.invalid("disk_queue.directory", "%q: want an absolute path", q.Directory))
+	}
+	if q.MaxBytes < minDiskQueue || q.MaxBytes > maxDiskQueue {
+		errs = append(errs, l.invalid("disk_queue.max_bytes", "%d: want %d to %d", q.MaxBytes, minDiskQueue, maxDiskQueue))
+	}
+	return errors.Join(errs...)
+}
+
+func (l *loader) validateHealth() error {
+	a := l.cfg.Health.Address
+	if a == "" {
+		return nil
+	}
+	if _, port, err := net.SplitHostPort(a); err != nil || port == "" {
+		return l.invalid("health.address", "%q: want host:port such as 127.0.0.1:8461", a)
+	}
+	return nil
 }
 
 func (l *loader) validateLog() error {

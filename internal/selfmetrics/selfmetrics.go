@@ -17,24 +17,28 @@ import (
 
 // Names of the metrics that more than one package needs to agree on.
 const (
-	NameRecords      = "tracer_agent_records_total"
-	NameRecordsLost  = "tracer_agent_records_lost_total"
-	NameSpans        = "tracer_agent_spans_exported_total"
-	NameExportErrors = "tracer_agent_export_failures_total"
-	NameQueueLength  = "tracer_agent_queue_length"
-	NameNoResource   = "tracer_agent_spans_without_resource_total"
-	NameRSS          = "tracer_agent_resident_memory_bytes"
+	NameRecords       = "tracer_agent_records_total"
+	NameRecordsLost   = "tracer_agent_records_lost_total"
+	NameSpans         = "tracer_agent_spans_exported_total"
+	NameExportErrors  = "tracer_agent_export_failures_total"
+	NameQueueLength   = "tracer_agent_queue_length"
+	NameDiskQueue     = "tracer_agent_disk_queue_bytes"
+	NameDiskDelivered = "tracer_agent_disk_queue_spans_delivered_total"
+	NameNoResource    = "tracer_agent_spans_without_resource_total"
+	NameRSS           = "tracer_agent_resident_memory_bytes"
 )
 
 // help is the one place for the texts of the names above.
 var help = map[string]string{
-	NameRecords:      "Records read from the kernel, by probe.",
-	NameRecordsLost:  "Records or spans lost, by the place where they were lost, and by probe.",
-	NameSpans:        "Spans handed over to a destination, by exporter.",
-	NameExportErrors: "Batches that an exporter gave up, by exporter.",
-	NameQueueLength:  "Spans waiting for an exporter.",
-	NameNoResource:   "Spans of a process that was not known (any more).",
-	NameRSS:          "Resident memory of the agent.",
+	NameRecords:       "Records read from the kernel, by probe.",
+	NameRecordsLost:   "Records or spans lost, by the place where they were lost, and by probe.",
+	NameSpans:         "Spans handed over to a destination, by exporter.",
+	NameExportErrors:  "Batches that an exporter gave up, by exporter.",
+	NameQueueLength:   "Spans waiting for an exporter.",
+	NameDiskQueue:     "Size of the batches that wait on disk, by exporter.",
+	NameDiskDelivered: "Spans delivered after they had waited on disk, by exporter.",
+	NameNoResource:    "Spans of a process that was not known (any more).",
+	NameRSS:           "Resident memory of the agent.",
 }
 
 // Place is where a record or a span was lost.
@@ -46,6 +50,7 @@ const (
 	DecodeError   Place = "decode_error"
 	QueueFull     Place = "queue_full"
 	ExportFailure Place = "export_failure"
+	DiskFull      Place = "disk_full" // the oldest on disk made room
 )
 
 // Kind says how a value behaves.

@@ -253,10 +253,12 @@ func (s *Supervisor) letIn(p *process) {
 			e.auto = true
 		}
 	}
+	p.service = service
 	attrs := []any{"pid", p.Key.PID, "service", service, "exe", p.Path, "selected_by", string(p.reason)}
 	attrs = append(attrs, describe(e.a)...)
 	if e.a.Propagation != nil && prop != nil {
 		mode, why := prop.Describe(e.a.Propagation)
+		p.handed = mode
 		attrs = append(attrs, "propagation", mode, "propagation_because", why)
 	}
 	s.log.Info("instrumented", attrs...)

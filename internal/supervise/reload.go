@@ -198,10 +198,15 @@ type Target struct {
 	PID        int32
 	Exe        string
 	SelectedBy string
+	// Service and Propagation as the log line has them.
+	Service, Propagation string
 	// Attached is nil while the process is not instrumented; Why says why, if it is known.
 	Attached *probe.Attached
 	Why      error
 }
+
+// Ready says that the processes that ran at the start were looked at.
+func (s *Supervisor) Ready() bool { return s.ready.Load() }
 
 // Targets returns the selected processes by pid, at most limit.
 func (s *Supervisor) Targets(ctx context.Context, limit int) (out []Target, err error) {
@@ -210,7 +215,7 @@ func (s *Supervisor) Targets(ctx context.Context, limit int) (out []Target, err 
 			if p.reason == discover.NotSelected || len(out) == limit {
 				continue
 			}
-			t := Target{PID: p.Key.PID, Exe: p.Path, SelectedBy: string(p.reason)}
+			t := Target{PID: p.Key.PID, Exe: p.Path, SelectedBy: string(p.reason), Service: p.service, Propagation: p.handed}
 			if e := p.exe; e != nil && p.watched {
 				t.Attached = e.a
 			} else if e := s.exes[p.Exe]; e != nil && e.state == refused {

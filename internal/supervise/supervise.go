@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -107,6 +108,7 @@ type Supervisor struct {
 	refused chan refusal
 	orders  chan order
 	ended   chan struct{} // closed at the end of Run
+	ready   atomic.Bool   // the processes that ran at the start were looked at
 }
 
 type process struct {
@@ -119,6 +121,8 @@ type process struct {
 	exe       *executable // nil while not selected
 	// watched: the Attacher has it.
 	watched bool
+	// service and handed are what the log said of it.
+	service, handed string
 }
 
 type exeState uint8
@@ -268,6 +272,7 @@ func (s *Supervisor) handle(ev discover.Event) {
 
 // scanned looks for pids that were asked for and do not exist.
 func (s *Supervisor) scanned() {
+	s.ready.Store(true)
 	running := map[int32]bool{}
 	for key := range s.procs {
 		running[key.PID] = true

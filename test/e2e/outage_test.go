@@ -1,0 +1,177 @@
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/tracer-agent/tracer-agent/test/e2e/harness"
+)
+
+// collectorProc is a real OpenTelemetry Collector that writes what it takes to a file.
+type collectorProc struct {
+	t        *testing.T
+	bin, dir string
+	addr     string
+	cmd      *exec.Cmd
+	log      bytes.Buffer
+}
+
+func newCollectorProc(t *testing.T) *collectorProc {
+	t.Helper()
+	cache := os.Getenv("TRACER_TEST_CACHE")
+	if cache == "" {
+		dir, err := os.UserCacheDir()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cache = filepath.Join(dir, "tracer-agent")
+	}
+	c := &collectorProc{t: t, bin: filepath.Join(cache, "collector", "otelcol-test"), dir: t.TempDir()}
+	if _, err := os.Stat(c.bin); err != nil {
+		if os.Getenv("TRACER_REQUIRE_COLLECTOR") == "1" {
+			t.Fatalf("no collector: %v; run testdata/collector/build.sh", err)
+		}
+		t.Skipf("no collector: %v; testdata/collector/build.sh builds it in some minutes", err)
+	}
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.addr = lis.Addr().String()
+	lis.Close()
+	config := fmt.Sprintf(`
+receivers: {otlp: {protocols: {grpc: {endpoint: %q}}}}
+exporters: {file: {path: %s, append: true, flush_interval: 50ms}}
+service:
+  telemetry: {metrics: {level: none}}
+  pipelines: {traces: {receivers: [otlp], exporters: [file]}}
+`, c.addr, filepath.Join(c.dir, "spans.json"))
+	if err := os.WriteFile(filepath.Join(c.dir, "config.yaml"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.stop()
+		if t.Failed() {
+			t.Logf("collector's log:\n%s", c.log.String())
+		}
+	})
+	return c
+}
+
+func (c *collectorProc) start() {
+	c.t.Helper()
+	c.cmd = exec.Command(c.bin, "--config", filepath.Join(c.dir, "config.yaml"))
+	c.cmd.Stdout, c.cmd.Stderr = &c.log, &c.log
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := c.cmd.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if conn, err := net.Dial("tcp", c.addr); err == nil {
+			conn.Close()
+			return
+		}
+		if time.Now().After(end) {
+			c.t.Fatal("the collector does not listen")
+		}
+	}
+}
+
+// stop ends the collector; what it has taken is in the file then.
+func (c *collectorProc) stop() {
+	if c.cmd != nil {
+		_ = c.cmd.Process.Signal(syscall.SIGTERM)
+		_ = c.cmd.Wait()
+		c.cmd = nil
+	}
+}
+
+var sentQuery = regexp.MustCompile(`outage-\d+`)
+
+// paths are the different requests whose spans the collector has.
+func (c *collectorProc) paths() map[string]int {
+	data, err := os.ReadFile(filepath.Join(c.dir, "spans.json"))
+	if err != nil {
+		return nil
+	}
+	got := map[string]int{}
+	for _, p := range sentQuery.FindAllString(string(data), -1) {
+		got[p]++
+	}
+	return got
+}
+
+// TestOutage: with a queue on disk, no span is lost while the Collector is down and the
+// agent is started again meanwhile. TRACER_OUTAGE=5m makes it as long as that.
+func TestOutage(t *testing.T) {
+	needs(t)
+	outage := 3 * time.Second
+	if v := os.Getenv("TRACER_OUTAGE"); v != "" {
+		d, err := time.ParseDuration(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		outage = d
+	}
+	tg := harness.StartTarget(t, harness.Build{Dir: httpmatrix}.Path(t))
+	col := newCollectorProc(t)
+	config := filepath.Join(t.TempDir(), "agent.yaml")
+	text := fmt.Sprintf("select: {pids: [%d]}\nexporters: [otlp]\notlp: {endpoint: 'http://%s', protocol: grpc}\nmetrics: {exporters: [none]}\n"+
+		"disk_queue: {directory: %s}\nbatch: {schedule_delay: 100ms}\n", tg.PID, col.addr, filepath.Join(t.TempDir(), "queue"))
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	sent := 0
+	load := func(d time.Duration) {
+		for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+			sent++
+			harness.Get(t, tg.URL(fmt.Sprintf("/plain?outage-%d", sent)))
+		}
+	}
+	run := func() *harness.Agent {
+		a := harness.StartAgentEnv(t, nil, "--config", config)
+		a.WaitInstrumented(tg.PID)
+		return a
+	}
+	col.start()
+	agent := run()
+	load(500 * time.Millisecond)
+	col.stop()
+	load(outage / 2)
+	agent.Stop()
+	agent = run()
+	load(outage / 2)
+	col.start()
+	load(500 * time.Millisecond)
+
+	end := time.Now().Add(60 * time.Second)
+	for len(col.paths()) < sent && time.Now().Before(end) {
+		time.Sleep(50 * time.Millisecond)
+	}
+	got, twice := col.paths(), 0
+	for _, n := range got {
+		if n > 2 { // once in url.query, once in url.full where there is one
+			twice++
+		}
+	}
+	t.Logf("%d requests, spans of %d arrived, %d more than once", sent, len(got), twice)
+	if len(got) != sent {
+		t.Errorf("%d of %d spans lost", sent-len(got), sent)
+	}
+	if lost := harness.Lost(agent.Metrics()); lost != 0 {
+		t.Errorf("the agent counted %v lost", lost)
+	}
+	if !strings.Contains(agent.Stderr(), "spans of an earlier run are on disk") {
+		t.Error("nothing was on disk when the agent began again")
+	}
+	agent.Stop()
+}
