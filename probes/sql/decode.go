@@ -137,7 +137,7 @@ func ping(text string) bool { return text == "-- ping" || text == ";" }
 
 // statement analyses a text, or remembers it: programs have few.
 func (d *decoder) statement(raw, system string, cut bool) statement {
-	dia := dialect{}
+	dia := dialectUnknown
 	switch system {
 	case "postgresql":
 		dia = dialectPostgres

@@ -4,15 +4,14 @@ import (
 	"strings"
 )
 
-// dialect is what of a database's language decides where a literal ends.
-type dialect struct {
-	backslash bool // \ escapes in every string, as in MySQL
-	idents    bool // "x" is a name and never a string; # is an operator
-}
+// dialect is what of a database's language decides where a literal ends. Of none it is
+// not known: whatever two databases read differently is in doubt.
+type dialect uint8
 
-var (
-	dialectPostgres = dialect{idents: true}
-	dialectMySQL    = dialect{backslash: true}
+const (
+	dialectUnknown  dialect = iota
+	dialectPostgres         // "x" is a name, # an operator, comments nest
+	dialectMySQL            // "x" is a string, \ escapes in strings, # begins a comment
 )
 
 // statement is what is said of an SQL text without its values.
@@ -69,10 +68,10 @@ func (l *lexer) next() bool {
 	switch {
 	case c == '\'':
 		kind, text = tokLiteral, "?"
-		l.quoted('\'', l.d.backslash)
-	case c == '"' && !l.d.idents && !l.namesTable():
+		l.quoted('\'', l.d == dialectMySQL)
+	case c == '"' && (l.d == dialectMySQL || l.d == dialectUnknown && !l.namesTable()):
 		kind, text = tokLiteral, "?"
-		l.quoted('"', l.d.backslash)
+		l.quoted('"', l.d == dialectMySQL)
 	case c == '"' || c == '`':
 		kind = tokQuoted
 		l.quoted(c, false)
@@ -102,14 +101,16 @@ func (l *lexer) next() bool {
 	return true
 }
 
-// skip passes over space and comments, which may be nested.
+// skip passes over space and comments.
 func (l *lexer) skip() (space bool) {
 	for l.i < len(l.s) {
 		rest := l.s[l.i:]
 		switch {
 		case rest[0] <= ' ':
 			l.i++
-		case strings.HasPrefix(rest, "--"), rest[0] == '#' && !l.d.idents:
+		case l.doubtful(rest):
+			l.i, l.end = len(l.s), true
+		case strings.HasPrefix(rest, "--") && (l.d != dialectMySQL || dashComment(rest)), rest[0] == '#' && l.d == dialectMySQL:
 			n := strings.IndexByte(rest, '\n')
 			if n < 0 {
 				n = len(rest)
@@ -125,12 +126,37 @@ func (l *lexer) skip() (space bool) {
 	return space
 }
 
+// doubtful says that databases differ about where a literal begins or ends in rest: # is
+// a comment or a part of a name, -- one or two operators, [ a name or an array, ”' the
+// beginning of a long string or of one with a quote in it, /*! no comment.
+func (l *lexer) doubtful(rest string) bool {
+	switch {
+	case l.d == dialectPostgres:
+		return false
+	case strings.HasPrefix(rest, "/*!"), strings.HasPrefix(rest, "/*M!"):
+		return true
+	case l.d == dialectMySQL:
+		return false
+	case rest[0] == '[':
+		inside, _, _ := strings.Cut(rest, "]")
+		return strings.ContainsAny(inside, "'\"`")
+	}
+	return rest[0] == '#' || strings.HasPrefix(rest, "'''") || strings.HasPrefix(rest, "--") && !dashComment(rest)
+}
+
+// dashComment says that -- begins a comment in MySQL too.
+func dashComment(rest string) bool { return len(rest) == 2 || rest[2] <= ' ' || rest[2] == '-' }
+
+// comment passes over a comment. Only Postgres is sure to have one within another.
 func (l *lexer) comment() {
 	depth := 0
 	for l.i < len(l.s) {
 		switch rest := l.s[l.i:]; {
 		case strings.HasPrefix(rest, "/*"):
-			depth++
+			if depth++; depth > 1 && l.d != dialectPostgres {
+				l.i, l.end = len(l.s), true
+				return
+			}
 			l.i += 2
 		case strings.HasPrefix(rest, "*/"):
 			l.i += 2
@@ -151,7 +177,7 @@ func (l *lexer) quoted(q byte, backslash bool) {
 		switch c := l.s[l.i]; {
 		case c == '\\' && backslash:
 			l.i++
-		case c == '\\' && q != '`' && l.i+1 < len(l.s) && l.s[l.i+1] == q && !(q == '"' && l.d.idents):
+		case c == '\\' && q != '`' && l.i+1 < len(l.s) && l.s[l.i+1] == q && !(q == '"' && l.d == dialectPostgres):
 			l.i, l.end = len(l.s), true
 			return
 		case c != q:
@@ -209,7 +235,11 @@ func (l *lexer) prefixed(word string) bool {
 		return false
 	}
 	l.i = at
-	l.quoted('\'', l.d.backslash || strings.EqualFold(word, "e"))
+	if strings.EqualFold(word, "q") || strings.EqualFold(word, "nq") { // of Oracle, with delimiters of its own
+		l.i, l.end = len(l.s), true
+		return true
+	}
+	l.quoted('\'', l.d == dialectMySQL || strings.EqualFold(word, "e"))
 	return true
 }
 
@@ -219,10 +249,33 @@ func (l *lexer) namesTable() bool {
 		return false
 	}
 	switch last := l.toks[len(l.toks)-1]; strings.ToUpper(last.text) {
-	case "FROM", "JOIN", "INTO", "UPDATE", "TABLE":
+	case "FROM":
+		return last.kind == tokWord && l.tableFrom(len(l.toks)-1)
+	case "JOIN", "INTO", "UPDATE", "TABLE":
 		return last.kind == tokWord
 	case ".":
 		return len(l.toks) > 1 && l.toks[len(l.toks)-2].kind == tokQuoted
+	}
+	return false
+}
+
+// tableFrom says that the FROM at i belongs to a command, not to a function's arguments
+// or to IS DISTINCT FROM.
+func (l *lexer) tableFrom(i int) bool {
+	if l.is(i-1, "DISTINCT") {
+		return false
+	}
+	for depth, j := 0, i-1; j >= 0; j-- {
+		switch t := l.toks[j]; {
+		case t.kind == tokOther && t.text == ")":
+			depth++
+		case t.kind == tokOther && t.text == "(":
+			if depth--; depth < 0 {
+				return false
+			}
+		case depth == 0 && (l.is(j, "SELECT") || l.is(j, "DELETE")):
+			return true
+		}
 	}
 	return false
 }
@@ -309,10 +362,14 @@ func (l *lexer) table(i int, command string) string {
 	}
 	first, n := -1, 0
 	for j := i; j < len(l.toks); j++ {
+		from := l.is(j, "FROM")
+		if from && (command == "SELECT" || command == "DELETE") && !l.tableFrom(j) {
+			continue
+		}
 		if l.is(j, word) && first < 0 {
 			first = j + 1
 		}
-		if l.is(j, "FROM") || l.is(j, "JOIN") || l.is(j, "USING") {
+		if from || l.is(j, "JOIN") || l.is(j, "USING") {
 			n++
 		}
 		if l.is(j, "SELECT") && j > i {
