@@ -83,6 +83,9 @@ func examine(pid int) (*processReport, error) {
 	if err != nil {
 		return nil, err
 	}
+	if kernel.MayWriteUser() != nil {
+		list = probe.WithoutWrites(list)
+	}
 	path := fmt.Sprintf("/proc/%d/exe", pid)
 	report := &processReport{PID: pid}
 	if report.Exe, err = os.Readlink(path); err != nil {

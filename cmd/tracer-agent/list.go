@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tracer-agent/tracer-agent/exporter/console"
 	"github.com/tracer-agent/tracer-agent/internal/config"
 	"github.com/tracer-agent/tracer-agent/internal/discover"
 	"github.com/tracer-agent/tracer-agent/internal/goexe"
@@ -170,8 +171,8 @@ func printList(w io.Writer, rows []listed) error {
 		for _, p := range r.Ports {
 			ports = append(ports, strconv.Itoa(int(p)))
 		}
-		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.PID, dash(r.Service), dash(strings.TrimPrefix(r.Go, "go")),
-			yesNo(!r.DebugInfo), dash(strings.Join(ports, ",")), yesNo(r.Able), r.Why, r.Exe)
+		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.PID, dash(console.Printable(r.Service)), dash(strings.TrimPrefix(r.Go, "go")),
+			yesNo(!r.DebugInfo), dash(strings.Join(ports, ",")), yesNo(r.Able), console.Printable(r.Why), console.Printable(r.Exe))
 	}
 	if err := t.Flush(); err != nil {
 		return fmt.Errorf("print list: %w", err)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/tracer-agent/tracer-agent/exporter/console"
 	"github.com/tracer-agent/tracer-agent/internal/goexe"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 )
@@ -141,10 +142,10 @@ func offsetSource(s goexe.OffsetSource) string {
 }
 
 func (r *processReport) print(w io.Writer) error {
-	fmt.Fprintf(w, "process %d: %s\n", r.PID, r.Exe)
+	fmt.Fprintf(w, "process %d: %s\n", r.PID, console.Printable(r.Exe))
 	if r.Go != "" {
 		fmt.Fprintf(w, "  %s, %s, package %s, PIE: %s, debug information: %s, functions from %s\n",
-			r.Go, r.Arch, r.Main, yesNo(r.PIE), yesNo(r.DebugInfo), r.Functions)
+			console.Printable(r.Go), r.Arch, console.Printable(r.Main), yesNo(r.PIE), yesNo(r.DebugInfo), r.Functions)
 	}
 	for _, p := range r.Probes {
 		fmt.Fprintf(w, "\n  probe %s (%s), struct offsets from: %s\n", p.Name, p.Doc, p.Offsets)
@@ -153,7 +154,7 @@ func (r *processReport) print(w io.Writer) error {
 			fmt.Fprintf(t, "  %s: %s: %s\n", g.Name, g.What, g.Verdict)
 			for _, pt := range g.Points {
 				fmt.Fprintf(t, "    %s\t%s\t%s\t%s\t%s\t%s\n", pt.Name, pt.Address, pt.Class,
-					strings.ReplaceAll(pt.Instr, "\t", " "), pt.Function, pt.Note)
+					strings.ReplaceAll(pt.Instr, "\t", " "), console.Printable(pt.Function), pt.Note)
 			}
 		}
 		if err := t.Flush(); err != nil {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -109,6 +110,7 @@ func runUntilStopped(cfg config.Config, file string, load func() (config.Config,
 	if err != nil {
 		return err
 	}
+	steer.agent.Store(a)
 	if !cfg.Enabled {
 		log.Info("disabled by the configuration: nothing is attached until enabled is true")
 	}
@@ -148,7 +150,8 @@ func runUntilStopped(cfg config.Config, file string, load func() (config.Config,
 type steering struct {
 	log         *slog.Logger
 	stop, print func()
-	reloads     chan string // why
+	agent       atomic.Pointer[agent] // nil until there is one
+	reloads     chan string           // why
 }
 
 // reload asks for a reload; one that waits already is enough.
@@ -179,8 +182,10 @@ func (s *steering) start(ctx context.Context) (end func()) {
 					s.log.Info("stopping", "signal", sig.String())
 					s.stop()
 				default:
-					// The kernel detaches what a process leaves behind.
 					s.log.Warn("stopping at once; what was not sent is lost", "signal", sig.String())
+					if a := s.agent.Load(); a != nil {
+						a.manager.LeaveToKernel() // what is half done it would leave behind
+					}
 					os.Exit(exitFailed)
 				}
 			}

@@ -79,7 +79,7 @@ func (l *Lines) line(b []byte, op *telemetry.Operation) []byte {
 	b = append(b, ' ')
 	b = pad(b, strings.ToUpper(op.Kind.String()), 8)
 	b = append(b, ' ')
-	b = pad(b, clean(op.Name), 32)
+	b = pad(b, Printable(op.Name), 32)
 	b = append(b, ' ')
 	b = padLeft(b, formatDuration(op.End.Sub(op.Start)), 9)
 	b = append(b, ' ', ' ')
@@ -167,7 +167,7 @@ func inName(name string, v attribute.Value) bool {
 }
 
 func appendAttribute(b []byte, kv attribute.KeyValue) []byte {
-	value := clean(kv.Value.String())
+	value := Printable(kv.Value.String())
 	if n := utf8.RuneCountInString(value); n > maxValueRunes {
 		value = string([]rune(value)[:maxValueRunes-1]) + "…"
 	}
@@ -175,14 +175,14 @@ func appendAttribute(b []byte, kv attribute.KeyValue) []byte {
 		value = `"` + value + `"`
 	}
 	b = append(b, ' ')
-	b = append(b, clean(string(kv.Key))...)
+	b = append(b, Printable(string(kv.Key))...)
 	b = append(b, '=')
 	return append(b, value...)
 }
 
-// clean makes a text safe to print: a request must not be able to move the
+// Printable makes a text safe to print: what others name must not be able to move the
 // cursor, recolour the screen or start a line of its own.
-func clean(s string) string {
+func Printable(s string) string {
 	if strings.IndexFunc(s, unprintable) < 0 {
 		return s
 	}
@@ -205,7 +205,7 @@ func serviceOf(op *telemetry.Operation) string {
 	if op.Resource != nil {
 		for _, kv := range op.Resource.Attributes {
 			if kv.Key == "service.name" {
-				return clean(kv.Value.String())
+				return Printable(kv.Value.String())
 			}
 		}
 	}

@@ -253,7 +253,7 @@ func (d *drawing) level(ops []*telemetry.Operation, indent string, depth int) {
 		if i == len(ops)-1 {
 			branch, below = "└─ ", "   "
 		}
-		label := indent + branch + serviceOf(op) + "  " + strings.ToUpper(op.Kind.String()) + " " + clean(op.Name)
+		label := indent + branch + serviceOf(op) + "  " + strings.ToUpper(op.Kind.String()) + " " + Printable(op.Name)
 		d.rows = append(d.rows, row{label, op})
 		if depth < maxDepth {
 			d.level(d.children[op.SpanID], indent+below, depth+1)

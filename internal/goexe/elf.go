@@ -39,7 +39,17 @@ type image struct {
 	typ      elf.Type
 	segs     []segment
 	sections []section
+	budget   int64 // bytes that may still be read
 }
+
+// A file is read a few times over at most, whatever its tables say: they may overlap, and
+// each of them be within its own bound.
+const (
+	readTimes = 16
+	readFloor = 64 << 20
+)
+
+func readBudget(size int64) int64 { return readTimes*size + readFloor }
 
 func corrupt(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ErrCorrupt}, args...)...)
@@ -64,7 +74,7 @@ func readImage(r io.ReaderAt, size int64) (*image, error) {
 	if _, err := binary.Decode(buf, binary.LittleEndian, &hdr); err != nil {
 		return nil, corrupt("ELF header: %v", err)
 	}
-	im := &image{r: r, size: size, machine: elf.Machine(hdr.Machine), typ: elf.Type(hdr.Type)}
+	im := &image{r: r, size: size, budget: readBudget(size), machine: elf.Machine(hdr.Machine), typ: elf.Type(hdr.Type)}
 	if im.typ != elf.ET_EXEC && im.typ != elf.ET_DYN {
 		return nil, fmt.Errorf("%w: ELF type %s", ErrNotELF, im.typ)
 	}
@@ -180,6 +190,9 @@ func (im *image) bytesAt(off, n uint64) ([]byte, error) {
 func (im *image) readAt(buf []byte, off uint64) error {
 	if off > uint64(im.size) || uint64(len(buf)) > uint64(im.size)-off {
 		return corrupt("%d bytes at %#x lie beyond the file's %d", len(buf), off, im.size)
+	}
+	if im.budget -= int64(len(buf)); im.budget < 0 {
+		return corrupt("more than %d times its size was to be read: its tables overlap", readTimes)
 	}
 	if n, err := im.r.ReadAt(buf, int64(off)); n < len(buf) {
 		return fmt.Errorf("read %d bytes at %#x: %w", len(buf), off, err)

@@ -133,7 +133,8 @@ func FuzzBuildInfo(f *testing.F) {
 func flatImage(data []byte, addr uint64) *image {
 	n := uint64(len(data))
 	return &image{
-		r: &sliceReader{data}, size: int64(n), machine: elf.EM_X86_64, typ: elf.ET_EXEC,
+		budget: readFloor,
+		r:      &sliceReader{data}, size: int64(n), machine: elf.EM_X86_64, typ: elf.ET_EXEC,
 		segs: []segment{{vaddr: addr, filesz: n, memsz: n}},
 	}
 }

@@ -214,6 +214,7 @@ func (e *Exe) TypesAddr() (addr uint64, err error) {
 // has succeeded it is safe for concurrent use.
 func (e *Exe) TypeName(nameOff int32) (name string, err error) {
 	defer recovered(&err)
+	e.im.budget = readBudget(e.im.size) // a name at a time, for as long as it runs
 	types, err := e.TypesAddr()
 	if err != nil {
 		return "", err

@@ -22,6 +22,9 @@ const (
 	maxGoMinor = 27
 )
 
+// Newer says that the release is one this package knows nothing of.
+func (v Version) Newer() bool { return v.Major > 1 || v.Minor > maxGoMinor }
+
 // parseGoVersion reads a build info's version; "devel go1.28-abc" counts as a
 // pre-release of 1.28.
 func parseGoVersion(raw string) (Version, bool) {

@@ -35,6 +35,9 @@ type Attached struct {
 	// held are the groups that write, by spec, while no process wants them.
 	held map[string]map[string]bool
 
+	runtime []byte // struct tr_goexe
+	tuning  sync.Mutex
+
 	mu        sync.Mutex
 	links     map[pointKey]link.Link
 	target    *link.Executable

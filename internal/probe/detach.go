@@ -23,6 +23,8 @@ type detacher struct {
 	left  atomic.Bool
 	slots chan struct{}
 
+	leaving sync.Mutex // two that take some slots each would wait for ever
+
 	mu   sync.Mutex
 	kept []link.Link // the library closes links that nobody holds
 }
@@ -44,6 +46,8 @@ func (d *detacher) close(l link.Link) error {
 // leave makes every further close return errLeft and waits for those under way.
 func (d *detacher) leave() {
 	d.left.Store(true)
+	d.leaving.Lock()
+	defer d.leaving.Unlock()
 	for range cap(d.slots) {
 		d.slots <- struct{}{}
 	}

@@ -80,6 +80,10 @@ func (m *Manager) attachOrRefuse(ctx context.Context, a *Attached, s *Spec, g Gr
 		p := a.Placed[s.Name]
 		p.Refused[g.Name] = err
 		delete(p.Groups, g.Name)
+		// The other groups' programs must not count on this one's.
+		if werr := s.AttachExe(m.colls[s.Name], p); werr != nil {
+			m.log.Warn("telling a probe what is attached", "probe", s.Name, "exe", a.Ref.Path, "err", werr)
+		}
 	}
 	return err == nil
 }

@@ -39,7 +39,7 @@ func (m *Manager) load() error {
 	}
 	m.colls = map[string]*ebpf.Collection{}
 	m.unloaded = map[string]*ebpf.CollectionSpec{}
-	m.runIndex = map[string]int{}
+	m.runIndex, m.loadErrs = map[string]int{}, map[string]error{}
 	m.epochs = map[string]uint32{}
 	shared := map[string]*ebpf.Map{"tr_procs": m.procs, "tr_exe_auto": m.exeAuto}
 	err = m.loadSpecs(shared)
@@ -136,9 +136,14 @@ func (m *Manager) program(s *Spec, name string) (*ebpf.Program, error) {
 	if one.Programs[name] == nil {
 		return nil, fmt.Errorf("load %s: no such program", name)
 	}
+	if err := m.loadErrs[s.Name+" "+name]; err != nil {
+		return nil, err
+	}
 	loaded, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: coll.Maps})
 	if err != nil {
-		return nil, fmt.Errorf("load %s: %w", name, err)
+		err = fmt.Errorf("load %s: %w", name, err)
+		m.loadErrs[s.Name+" "+name] = err
+		return nil, err
 	}
 	defer loaded.Close()
 	p := loaded.DetachProgram(name)
@@ -237,15 +242,7 @@ func (m *Manager) install(ctx context.Context, a *Attached) error {
 	}
 	a.target = target
 	a.links = map[pointKey]link.Link{}
-	offs, _, err := a.Exe.Offsets(RuntimeFields(), nil)
-	if err != nil {
-		return err
-	}
-	rt, err := encodeRuntime(a.Exe, offs)
-	if err != nil {
-		return err
-	}
-	if err := m.goexes.Put(a.ID, rt); err != nil {
+	if err := m.goexes.Put(a.ID, a.runtime); err != nil {
 		return fmt.Errorf("write runtime offsets: %w", err)
 	}
 	if m.errTypes != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -63,6 +64,7 @@ type Manager struct {
 	epochs                               map[string]uint32               // by map of operations in flight: where the epoch is
 	loading                              sync.Mutex                      // guards what follows, and the programs of colls
 	unloaded                             map[string]*ebpf.CollectionSpec // by probe: what programs are loaded from
+	loadErrs                             map[string]error                // by probe and program: the verifier is not asked twice
 	runIndex                             map[string]int                  // by probe and program: in runs.totals()
 
 	attaching  sync.Mutex // one analysis at a time: it bounds memory
@@ -98,7 +100,7 @@ func NewManager(opts ManagerOptions) (*Manager, error) {
 		opts.Metrics = selfmetrics.New()
 	}
 	if !opts.WriteMemory {
-		opts.Specs = withoutWrites(opts.Specs)
+		opts.Specs = WithoutWrites(opts.Specs)
 	}
 	m := &Manager{
 		opts:  opts,
@@ -134,8 +136,8 @@ func NewManager(opts ManagerOptions) (*Manager, error) {
 	return m, nil
 }
 
-// withoutWrites returns the specs without the points that write.
-func withoutWrites(specs []*Spec) []*Spec {
+// WithoutWrites returns the specs without the points that write.
+func WithoutWrites(specs []*Spec) []*Spec {
 	out := make([]*Spec, len(specs))
 	for i, s := range specs {
 		c := *s
@@ -240,6 +242,7 @@ func (m *Manager) refuse(s *Spec, id uint32, reason string) {
 		if err != nil {
 			m.log.Warn("detaching", "exe", a.Ref.Path, "probe", s.Name, "err", err)
 		}
+		m.forgetSpec(s, a.ID)
 		if left > 0 {
 			m.log.Warn("probe taken off", "probe", s.Name, "exe", a.Ref.Path, "reason", reason)
 			return
@@ -327,12 +330,17 @@ func analyseInto(a *Attached, specs []*Spec) error {
 		return err
 	}
 	placeAll(a, specs)
-	for _, p := range a.Placed {
-		if len(p.Groups) > 0 || len(p.Refused) > 0 {
-			return nil
-		}
+	if !slices.ContainsFunc(slices.Collect(maps.Values(a.Placed)), func(p *Placed) bool {
+		return len(p.Groups) > 0 || len(p.Refused) > 0
+	}) {
+		return ErrNothingToDo
 	}
-	return ErrNothingToDo
+	offs, _, err := a.Exe.Offsets(RuntimeFields(), nil)
+	if err != nil {
+		return err
+	}
+	a.runtime, err = encodeRuntime(a.Exe, offs)
+	return err
 }
 
 // Detach takes the probes off an executable, waits until what they have said is decoded,

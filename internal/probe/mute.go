@@ -10,8 +10,8 @@ import (
 // Mute detaches the probes of an executable that are off, and attaches those that are
 // not again. What was refused stays refused.
 func (m *Manager) Mute(a *Attached, off func(probe string) bool) error {
-	m.attaching.Lock()
-	defer m.attaching.Unlock()
+	a.tuning.Lock()
+	defer a.tuning.Unlock()
 	var errs []error
 	for _, s := range m.opts.Specs {
 		a.mu.Lock()

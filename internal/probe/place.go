@@ -104,6 +104,10 @@ func (p *Placed) placeGroup(s *Spec, g Group) {
 		if pt.Group != g.Name || !pt.forGo(p.Exe.GoVersion().Minor) {
 			continue
 		}
+		if v := p.Exe.GoVersion(); pt.Writes && v.Newer() {
+			p.Refused[g.Name] = fmt.Errorf("%s is newer than the layouts that are known: nothing is written into its memory", v.Raw)
+			return
+		}
 		at, err := findSite(p.Exe, pt.Site)
 		switch {
 		case err == nil:

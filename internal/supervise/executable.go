@@ -184,7 +184,9 @@ func (s *Supervisor) finish(r result) {
 	e := r.exe
 	switch {
 	case errors.Is(r.err, errGone):
-		delete(e.procs, r.proc.Key)
+		if p := e.procs[r.proc.Key]; p != nil && p.ExecID == r.proc.ExecID {
+			delete(e.procs, r.proc.Key) // not the one that it has exec'd since
+		}
 		if p := s.procs[r.proc.Key]; p != nil && p.exe == e && p.ExecID == r.proc.ExecID {
 			p.exe = nil // its exit event is on the way
 		}
@@ -390,6 +392,7 @@ func (s *Supervisor) takeOut(r refusal) {
 		clear(e.procs)
 		for _, p := range procs {
 			p.watched = false
+			s.instrumented-- // an end with nothing else left is a failure
 			if s.opts.Directory != nil {
 				s.opts.Directory.Remove(p.Key)
 			}

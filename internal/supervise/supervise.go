@@ -372,10 +372,11 @@ func (s *Supervisor) listening(ev discover.Listening) {
 	if p == nil {
 		return
 	}
-	if !slices.Contains(p.ports, ev.Port) && len(p.ports) < maxPorts {
-		p.ports = append(p.ports, ev.Port)
+	if slices.Contains(p.ports, ev.Port) || len(p.ports) >= maxPorts {
+		return
 	}
-	if p.reason == discover.NotSelected && s.choose(p) {
-		s.want(p)
+	p.ports = append(p.ports, ev.Port)
+	if s.opts.Selector.WantsPorts() {
+		s.reconsider(p) // a rule may also exclude it, or give it other settings
 	}
 }

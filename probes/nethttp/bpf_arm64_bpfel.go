@@ -112,6 +112,7 @@ const (
 	bpfNhCheckCHECK_METHOD  bpfNhCheck = 2
 	bpfNhCheckCHECK_URL     bpfNhCheck = 3
 	bpfNhCheckCHECK_CONTEXT bpfNhCheck = 4
+	bpfNhCheckCHECK_LATER   bpfNhCheck = 5
 )
 
 type bpfNhDialing struct {

@@ -101,9 +101,9 @@ static __noinline int client_trace(struct nh_op *op, struct tr_goexe *ge)
 static __always_inline enum nh_check client_check(struct nh_op *op, struct nh_exe *e, __u64 url,
 						  __u64 cx)
 {
-	__u8 c = op->ev.str[S_METHOD].len ? op->ev.tail[0] : 'G';
-
-	if (op->ev.str[S_METHOD].len > 64 || !((c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z')))
+	if (op->ev.str[S_METHOD].len > 64)
+		return CHECK_LATER;
+	if (op->ev.str[S_METHOD].len && !is_tchar(op->ev.tail[0]))
 		return CHECK_METHOD;
 	if (!url || !op->ev.str[S_SCHEME].len || op->ev.str[S_SCHEME].len > 64)
 		return CHECK_URL;

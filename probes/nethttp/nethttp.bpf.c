@@ -95,6 +95,7 @@ int nh_hijack(struct pt_regs *ctx)
 	h1_result(op, e, op->rw);
 	op->ev.flags |= F_HIJACKED;
 	server_finish(op, &key, e);
+	server_drop(&key); /* the connection may live for days */
 	return 0;
 }
 

@@ -32,6 +32,7 @@ enum nh_check {
 	CHECK_METHOD = 2,  /* request method is not a token */
 	CHECK_URL = 3,     /* no URL */
 	CHECK_CONTEXT = 4, /* no context */
+	CHECK_LATER = 5,   /* no verdict: this request is not recorded, the next one decides */
 };
 
 enum nh_flag {
@@ -419,10 +420,22 @@ static __noinline struct nh_op *op_new(void *map, struct tr_gokey *key, struct t
 	return op;
 }
 
+/* Whether c may be in a token, such as a method (RFC 9110, 5.6.2). */
+static __always_inline bool is_tchar(__u8 c)
+{
+	__u64 set = c & 0x40 ? 0x57ffffffc7fffffeULL : 0x03ff6cfa00000000ULL;
+
+	return !(c & 0x80) && set >> (c & 0x3f) & 1;
+}
+
 /* The executable looks unlike what the offsets say: tell user space, which
  * refuses it. No span comes of this call. */
 static __always_inline void unsane(struct nh_op *op, enum nh_check what)
 {
+	if (what == CHECK_LATER) {
+		count_lost(probe_id, LOST_READ);
+		return;
+	}
 	op->ev.status = what;
 	op->ev.tail_len = 0;
 	count_lost(probe_id, LOST_UNSANE);

@@ -218,12 +218,13 @@ static __always_inline __u8 method_char(struct nh_op *op, __u32 i)
 	return op->ev.tail[(op->ev.str[S_METHOD].off + i) & (STR_MAX)];
 }
 
-/* What the offsets must lead to, checked until it once did. */
+/* What the offsets must lead to, checked until it once did. The method is the client's
+ * to choose, and may be on a page that cannot be read now: neither condemns the program. */
 static __always_inline enum nh_check server_check(struct nh_op *op, struct nh_exe *e)
 {
-	__u8 c = op->ev.str[S_METHOD].len ? method_char(op, 0) : 0;
-
-	if (op->ev.str[S_METHOD].len > 64 || !((c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z')))
+	if (!op->ev.str[S_METHOD].len || op->ev.str[S_METHOD].len > 64)
+		return CHECK_LATER;
+	if (!is_tchar(method_char(op, 0)))
 		return CHECK_METHOD;
 	if (!obj_u64(op, e->req_url))
 		return CHECK_URL;
@@ -267,20 +268,21 @@ static __noinline int server_upgraded(struct nh_op *op, struct tr_goexe *ge)
 	return 1;
 }
 
-/* Fill a new entry from the request; false when it is not kept. */
+/* Fill a new entry from the request: 1 when it is kept, 0 when only its scope is, -1 when
+ * the request is not followed. */
 static __noinline int server_fill(struct nh_op *op, struct tr_gokey *key, struct tr_goexe *ge)
 {
 	struct nh_exe *e = bpf_map_lookup_elem(&nh_exes, &op->ev.hdr.exe_id);
 	__u32 n;
 
 	if (!e)
-		return 0;
+		return -1;
 	n = e->req_len;
 	asm volatile("%0 &= 511" : "+r"(n));
 	_Static_assert(REQ_MAX == 512, "mask above");
 	if (bpf_probe_read_user(op->obj, n, (void *)op->req)) {
 		count_lost(probe_id, LOST_READ);
-		return 0;
+		return -1;
 	}
 	put_remote(op, e);
 	put_line(op, e);
@@ -290,19 +292,19 @@ static __noinline int server_fill(struct nh_op *op, struct tr_gokey *key, struct
 
 		if (bad) {
 			unsane(op, bad);
-			return 0;
+			return -1;
 		}
 	}
 	/* "PRI * HTTP/2.0": a connection that goes on as HTTP/2, not a request */
 	if (op->ev.str[S_METHOD].len == 3 && method_char(op, 0) == 'P' && method_char(op, 1) == 'R')
-		return 0;
+		return -1;
 	scan_headers(ge, &op->scan, obj_u64(op, e->req_header));
 	get_traceparent(op);
 	op->ev.proto_major = obj_u64(op, e->req_major);
 	op->ev.proto_minor = obj_u64(op, e->req_minor);
 	if (op->ev.proto_major > 2 ||
 	    (op->ev.proto_major == 2 && !(op->xnet ? e->xh2_end : e->h2_end)))
-		return 0; /* its end would not be seen */
+		return -1; /* its end would not be seen */
 	if (op->xnet && op->ev.proto_major == 1 && server_upgraded(op, ge))
 		n = op->ev.trace_flags & TRACE_FLAG_SAMPLED;
 	else
@@ -330,6 +332,7 @@ static __always_inline int server_start(struct pt_regs *ctx, __u64 rw, __u64 req
 	struct tr_proc *proc = watched(&key);
 	struct nh_op *op;
 	struct tr_goexe *ge;
+	int rc;
 
 	if (!proc)
 		return 0;
@@ -343,16 +346,23 @@ static __always_inline int server_start(struct pt_regs *ctx, __u64 rw, __u64 req
 	if (op && op->epoch != proc->epoch)
 		op->peer_len = 0; /* what is kept is of another program */
 	op = op_new(&nh_server, &key, proc, op);
-	if (!op)
-		return 0;
-	op->req = req;
-	op->rw = rw;
-	op->xnet = xnet;
-	if (!key.id)
-		unsane(op, CHECK_G);
-	else if (server_fill(op, &key, ge))
-		return 0;
-	server_drop(&key);
+	if (op) {
+		op->req = req;
+		op->rw = rw;
+		op->xnet = xnet;
+		rc = -1;
+		if (!key.id)
+			unsane(op, CHECK_G);
+		else
+			rc = server_fill(op, &key, ge);
+		if (rc > 0)
+			return 0;
+		server_drop(&key);
+		if (!rc)
+			return 0;
+	}
+	/* What this request does is not the last one's. */
+	bpf_map_delete_elem(&tr_scopes, &key);
 	return 0;
 }
 
