@@ -8,6 +8,8 @@
 #                                       6.12-arm64 loads the programs on arm64
 #   GO_VERSIONS="1.18.10 1.26.8"        builds the traced programs with these
 #   RUN=REGEXP                          runs only these tests
+#   PART=NAME                           keeps what this part said in KERNEL.NAME.jsonl, for
+#                                       runs that are done in pieces
 #   TRACER_TEST_PATIENCE=N              stretches time limits, for a machine that is busy
 #   TRACER_BYTES_REQUESTS=N ...         how much TestBytes and TestMemoryChain do
 set -euo pipefail
@@ -16,7 +18,7 @@ cd "$(dirname "$0")/../.."
 . scripts/env.sh
 
 if [ $# = 0 ]; then
-  sed -n '2,14p' "$0" >&2
+  sed -n '2,16p' "$0" >&2
   exit 2
 fi
 versions=${GO_VERSIONS:-1.18.10 1.23.12 1.26.8}
@@ -73,6 +75,7 @@ for name in "$@"; do
     *-arm64) arch=arm64 only=${RUN:-TestLoadAll} ;;
     *-lockdown) words=lockdown=integrity ;;
   esac
+  said=$out/$name${PART:+.$PART}
   echo "== kernel $name ($(date -u +%H:%M:%S))"
   package=$(scripts/vm/kernel.sh "${name%%-*}" $arch)
   # A guest that dies in the middle was tripped by the emulation as a rule: once more. What
@@ -83,16 +86,16 @@ for name in "$@"; do
       -e TRACER_AGENT_BIN=/tracer-agent -e TRACER_TARGETS=/targets -e TRACER_RESULTS=1 \
       -e TRACER_REQUIRE_KERNEL=1 -e TRACER_TEST_PATIENCE="${TRACER_TEST_PATIENCE:-6}" ${settings[@]+"${settings[@]}"} \
       "$package" "$out/bin-$arch/kernels.test" -test.v -test.timeout 18m ${only:+-test.run "$only"} \
-      >"$out/$name.log" || status=$?
+      >"$said.log" || status=$?
     if [ "$status" != 125 ]; then break; fi
     echo "matrix: kernel $name died in try $try" >&2
   done
-  sed -n 's/^@@result //p' "$out/$name.log" >"$out/$name.jsonl"
-  if [ "$status" = 0 ] && grep -q '"outcome":"pass"' "$out/$name.jsonl"; then
-    grep -E '^ *--- (PASS|SKIP)' "$out/$name.log"
+  sed -n 's/^@@result //p' "$said.log" >"$said.jsonl"
+  if [ "$status" = 0 ] && grep -q '"outcome":"pass"' "$said.jsonl"; then
+    grep -E '^ *--- (PASS|SKIP)' "$said.log"
   else
-    grep -v '^tracer_agent_\|^# ' "$out/$name.log" | tail -n 200
-    echo "matrix: kernel $name failed with status $status; all of it: $out/$name.log" >&2
+    grep -v '^tracer_agent_\|^# ' "$said.log" | tail -n 200
+    echo "matrix: kernel $name failed with status $status; all of it: $said.log" >&2
     failed+=("$name")
   fi
 done

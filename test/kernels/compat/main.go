@@ -1,5 +1,5 @@
 // Command compat writes docs/COMPATIBILITY.md from what the tests in other kernels
-// said: one file KERNEL.jsonl per virtual machine, made by scripts/vm/matrix.sh.
+// said: files KERNEL.jsonl and KERNEL.PART.jsonl, made by scripts/vm/matrix.sh.
 package main
 
 import (
@@ -68,23 +68,27 @@ func read(dir string) ([]guest, error) {
 	if len(files) == 0 {
 		return nil, fmt.Errorf("%s has no results: run scripts/vm/matrix.sh first", dir)
 	}
+	type key struct{ kernel, arch, lockdown string }
+	at := map[key]int{}
 	var guests []guest
 	for _, name := range files {
 		b, err := os.ReadFile(name)
 		if err != nil {
 			return nil, err
 		}
-		var g guest
 		for line := range strings.Lines(string(b)) {
 			var r result
 			if err := json.Unmarshal([]byte(line), &r); err != nil {
 				return nil, fmt.Errorf("%s: %w", name, err)
 			}
-			g.kernel, g.arch, g.lockdown = r.Kernel, r.Arch, r.Lockdown
-			g.results = append(g.results, r)
-		}
-		if len(g.results) > 0 {
-			guests = append(guests, g)
+			k := key{r.Kernel, r.Arch, r.Lockdown}
+			i, ok := at[k]
+			if !ok {
+				i = len(guests)
+				at[k] = i
+				guests = append(guests, guest{kernel: r.Kernel, arch: r.Arch, lockdown: r.Lockdown})
+			}
+			guests[i].results = append(guests[i].results, r)
 		}
 	}
 	slices.SortFunc(guests, func(a, b guest) int {
@@ -116,18 +120,78 @@ the exact number of probe hits. Join: the same where no byte is changed, every c
 its connection, over HTTP, HTTPS and HTTP/2. Memory: a traceparent header written into HTTP/1,
 HTTPS and HTTP/2 requests; lockdown forbids it. Kernel: pushed
 into plaintext HTTP/1, also on a connection from before the agent; calls go on when the agent
-is killed. Hits: per served request / per HTTP/2 call of the newest Go, with the header written (HTTP/1: one more). A kernel that is not in the table was not tried; Debian's 6.12.95
+is killed. Whole traces: of requests through three services with the header
+written, 16 in flight. Bytes: requests to servers that were compared with what they receive
+without the agent, and are the same but for one header. Hits: per served request / per HTTP/2 call of the newest Go, with the header written (HTTP/1: one more). A kernel that is not in the table was not tried; Debian's 6.12.95
 panics in this emulator, in its own memory allocator, before a test begins.
 
-| kernel | arch | lockdown | programs load | largest, verified instructions | chain, by Go version | join | memory | kernel | agent killed, started again | hits |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| kernel | arch | lockdown | programs load | largest, verified instructions | chain, by Go version | join | memory | whole traces | bytes | kernel | agent killed, started again | hits |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 `)
 	for _, g := range guests {
-		fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", g.kernel, g.arch, g.lockdown,
+		fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", g.kernel, g.arch, g.lockdown,
 			g.outcome("TestLoadAll/"), g.fact("TestLoadAll/nethttp", "largest"), g.chains(),
-			g.outcome("TestJoinMode/"), g.memory(), g.kernelMode(),
+			g.outcome("TestJoinMode/"), g.memory(), g.chainTraces(), g.bytes(), g.kernelMode(),
 			g.outcome("TestAgent/kill", "TestAgent/again"), g.hits())
 	}
+	writeProbes(w, guests)
+}
+
+// writeProbes writes what of each probe was loaded, a column for each kernel.
+func writeProbes(w io.Writer, guests []guest) {
+	fmt.Fprint(w, `
+## Probes
+
+How many programs of each the verifier accepted; in brackets the instructions that it looked
+at in the largest one, of at most 1,000,000. "Without" are programs left out because the
+kernel lacks what they call.
+
+`)
+	const prefix = "TestLoadAll/"
+	head, rule := "| probe |", "| --- |"
+	var names []string
+	var columns []guest
+	for _, g := range guests {
+		found := g.matching(prefix)
+		if len(found) == 0 {
+			continue
+		}
+		columns = append(columns, g)
+		head += fmt.Sprintf(" %s, %s, lockdown %s |", g.kernel, g.arch, g.lockdown)
+		rule += " --- |"
+		for _, r := range found {
+			if name := strings.TrimPrefix(r.Test, prefix); !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	fmt.Fprintf(w, "%s\n%s\n", head, rule)
+	slices.Sort(names)
+	for _, name := range names {
+		fmt.Fprintf(w, "| %s |", name)
+		for _, g := range columns {
+			fmt.Fprintf(w, " %s |", g.loaded(prefix+name))
+		}
+		fmt.Fprintln(w)
+	}
+}
+
+// loaded says what of a probe was loaded.
+func (g guest) loaded(test string) string {
+	for _, r := range g.results {
+		switch {
+		case r.Test != test:
+		case r.Outcome != "pass":
+			return r.Outcome
+		default:
+			text := fmt.Sprintf("%v (%v)", r.Facts["programs"], r.Facts["largest"])
+			if out, _ := r.Facts["left_out"].(string); out != "" {
+				text += ", without " + out
+			}
+			return text
+		}
+	}
+	return "-"
 }
 
 func (g guest) matching(prefixes ...string) (out []result) {
@@ -179,6 +243,36 @@ func (g guest) chains() string {
 		}
 	}
 	return cmp.Or(strings.Join(versions, ", "), "-")
+}
+
+// chainTraces is how many of TestMemoryChain's traces were whole.
+func (g guest) chainTraces() string {
+	whole, n := 0.0, 0.0
+	for _, r := range g.matching("TestMemoryChain/") {
+		w, _ := r.Facts["whole"].(float64)
+		m, _ := r.Facts["requests"].(float64)
+		whole, n = whole+w, n+m
+	}
+	if n == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.0f of %.0f", whole, n)
+}
+
+// bytes is how many requests were compared, if none differed.
+func (g guest) bytes() string {
+	n := 0.0
+	for _, r := range g.matching("TestBytes/") {
+		if r.Outcome != "pass" {
+			return r.Outcome
+		}
+		m, _ := r.Facts["requests"].(float64)
+		n += m
+	}
+	if n == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.0f", n)
 }
 
 // memory says whether headers were written.
