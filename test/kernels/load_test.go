@@ -85,6 +85,7 @@ func TestLoadAll(t *testing.T) {
 	multi := features.HaveBPFLinkUprobeMulti() == nil
 	for _, c := range collections(t) {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel() // the verifier takes minutes in an emulated machine
 			facts := report(t, "")
 			maps := loadMaps(t, c.spec)
 			var loaded, refused []string

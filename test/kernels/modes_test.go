@@ -141,7 +141,7 @@ func TestKernelMode(t *testing.T) {
 		return got[0].Values("traceparent")
 	}
 	call() // the connection is open before the agent
-	agent := harness.StartAgent(t, "--exe", tg.path, "--propagation", "kernel")
+	agent := harness.StartAgent(t, "--pid", strconv.Itoa(client.PID), "--propagation", "kernel")
 	agent.WaitInstrumented(client.PID)
 	line := agent.WaitLog("kernel mode")
 	_, why, refused := strings.Cut(line, "kernel mode refused: ")
