@@ -80,7 +80,8 @@ done
 # happens now and then: it is booted again.
 for try in 1 2 3; do
   status=0
-  timeout -k 5 "$limit" "${qemu[@]}" -accel tcg,thread=multi -nodefaults -no-user-config -no-reboot \
+  # in the foreground: whoever ends this script's group ends QEMU, too
+  timeout --foreground -k 5 "$limit" "${qemu[@]}" -accel tcg,thread=multi -nodefaults -no-user-config -no-reboot \
     -display none -m "$memory" -smp 2 -net none -serial stdio -kernel "$kernel" -initrd "$work/initrd" \
     -append "quiet loglevel=3 panic=-1 rdinit=/init mitigations=off $words" \
     </dev/null >"$work/raw" 2>"$work/err" || status=$?
