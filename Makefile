@@ -27,6 +27,10 @@ help: ## print this help
 build: ## bin/tracer-agent: one static binary; needs Go only, no clang
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/tracer-agent ./cmd/tracer-agent
 
+.PHONY: package
+package: ## deb and rpm for amd64 and arm64, man pages, completions: out/package
+	scripts/package.sh
+
 .PHONY: generate
 generate: ## compile the BPF C and write the Go bindings (clang-19, libbpf headers)
 	go generate ./...
@@ -90,6 +94,10 @@ test-large: build ## a large third-party program, plain and stripped (builds it 
 .PHONY: soak
 soak: build ## attach and detach under load for SOAK=10m, no target error allowed
 	TRACER_REQUIRE_KERNEL=1 TRACER_SOAK=$(SOAK) go test -count=1 -timeout 60m -v -run 'TestSoak' ./test/e2e/
+
+.PHONY: test-k8s
+test-k8s: ## the Helm chart on a real Kubernetes of one node, made here (builds it first: minutes); needs root
+	scripts/k8s/test.sh
 
 .PHONY: fuzz
 fuzz: ## every fuzz test for FUZZTIME=30s

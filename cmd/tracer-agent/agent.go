@@ -31,6 +31,7 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/status"
 	"github.com/tracer-agent/tracer-agent/internal/supervise"
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
+	"github.com/tracer-agent/tracer-agent/k8s"
 	"github.com/tracer-agent/tracer-agent/probes/nethttp"
 )
 
@@ -48,11 +49,13 @@ type agent struct {
 	status     *status.Server // nil: no status page
 	enabled    atomic.Bool
 	pods       discover.Pods // nil outside Kubernetes
+	kube       *k8s.Watcher  // the same
+	podNews    chan struct{}
 }
 
 // newAgent loads everything and attaches nothing yet.
 func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (_ *agent, err error) {
-	a := &agent{log: log}
+	a := &agent{log: log, podNews: make(chan struct{}, 1)}
 	defer func() {
 		if err != nil {
 			ctx, cancel := context.WithTimeout(context.Background(), stopWithin)
@@ -60,6 +63,9 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 			err = errors.Join(err, a.close(ctx))
 		}
 	}()
+	if err := a.openKubernetes(cfg.Kubernetes); err != nil {
+		return nil, err
+	}
 	selector, err := newSelector(cfg, a.pods)
 	if err != nil {
 		return nil, err
@@ -68,7 +74,7 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 	if err != nil {
 		return nil, err
 	}
-	a.dir = dir
+	a.dir, dir.pods = dir, a.kube
 	dir.setSelector(selector)
 	if a.stdout, err = console.Stdout(); err != nil {
 		return nil, err
@@ -216,7 +222,15 @@ func (a *agent) run(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}()
-	return a.supervisor.Run(ctx)
+	following := make(chan struct{})
+	go func() {
+		defer close(following)
+		a.followPods(ctx)
+	}()
+	err := a.supervisor.Run(ctx)
+	cancel()
+	<-following
+	return err
 }
 
 // close detaches everything and flushes, as far as ctx allows; it also undoes a
@@ -230,6 +244,9 @@ func (a *agent) close(ctx context.Context) error {
 		}
 		if a.watcher != nil {
 			errs = append(errs, a.watcher.Close())
+		}
+		if a.kube != nil {
+			errs = append(errs, a.kube.Close())
 		}
 		if a.kernelMode != nil {
 			errs = append(errs, a.kernelMode.Close())
@@ -257,6 +274,7 @@ func (a *agent) close(ctx context.Context) error {
 	var wg sync.WaitGroup
 	var spans, values error
 	if a.pipeline != nil {
+		a.dir.release(a.pipeline.Submit)
 		wg.Go(func() { spans = a.pipeline.Shutdown(ctx) })
 	}
 	if a.metrics != nil {
@@ -285,7 +303,10 @@ func sampling(cfg config.Sampling) probe.Sampling {
 
 // emit takes finished operations from the decoders.
 func (a *agent) emit(op *telemetry.Operation) {
-	if p := a.dir.policyOf(op.Process); p == nil || p.Apply(op) {
+	if p := a.dir.policyOf(op.Process); p != nil && !p.Apply(op) {
+		return
+	}
+	if !a.dir.hold(op) {
 		a.pipeline.Submit(op)
 	}
 }

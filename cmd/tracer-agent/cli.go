@@ -83,7 +83,7 @@ CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE).`,
 	}
 	root.SetHelpCommand(&cobra.Command{Use: "no-help", Hidden: true})
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newRun(), newCheck(), newList(), newConfig(), newVersion())
+	root.AddCommand(newRun(), newCheck(), newList(), newConfig(), newHealth(), newMan(), newVersion())
 	return root
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/resource"
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
+	"github.com/tracer-agent/tracer-agent/k8s"
 )
 
 // maxEarly bounds the processes that are looked up before they are announced.
@@ -34,6 +35,10 @@ type directory struct {
 	// policies of processes that are watched.
 	policies map[telemetry.ProcessKey]*policy.Policy
 	selector *discover.Selector
+
+	pods    *k8s.Watcher // nil outside Kubernetes
+	waiting map[telemetry.ProcessKey]*waiting
+	held    int // operations of them
 }
 
 func newDirectory(cfg config.Service, log *slog.Logger) (*directory, error) {
@@ -43,7 +48,7 @@ func newDirectory(cfg config.Service, log *slog.Logger) (*directory, error) {
 	}
 	return &directory{
 		builder: builder, store: resource.NewStore(), log: log, early: map[telemetry.ProcessKey]struct{}{},
-		policies: map[telemetry.ProcessKey]*policy.Policy{},
+		policies: map[telemetry.ProcessKey]*policy.Policy{}, waiting: map[telemetry.ProcessKey]*waiting{},
 	}, nil
 }
 
@@ -98,7 +103,28 @@ func (d *directory) Add(p discover.Process, pol *policy.Policy, at *probe.Attach
 	delete(d.early, p.Key)
 	d.policies[p.Key] = pol
 	d.mu.Unlock()
+	if d.pods != nil {
+		if container := discover.ContainerOf(p.Key.PID); container != "" {
+			if _, known := d.pods.PodOf(container); !known {
+				d.mu.Lock()
+				if d.waiting[p.Key] == nil {
+					d.waiting[p.Key] = &waiting{p: p, policy: pol, at: at, container: container}
+				}
+				d.mu.Unlock()
+			}
+		}
+	}
+	return d.describe(p, pol, at)
+}
+
+// describe reads what a process is and hands it to those who ask for it.
+func (d *directory) describe(p discover.Process, pol *policy.Policy, at *probe.Attached) string {
 	desc := resource.Process{Key: p.Key, Exe: p.Path}
+	if d.pods != nil {
+		if pod, _ := d.pods.PodOf(discover.ContainerOf(p.Key.PID)); pod != nil {
+			desc.Platform = pod.Attributes()
+		}
+	}
 	if pol != nil {
 		desc.Service = &pol.Service
 	}

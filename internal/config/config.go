@@ -33,10 +33,11 @@ type Config struct {
 	Exporters []string `yaml:"exporters"`
 	OTLP      OTLP     `yaml:"otlp"`
 	// MetricsOTLP is OTLP with what the environment says for metrics in particular.
-	MetricsOTLP OTLP    `yaml:"-"`
-	Metrics     Metrics `yaml:"metrics"`
-	Batch       Batch   `yaml:"batch"`
-	Health      Health  `yaml:"health"`
+	MetricsOTLP OTLP       `yaml:"-"`
+	Metrics     Metrics    `yaml:"metrics"`
+	Batch       Batch      `yaml:"batch"`
+	Health      Health     `yaml:"health"`
+	Kubernetes  Kubernetes `yaml:"kubernetes"`
 	// DiskQueue keeps what OTLP cannot deliver.
 	DiskQueue DiskQueue `yaml:"disk_queue"`
 	Redact    Redact    `yaml:"redact"`
@@ -243,6 +244,21 @@ type Health struct {
 	Address string `yaml:"address"`
 }
 
+// Kubernetes says whether pods are looked up at the API server.
+type Kubernetes struct {
+	// Mode is one of the Kubernetes constants.
+	Mode string `yaml:"mode"`
+	// Node is the name of the node that the agent runs on.
+	Node string `yaml:"node"`
+}
+
+// Values of Kubernetes.Mode.
+const (
+	KubernetesAuto = "auto" // in a pod that knows its node's name
+	KubernetesOn   = "on"
+	KubernetesOff  = "off"
+)
+
 // DiskQueue holds spans on disk while their destination is down, and over a restart.
 type DiskQueue struct {
 	// Directory belongs to one agent; empty: nothing is kept on disk.
@@ -344,9 +360,10 @@ func Default() Config {
 			ScheduleDelay: time.Second, ExportTimeout: 30 * time.Second,
 			MaxQueueSize: 8192, MaxBatchSize: 512,
 		},
-		Health:    Health{Address: "127.0.0.1:8461"},
-		DiskQueue: DiskQueue{MaxBytes: 256 << 20},
-		Metrics:   DefaultMetrics(),
+		Kubernetes: Kubernetes{Mode: KubernetesAuto},
+		Health:     Health{Address: "127.0.0.1:8461"},
+		DiskQueue:  DiskQueue{MaxBytes: 256 << 20},
+		Metrics:    DefaultMetrics(),
 		Propagation: Propagation{
 			Mode: PropagateAuto, CorrelationHeaders: []string{"X-Correlation-ID", "X-Request-ID"},
 		},

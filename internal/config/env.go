@@ -32,6 +32,7 @@ func (l *loader) environment(getenv func(string) string) error {
 	e.milliseconds("OTEL_BSP_EXPORT_TIMEOUT", "batch.export_timeout", &c.Batch.ExportTimeout)
 	e.integer("OTEL_BSP_MAX_QUEUE_SIZE", "batch.max_queue_size", &c.Batch.MaxQueueSize)
 	e.integer("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "batch.max_batch_size", &c.Batch.MaxBatchSize)
+	e.text("K8S_NODE_NAME", "kubernetes.node", &c.Kubernetes.Node)
 	e.text("OTEL_LOG_LEVEL", "log.level", &c.Log.Level)
 	return e.err
 }

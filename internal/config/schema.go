@@ -19,6 +19,7 @@ var allowed = map[string]map[string][]string{
 	"Metrics":     {"temporality": {TemporalityCumulative, TemporalityDelta, TemporalityLowMemory}, "histogram": {HistogramExplicit, HistogramExponential}},
 	"Propagation": {"mode": propagationModes},
 	"Selector":    {"propagation": propagationModes},
+	"Kubernetes":  {"mode": {KubernetesAuto, KubernetesOn, KubernetesOff}},
 	"Database":    {"query_text": queryTexts},
 	"Log":         {"level": {"debug", "info", "warn", "error", "none"}, "format": {LogText, LogJSON}},
 }

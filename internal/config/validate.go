@@ -25,7 +25,7 @@ func (l *loader) validate() error {
 		otlp = l.validateOTLP(l.cfg.MetricsOTLP)
 	}
 	return errors.Join(l.validateSelect(), l.validateSelectors(), l.validateSampling(), l.validateExporters(),
-		otlp, l.validateMetrics(), l.validateBatch(), l.validateDiskQueue(), l.validateHealth(), l.validatePropagation(), l.validateDatabases(), l.validatePeers(), l.validateLog())
+		otlp, l.validateMetrics(), l.validateBatch(), l.validateDiskQueue(), l.validateHealth(), l.validateKubernetes(), l.validatePropagation(), l.validateDatabases(), l.validatePeers(), l.validateLog())
 }
 
 // maxCorrelationHeaders is what the kernel side has room for.
@@ -279,6 +279,17 @@ func (l *loader) validateHealth() error {
 	}
 	if _, port, err := net.SplitHostPort(a); err != nil || port == "" {
 		return l.invalid("health.address", "%q: want host:port such as 127.0.0.1:8461", a)
+	}
+	return nil
+}
+
+func (l *loader) validateKubernetes() error {
+	k := l.cfg.Kubernetes
+	switch {
+	case k.Mode != KubernetesAuto && k.Mode != KubernetesOn && k.Mode != KubernetesOff:
+		return l.invalid("kubernetes.mode", "%q: want auto, on or off", k.Mode)
+	case k.Mode == KubernetesOn && k.Node == "":
+		return l.invalid("kubernetes.node", "empty: want the name of this node, or K8S_NODE_NAME in the environment")
 	}
 	return nil
 }

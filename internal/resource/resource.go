@@ -116,6 +116,9 @@ type Process struct {
 	GoVersion string
 	// ModuleVersion is the version of the main module, if it has one.
 	ModuleVersion string
+	// Platform is what runs the process says of it, for example Kubernetes; it counts after
+	// what the process and the user say.
+	Platform []attribute.KeyValue
 	// Service overrules Options.Service for this process; nil does not.
 	Service *config.Service
 }
@@ -154,6 +157,13 @@ func (b *Builder) Build(p Process) (*telemetry.Resource, error) {
 	s.texts(own.attributes)
 	s.text(semconv.ServiceNameKey, service.Name)
 	s.texts(service.Attributes)
+	for _, kv := range p.Platform {
+		if kv.Value.Type() == attribute.STRING {
+			s.text(kv.Key, kv.Value.AsString())
+		} else {
+			s.add(kv)
+		}
+	}
 
 	s.text(semconv.ServiceNameKey, path.Base(p.Exe))
 	s.add(semconv.ServiceInstanceID(b.instanceID(p.Key)))

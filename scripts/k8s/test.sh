@@ -1,0 +1,148 @@
+#!/usr/bin/env bash
+# make test-k8s: the chart on a real Kubernetes of one node, two Go services under load, a
+# real Collector. It asserts k8s attributes on both services' spans, a pod that is made
+# again, an agent that is made again without an error of the services, and that nothing is
+# left after the uninstall.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+cache=${TRACER_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tracer-agent}
+cluster=scripts/k8s/cluster.sh
+ip=10.251.0.1
+work=$(mktemp -d)
+pids=()
+
+cleanup() {
+	local rc=$?
+	if [ $rc -ne 0 ]; then
+		$cluster kubectl -n observability logs ds/tracer-agent --tail=30 || true
+		$cluster kubectl get pods -A -o wide || true
+	fi
+	for p in "${pids[@]}"; do kill "$p" 2>/dev/null || true; done
+	$cluster down
+	rm -rf "$work"
+	exit $rc
+}
+trap cleanup EXIT
+
+fail() {
+	echo "test-k8s: $*" >&2
+	exit 1
+}
+# soon SECONDS WHAT COMMAND...
+soon() {
+	local end=$((SECONDS + $1)) what=$2
+	shift 2
+	until "$@"; do
+		[ $SECONDS -lt $end ] || fail "not in time: $what"
+		sleep .3
+	done
+	echo "ok: $what"
+}
+inside() { nsenter --net=/run/netns/tracer-k8s "$@"; }
+
+export CGO_ENABLED=0
+$cluster build
+helm=$cache/helm
+[ -x "$helm" ] || GOBIN=$cache go install helm.sh/helm/v3/cmd/helm@v3.19.0
+collector=$(testdata/collector/build.sh)
+mkdir -p "$work/agent" "$work/target"
+go build -trimpath -buildvcs=false -ldflags '-s -w -buildid=' -o "$work/agent/tracer-agent" ./cmd/tracer-agent
+go build -trimpath -o "$work/target/shop" ./testdata/targets/trivial
+
+"$helm" lint --quiet k8s/chart
+"$helm" template tracer-agent k8s/chart --namespace observability --set image.repository=docker.io/local/agent,image.tag=test,image.pullPolicy=Never \
+	--set "config.otlp.endpoint=http://$ip:4317" --set config.batch.schedule_delay=200ms --set stateHostPath= >"$work/agent.yaml"
+
+$cluster up
+$cluster image docker.io/local/agent:test "$work/agent" /tracer-agent
+$cluster image docker.io/local/shop:test "$work/target" /shop
+cat >"$work/collector.yaml" <<YAML
+receivers: {otlp: {protocols: {grpc: {endpoint: "$ip:4317"}}}}
+exporters: {file: {path: $work/spans.json, flush_interval: 100ms}}
+service: {telemetry: {metrics: {level: none}}, pipelines: {traces: {receivers: [otlp], exporters: [file]}}}
+YAML
+inside "$collector" --config "$work/collector.yaml" >"$work/collector.log" 2>&1 &
+pids+=($!)
+
+$cluster kubectl create namespace observability >/dev/null
+$cluster kubectl label namespace observability pod-security.kubernetes.io/enforce=privileged >/dev/null
+$cluster kubectl apply -f "$work/agent.yaml" >/dev/null
+# A pod that is there before its agent, and one that comes later.
+service() {
+	cat <<YAML
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: $1}
+spec:
+  selector: {matchLabels: {app: $1}}
+  template:
+    metadata: {labels: {app: $1}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{name: app, image: "docker.io/local/shop:test", imagePullPolicy: Never, args: [-addr, ":8080", -upstream, "http://10.97.0.80:8080/"]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: $1}
+spec: {clusterIP: $2, selector: {app: $1}, ports: [{port: 8080}]}
+YAML
+}
+service front 10.97.0.70 | $cluster kubectl apply -f - >/dev/null
+service back 10.97.0.80 | $cluster kubectl apply -f - >/dev/null
+$cluster kubectl rollout status deploy/front deploy/back --timeout=90s >/dev/null
+$cluster kubectl -n observability rollout status ds/tracer-agent --timeout=120s
+
+call() { inside curl -sf -m 5 -o /dev/null "http://10.97.0.70:8080/call"; }
+# spans SERVICE POD: the Collector has a span of it with everything that Kubernetes says.
+spans() {
+	python3 - "$work/spans.json" "$1" "$2" <<'PY'
+import json, sys
+path, service, pod = sys.argv[1:]
+want = {"service.name": service, "k8s.deployment.name": service, "k8s.namespace.name": "default", "k8s.pod.name": pod,
+        "k8s.node.name": "node1", "k8s.container.name": "app"}
+try:
+    lines = open(path).read().splitlines()
+except OSError:
+    sys.exit(1)
+for line in lines:
+    try:
+        batch = json.loads(line)
+    except ValueError:
+        continue # being written
+    for r in batch["resourceSpans"]:
+        have = {a["key"]: a["value"].get("stringValue") for a in r["resource"]["attributes"]}
+        if all(have.get(k) == v for k, v in want.items()) and have.get("container.id") and have.get("k8s.pod.uid"):
+            sys.exit(0)
+sys.exit(1)
+PY
+}
+pod_of() { $cluster kubectl get pod -l "app=$1" --field-selector=status.phase=Running -o jsonpath='{.items[0].metadata.name}'; }
+traced() { call && spans "$1" "$2"; }
+front=$(pod_of front)
+back=$(pod_of back)
+soon 60 "spans of front with its pod's names" traced front "$front"
+soon 30 "spans of back, called by front" traced back "$back"
+
+$cluster kubectl delete pod "$front" --wait=true >/dev/null
+$cluster kubectl rollout status deploy/front --timeout=60s >/dev/null
+front=$(pod_of front)
+soon 60 "spans of the pod that was made again, $front" traced front "$front"
+
+# The agent is made again, twice, under load: no request may fail.
+: >"$work/errors"
+while [ ! -e "$work/enough" ]; do call || echo x >>"$work/errors"; done &
+load=$!
+$cluster kubectl -n observability rollout restart ds/tracer-agent >/dev/null
+$cluster kubectl -n observability rollout status ds/tracer-agent --timeout=120s >/dev/null
+$cluster kubectl -n observability delete pod -l app.kubernetes.io/name=tracer-agent --force --grace-period=0 >/dev/null 2>&1
+$cluster kubectl -n observability rollout status ds/tracer-agent --timeout=120s >/dev/null
+touch "$work/enough"
+wait $load
+[ ! -s "$work/errors" ] || fail "$(wc -l <"$work/errors") requests failed while the agent was made again"
+echo "ok: no request failed while the agent was rolled and killed"
+
+$cluster kubectl delete -f "$work/agent.yaml" --wait=true >/dev/null
+gone() { ! $cluster kubectl get ds,cm,sa,clusterrole,clusterrolebinding -A -o name | grep -q tracer-agent && ! pgrep -f '^/tracer-agent run' >/dev/null; }
+soon 60 "nothing left after the uninstall" gone
+call || fail "the services do not work after the uninstall"
+echo "test-k8s: all passed"
