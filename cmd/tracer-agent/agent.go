@@ -46,7 +46,8 @@ type agent struct {
 	supervisor *supervise.Supervisor
 	kernelMode *propagate.Kernel // nil unless it was asked for and is possible
 	dir        *directory
-	status     *status.Server // nil: no status page
+	unselected *selfmetrics.Counter // operations of processes that nobody selects
+	status     *status.Server       // nil: no status page
 	enabled    atomic.Bool
 	pods       discover.Pods // nil outside Kubernetes
 	kube       *k8s.Watcher  // the same
@@ -55,7 +56,7 @@ type agent struct {
 
 // newAgent loads everything and attaches nothing yet.
 func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (_ *agent, err error) {
-	a := &agent{log: log, podNews: make(chan struct{}, 1)}
+	a := &agent{log: log, podNews: make(chan struct{}, 1), unselected: self.Lost(selfmetrics.NotSelected, "")}
 	defer func() {
 		if err != nil {
 			ctx, cancel := context.WithTimeout(context.Background(), stopWithin)
@@ -303,7 +304,12 @@ func sampling(cfg config.Sampling) probe.Sampling {
 
 // emit takes finished operations from the decoders.
 func (a *agent) emit(op *telemetry.Operation) {
-	if p := a.dir.policyOf(op.Process); p != nil && !p.Apply(op) {
+	p := a.dir.settingsOf(op.Process)
+	if p.drop {
+		a.unselected.Inc()
+		return
+	}
+	if p.policy != nil && !p.policy.Apply(op) {
 		return
 	}
 	if !a.dir.hold(op) {

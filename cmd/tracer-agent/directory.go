@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/tracer-agent/tracer-agent/internal/config"
 	"github.com/tracer-agent/tracer-agent/internal/dbpool"
@@ -19,6 +20,17 @@ import (
 // maxEarly bounds the processes that are looked up before they are announced.
 const maxEarly = 1024
 
+// lateRecords is how long a process's settings hold after its end: its last records may
+// be in the ring still.
+const lateRecords = 30 * time.Second
+
+// settled is what was decided about a process.
+type settled struct {
+	policy *policy.Policy // nil: no settings of its own
+	drop   bool           // nobody selects it: what it did is not sent
+	until  time.Time      // zero while it is watched
+}
+
 // directory knows what the watched processes are. The supervisor announces them;
 // a process that the kernel let in at exec can have spans a moment before that,
 // and is then looked up when its first span comes.
@@ -31,9 +43,10 @@ type directory struct {
 
 	mu sync.Mutex
 	// early are the processes that were looked up before they were announced.
-	early map[telemetry.ProcessKey]struct{}
-	// policies of processes that are watched.
-	policies map[telemetry.ProcessKey]*policy.Policy
+	early map[telemetry.ProcessKey]settled
+	// policies of processes that are watched, or were a moment ago.
+	policies map[telemetry.ProcessKey]settled
+	ended    []telemetry.ProcessKey // in the order of their ends
 	selector *discover.Selector
 
 	pods    *k8s.Watcher // nil outside Kubernetes
@@ -47,8 +60,8 @@ func newDirectory(cfg config.Service, log *slog.Logger) (*directory, error) {
 		return nil, err
 	}
 	return &directory{
-		builder: builder, store: resource.NewStore(), log: log, early: map[telemetry.ProcessKey]struct{}{},
-		policies: map[telemetry.ProcessKey]*policy.Policy{}, waiting: map[telemetry.ProcessKey]*waiting{},
+		builder: builder, store: resource.NewStore(), log: log, early: map[telemetry.ProcessKey]settled{},
+		policies: map[telemetry.ProcessKey]settled{}, waiting: map[telemetry.ProcessKey]*waiting{},
 	}, nil
 }
 
@@ -59,11 +72,14 @@ func (d *directory) setSelector(s *discover.Selector) {
 	d.selector = s
 }
 
-// policyOf is the policy of a watched process, nil if it was never announced.
-func (d *directory) policyOf(key telemetry.ProcessKey) *policy.Policy {
+// settingsOf is what was decided about the process of an operation.
+func (d *directory) settingsOf(key telemetry.ProcessKey) settled {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.policies[key]
+	if p, ok := d.policies[key]; ok {
+		return p
+	}
+	return d.lookup(key)
 }
 
 // ResourceOf implements pipeline.Resources. It reads /proc once for a process that
@@ -74,26 +90,38 @@ func (d *directory) ResourceOf(key telemetry.ProcessKey) *telemetry.Resource {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if _, tried := d.early[key]; tried {
-		return d.store.ResourceOf(key)
+	d.lookup(key)
+	return d.store.ResourceOf(key)
+}
+
+// lookup decides about a process that the kernel let in and the supervisor has not
+// announced yet, once, and describes it. One that cannot be read any more is sent
+// without settings of its own only when there are none.
+func (d *directory) lookup(key telemetry.ProcessKey) settled {
+	if was, ok := d.early[key]; ok {
+		return was
 	}
 	if len(d.early) >= maxEarly {
 		clear(d.early) // none of them was announced in all that time
 	}
-	d.early[key] = struct{}{}
+	var got settled
 	desc := resource.Process{Key: key}
-	if path, err := os.Readlink(discover.ExePath(key.PID)); err == nil && d.selector != nil {
+	if d.selector != nil {
+		path, err := os.Readlink(discover.ExePath(key.PID))
 		sel := d.selector.Select(discover.Process{Key: key, Path: path}, nil)
-		if sel.Policy != nil {
-			desc.Service = &sel.Policy.Service
+		got.policy = sel.Policy
+		if err != nil || sel.Reason == discover.NotSelected && !sel.Undecided {
+			got = settled{policy: d.selector.General(), drop: d.selector.HasRules()}
+		}
+		if got.policy != nil {
+			desc.Service = &got.policy.Service
 		}
 	}
-	r, err := d.builder.Build(desc)
-	if err != nil {
-		return nil
+	d.early[key] = got
+	if r, err := d.builder.Build(desc); err == nil {
+		d.store.Put(key, r)
 	}
-	d.store.Put(key, r)
-	return r
+	return got
 }
 
 // Add implements supervise.Directory. What it finds replaces what was looked up
@@ -101,7 +129,8 @@ func (d *directory) ResourceOf(key telemetry.ProcessKey) *telemetry.Resource {
 func (d *directory) Add(p discover.Process, pol *policy.Policy, at *probe.Attached) string {
 	d.mu.Lock()
 	delete(d.early, p.Key)
-	d.policies[p.Key] = pol
+	d.policies[p.Key] = settled{policy: pol}
+	d.forgetEnded(time.Now())
 	d.mu.Unlock()
 	if d.pods != nil {
 		if container := discover.ContainerOf(p.Key.PID); container != "" {
@@ -145,11 +174,32 @@ func (d *directory) describe(p discover.Process, pol *policy.Policy, at *probe.A
 func (d *directory) Remove(key telemetry.ProcessKey) {
 	d.mu.Lock()
 	delete(d.early, key)
-	delete(d.policies, key)
+	now := time.Now()
+	if p, ok := d.policies[key]; ok && p.until.IsZero() {
+		p.until = now.Add(lateRecords)
+		d.policies[key] = p
+		d.ended = append(d.ended, key)
+	}
+	d.forgetEnded(now)
 	d.mu.Unlock()
 	d.store.Remove(key)
 	d.metrics.Remove(key)
 	d.pools.Remove(key)
+}
+
+// forgetEnded drops the settings of processes that ended a while ago.
+func (d *directory) forgetEnded(now time.Time) {
+	for len(d.ended) > 0 {
+		key := d.ended[0]
+		p, ok := d.policies[key]
+		if ok && !p.until.IsZero() && now.Before(p.until) {
+			return
+		}
+		if ok && !p.until.IsZero() { // else it is watched again
+			delete(d.policies, key)
+		}
+		d.ended = d.ended[1:]
+	}
 }
 
 // serviceName is a resource's service.name, "" when it has none.

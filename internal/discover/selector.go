@@ -93,6 +93,13 @@ func (s *Selector) Empty() bool {
 // WantsPorts says that listening ports decide.
 func (s *Selector) WantsPorts() bool { return len(s.sel.Ports) > 0 || s.ports }
 
+// General is the policy of what no rule has settings for.
+func (s *Selector) General() *policy.Policy { return s.policy }
+
+// HasRules says that there are rules that a process may be excluded by, or have settings
+// from.
+func (s *Selector) HasRules() bool { return len(s.instrument) > 0 || len(s.excludeRules) > 0 }
+
 // Select says whether and why a process is wanted; ports are those it listens on.
 func (s *Selector) Select(p Process, ports []uint16) Selected {
 	if p.Key.PID == s.sel.SelfPID || (s.sel.SelfExe != ExeID{} && p.Exe == s.sel.SelfExe) {

@@ -48,6 +48,7 @@ type Place string
 const (
 	RingFull      Place = "ring_full"
 	DecodeError   Place = "decode_error"
+	NotSelected   Place = "not_selected" // of a process that the kernel let in and no rule selects
 	QueueFull     Place = "queue_full"
 	ExportFailure Place = "export_failure"
 	DiskFull      Place = "disk_full" // the oldest on disk made room

@@ -320,3 +320,31 @@ func TestServerDuration(t *testing.T) {
 		t.Errorf("duration %v of a handler that sleeps 150 ms", d)
 	}
 }
+
+// TestOddMethodFirst: what a client sends is no verdict on the program, not even while the
+// layout is not proven: the first requests have methods that few others have.
+func TestOddMethodFirst(t *testing.T) {
+	needs(t)
+	tg := harness.StartTarget(t, harness.Build{Dir: httpmatrix}.Path(t))
+	agent := harness.StartAgent(t, "--pid", strconv.Itoa(tg.PID))
+	agent.WaitInstrumented(tg.PID)
+	mark := agent.Mark()
+	for _, method := range []string{strings.Repeat("LONG", 20), "!x", "GET"} {
+		c, err := net.Dial("tcp", tg.HTTP)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(c, "%s /plain HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", method)
+		if answer, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 ") {
+			t.Fatalf("%s: %q, %v", method, answer, err)
+		}
+		c.Close()
+	}
+	var got []string
+	for _, s := range agent.Settle(mark, 2, tg) {
+		got = append(got, s.Attr("http.request.method")+" "+s.Attr("http.request.method_original"))
+	}
+	if want := []string{"_OTHER !x", "GET "}; !cmp.Equal(got, want) {
+		t.Errorf("methods of the spans %q, want %q", got, want)
+	}
+}
