@@ -123,7 +123,7 @@ func (b *bench) server(path, name string, env []string, args ...string) (*proc, 
 
 // agent starts an agent that sends to the sink, on the second processor.
 func (b *bench) agent(to *sink, args ...string) (*proc, error) {
-	return launch(procSpec{path: b.agentPath, args: append([]string{"run"}, args...), cpu: loadCPU, env: otlpEnv(to)})
+	return launch(procSpec{path: b.agentPath, args: append([]string{"run", "--max-overhead", "0"}, args...), cpu: loadCPU, env: otlpEnv(to)})
 }
 
 // traced starts an agent on the processes and waits until it says so of each.

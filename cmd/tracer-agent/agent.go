@@ -104,7 +104,7 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 	prop := newPropagations(modes, log)
 	a.manager, err = probe.NewManager(probe.ManagerOptions{
 		Logger: log, Specs: list, Emit: a.emit, Sampling: sampling(cfg.Sampling), Metrics: self,
-		CountAll: a.metrics.Enabled(), CountFull: full, WriteMemory: prop.memory(),
+		CountAll: a.metrics.Enabled(), CountFull: full, MaxOverhead: cfg.MaxOverhead / 100, WriteMemory: prop.memory(),
 		OnRefuse: func(at *probe.Attached, why error) { a.supervisor.Refused(at, why) },
 	})
 	if err != nil {

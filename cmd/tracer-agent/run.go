@@ -28,6 +28,7 @@ var errNothingSelected = errors.New("nothing is selected: use --pid, --exe, --po
 func newRun() *cobra.Command {
 	var flags config.Flags
 	var file string
+	var overhead float64
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Watch programs and send their spans until told to stop",
@@ -45,6 +46,9 @@ or a change of the file, reads the configuration again.`,
   tracer-agent run --config /etc/tracer-agent.yaml`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Flags().Changed("max-overhead") {
+				flags.MaxOverhead = &overhead
+			}
 			load := func() (config.Config, error) {
 				return config.Load(config.LoadOptions{File: file, Getenv: os.Getenv, Flags: flags, Probes: probeNames()})
 			}
@@ -71,6 +75,7 @@ or a change of the file, reads the configuration again.`,
 	f.StringVar(&flags.ServiceName, "service-name", "", "service name of programs that do not say theirs")
 	f.StringVar(&flags.LogLevel, "log-level", "", "debug, info, warn, error or none (default info)")
 	f.StringVar(&flags.Propagation, "propagation", "", "how a trace gets to the next service: auto, memory, join, kernel, off (default auto)")
+	f.Float64Var(&overhead, "max-overhead", config.Default().MaxOverhead, "percentage of one CPU that probes may cost a watched process; the dearest is shed beyond it; 0: no limit")
 	f.StringVar(&flags.LogFormat, "log-format", "", "text or json (default text)")
 	return cmd
 }

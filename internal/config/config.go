@@ -41,6 +41,9 @@ type Config struct {
 	// DiskQueue keeps what OTLP cannot deliver.
 	DiskQueue DiskQueue `yaml:"disk_queue"`
 	Redact    Redact    `yaml:"redact"`
+	// MaxOverhead is the percentage of one CPU that the probes may cost each watched
+	// process on average; 0 is no limit.
+	MaxOverhead float64 `yaml:"max_overhead"`
 	// Propagation is how a trace gets from one service to the next.
 	Propagation Propagation `yaml:"propagation"`
 	GRPC        GRPC        `yaml:"grpc"`
@@ -360,10 +363,11 @@ func Default() Config {
 			ScheduleDelay: time.Second, ExportTimeout: 30 * time.Second,
 			MaxQueueSize: 8192, MaxBatchSize: 512,
 		},
-		Kubernetes: Kubernetes{Mode: KubernetesAuto},
-		Health:     Health{Address: "127.0.0.1:8461"},
-		DiskQueue:  DiskQueue{MaxBytes: 256 << 20},
-		Metrics:    DefaultMetrics(),
+		Kubernetes:  Kubernetes{Mode: KubernetesAuto},
+		Health:      Health{Address: "127.0.0.1:8461"},
+		DiskQueue:   DiskQueue{MaxBytes: 256 << 20},
+		Metrics:     DefaultMetrics(),
+		MaxOverhead: 5,
 		Propagation: Propagation{
 			Mode: PropagateAuto, CorrelationHeaders: []string{"X-Correlation-ID", "X-Request-ID"},
 		},

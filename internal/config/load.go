@@ -23,6 +23,7 @@ type Flags struct {
 	LogLevel    string
 	LogFormat   string
 	Propagation string
+	MaxOverhead *float64 // nil: not given
 }
 
 // LoadOptions are the sources of a configuration.
@@ -84,6 +85,10 @@ func (l *loader) flags(f Flags) {
 		l.cfg.MetricsOTLP.Endpoint, l.cfg.MetricsOTLP.MetricsEndpoint = f.Endpoint, ""
 	}
 	l.text("service.name", "--service-name", &l.cfg.Service.Name, f.ServiceName)
+	if f.MaxOverhead != nil {
+		l.cfg.MaxOverhead = *f.MaxOverhead
+		l.source["max_overhead"] = "--max-overhead"
+	}
 	l.text("propagation.mode", "--propagation", &l.cfg.Propagation.Mode, f.Propagation)
 	l.text("otlp.endpoint", "--endpoint", &l.cfg.OTLP.Endpoint, f.Endpoint)
 	l.text("log.level", "--log-level", &l.cfg.Log.Level, f.LogLevel)

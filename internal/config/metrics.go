@@ -130,7 +130,7 @@ func (l *loader) validateMetrics() error {
 	if m.PrometheusPort < 0 || m.PrometheusPort > 65535 {
 		errs = append(errs, l.invalid("metrics.prometheus_port", "%d: want 0 to 65535", m.PrometheusPort))
 	}
-	return errors.Join(append(errs, l.validateRules())...)
+	return errors.Join(append(errs, l.validateRules(), l.validateOverhead())...)
 }
 
 // validateRules compiles the rules: what is wrong with them is said at the start.
@@ -150,6 +150,13 @@ func (l *loader) validateRules() error {
 		if ok && !slices.ContainsFunc(l.cfg.Propagation.CorrelationHeaders, func(h string) bool { return strings.ToLower(h) == name }) {
 			return l.invalid("metrics.rules", "%s is used and not captured: add the header to propagation.correlation_headers", a)
 		}
+	}
+	return nil
+}
+
+func (l *loader) validateOverhead() error {
+	if v := l.cfg.MaxOverhead; !(v >= 0 && v <= 100) {
+		return l.invalid("max_overhead", "%v: want a percentage of one CPU, 0 (no limit) to 100", v)
 	}
 	return nil
 }

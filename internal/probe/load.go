@@ -319,7 +319,7 @@ func (m *Manager) attachGroup(ctx context.Context, a *Attached, s *Spec, g Group
 }
 
 func (m *Manager) attachPoint(a *Attached, s *Spec, pt Point) error {
-	if !a.wants(s, pt) {
+	if !a.wants(s, pt) || m.governed.isOff(s.Name) { // what is shed comes with its probe
 		return nil
 	}
 	prog, err := m.program(s, pt.Program)

@@ -32,6 +32,9 @@ type ManagerOptions struct {
 	CountAll bool
 	// CountFull: those records are as full as the ones of spans.
 	CountFull bool
+	// MaxOverhead is the share of one CPU that probes may cost each watched process, on
+	// average; what is dearest is shed beyond it. 0: no limit.
+	MaxOverhead float64
 	// WriteMemory loads the points that change a target's memory; they are attached to
 	// executables of processes with HandMemory.
 	WriteMemory bool
@@ -52,6 +55,8 @@ type Manager struct {
 	multi bool
 	ring  *event.Reader
 	runs  *runStats // nil: the kernel does not count
+
+	governed *governed // nil: no limit
 
 	secret uint64 // what ids are made with
 
@@ -126,6 +131,7 @@ func NewManager(opts ManagerOptions) (*Manager, error) {
 		return nil, err
 	}
 	m.registerMetrics()
+	m.startGovernor()
 	ctx, cancel := context.WithCancel(context.Background())
 	m.ctx, m.cancel = ctx, cancel
 	m.wg.Go(func() { m.read(ctx) })

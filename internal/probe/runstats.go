@@ -29,6 +29,9 @@ type runs struct {
 type runStats struct {
 	read  func() []runs
 	start func() (io.Closer, error)
+	times cadence
+	// looked is told what each window has counted; nil: nobody is.
+	looked func(counted []runs, long time.Duration)
 
 	mu     sync.Mutex
 	progs  []*ebpf.Program
@@ -39,12 +42,19 @@ type runStats struct {
 	gap    time.Duration // before the window
 }
 
+// cadence is how long the kernel counts: at the beginning, and then a window of each
+// period.
+type cadence struct{ first, window, period time.Duration }
+
 // bpfStatsRunTime is BPF_STATS_RUN_TIME of enum bpf_stats_type.
 const bpfStatsRunTime = 0
 
 // newRunStats starts to count the runs of programs.
 func newRunStats() (*runStats, error) {
-	r := &runStats{start: func() (io.Closer, error) { return ebpf.EnableStats(bpfStatsRunTime) }}
+	r := &runStats{
+		start: func() (io.Closer, error) { return ebpf.EnableStats(bpfStatsRunTime) },
+		times: cadence{statsFirst, statsWindow, statsPeriod},
+	}
 	r.read = func() []runs {
 		out := make([]runs, len(r.progs))
 		for i, p := range r.progs {
@@ -70,7 +80,7 @@ func (r *runStats) add(p *ebpf.Program) int {
 
 // run opens and closes windows until ctx ends.
 func (r *runStats) run(ctx context.Context) {
-	wait := time.NewTimer(statsFirst)
+	wait := time.NewTimer(r.times.first)
 	defer wait.Stop()
 	for open := true; ; open = !open {
 		select {
@@ -78,14 +88,17 @@ func (r *runStats) run(ctx context.Context) {
 			return
 		case now := <-wait.C:
 			if open {
-				r.close(now)
-				wait.Reset(statsPeriod - statsWindow)
+				counted, long := r.close(now)
+				if r.looked != nil && long > 0 {
+					r.looked(counted, long)
+				}
+				wait.Reset(r.times.period - r.times.window)
 				continue
 			}
 			if r.open(now) != nil {
 				return // it could before; the counts stay as they are
 			}
-			wait.Reset(statsWindow)
+			wait.Reset(r.times.window)
 		}
 	}
 }
@@ -104,15 +117,15 @@ func (r *runStats) open(now time.Time) error {
 	return nil
 }
 
-// close ends the window, if one is open.
-func (r *runStats) close(now time.Time) {
+// close ends the window, if one is open, and says what it has counted.
+func (r *runStats) close(now time.Time) (counted []runs, long time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.window == nil {
-		return
+		return nil, 0
 	}
-	long := now.Sub(r.since)
-	for i, d := range r.counted() {
+	counted, long = r.counted(), now.Sub(r.since)
+	for i, d := range counted {
 		if long > 0 {
 			d.Hits += uint64(float64(d.Hits) * r.gap.Seconds() / long.Seconds())
 			d.Time += time.Duration(float64(d.Time) * r.gap.Seconds() / long.Seconds())
@@ -122,6 +135,7 @@ func (r *runStats) close(now time.Time) {
 	}
 	_ = r.window.Close() // a file descriptor that nothing is written to
 	r.window, r.since = nil, now
+	return counted, long
 }
 
 // counted is what the open window has counted so far.
