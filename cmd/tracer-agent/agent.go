@@ -160,7 +160,7 @@ func (a *agent) openMetrics(cfg config.Config, self *selfmetrics.Registry, dir *
 	a.metrics = metrics.New(metrics.Options{
 		Log: a.log, Metrics: self, Push: push, Pull: pull, Version: version,
 		Interval: cfg.Metrics.Interval, Timeout: cfg.Metrics.Timeout, Limit: cfg.Metrics.SeriesLimit,
-		Sources: sources,
+		Sources: sources, Apdex: cfg.Metrics.ApdexThreshold,
 	})
 	dir.metrics = a.metrics
 	a.metrics.Add(metrics.Agent, dir.builder.Self())

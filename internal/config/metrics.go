@@ -28,6 +28,8 @@ type Metrics struct {
 	Host    bool `yaml:"host"`
 	// Runtime switches the Go runtime's values, read from the programs' memory.
 	Runtime bool `yaml:"runtime"`
+	// ApdexThreshold is the duration of a served request that satisfies.
+	ApdexThreshold time.Duration `yaml:"apdex_threshold"`
 	// PrometheusHost and PrometheusPort are where ExporterPrometheus listens.
 	PrometheusHost string `yaml:"prometheus_host"`
 	PrometheusPort int    `yaml:"prometheus_port"`
@@ -50,7 +52,7 @@ func DefaultMetrics() Metrics {
 	return Metrics{
 		Interval: time.Minute, Timeout: 30 * time.Second,
 		Temporality: TemporalityCumulative, Histogram: HistogramExplicit, SeriesLimit: 2000,
-		Process: true, Host: true, Runtime: true, PrometheusHost: "localhost", PrometheusPort: 9464,
+		Process: true, Host: true, Runtime: true, ApdexThreshold: 500 * time.Millisecond, PrometheusHost: "localhost", PrometheusPort: 9464,
 	}
 }
 
@@ -123,6 +125,9 @@ func (l *loader) validateMetrics() error {
 	}
 	if m.SeriesLimit < 2 || m.SeriesLimit > maxSeriesLimit {
 		errs = append(errs, l.invalid("metrics.series_limit", "%d: want 2 to %d", m.SeriesLimit, maxSeriesLimit))
+	}
+	if m.ApdexThreshold <= 0 || m.ApdexThreshold > maxDelay {
+		errs = append(errs, l.invalid("metrics.apdex_threshold", "%v: want more than zero, at most %v", m.ApdexThreshold, maxDelay))
 	}
 	if m.PrometheusHost == "" {
 		errs = append(errs, l.invalid("metrics.prometheus_host", "empty: want a host name or address to listen on"))

@@ -115,6 +115,7 @@ func (e *entity) over(now time.Time) bool {
 }
 
 func (e *entity) close() {
+	e.s.scores.Remove(e.key)
 	for _, inst := range e.instruments {
 		e.service.give(len(inst.seen))
 	}

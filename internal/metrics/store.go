@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -57,6 +58,8 @@ type Options struct {
 	// Version is the agent's.
 	Version           string
 	Interval, Timeout time.Duration
+	// Apdex is the duration that satisfies; see Scores. Zero: DefaultApdex.
+	Apdex time.Duration
 	// Limit bounds the series of one metric of one process.
 	Limit int
 }
@@ -69,6 +72,7 @@ type Store struct {
 	failures map[string]*selfmetrics.Counter // by destination
 	sent     map[string]*selfmetrics.Counter
 	overflow *overflow
+	scores   *Scores
 
 	mu       sync.RWMutex
 	entities map[telemetry.ProcessKey]*entity
@@ -96,8 +100,14 @@ func New(o Options) *Store {
 	if o.Limit <= 0 {
 		o.Limit = DefaultLimit
 	}
+	if o.Apdex <= 0 {
+		o.Apdex = DefaultApdex
+	}
+	scores := NewScores(o.Apdex)
+	o.Sources = append(slices.Clone(o.Sources), scores)
 	s := &Store{
-		o: o, began: time.Now(), entities: map[telemetry.ProcessKey]*entity{},
+		scores: scores,
+		o:      o, began: time.Now(), entities: map[telemetry.ProcessKey]*entity{},
 		services: map[string]*budget{},
 		failures: map[string]*selfmetrics.Counter{}, sent: map[string]*selfmetrics.Counter{},
 		refused: o.Metrics.Counter(nameRefused), overflow: newOverflow(o.Metrics),
@@ -128,7 +138,9 @@ func (s *Store) Record(op *telemetry.Operation) {
 			TraceID: op.TraceID, SpanID: op.SpanID, TraceFlags: op.Flags | trace.FlagsSampled,
 		}))
 	}
-	s.measure(ctx, op.Process, op.Resource, op.Measurements)
+	if s.measure(ctx, op.Process, op.Resource, op.Measurements) {
+		s.scores.Record(op)
+	}
 }
 
 // Measure adds measurements that belong to no operation.
@@ -138,17 +150,18 @@ func (s *Store) Measure(key telemetry.ProcessKey, r *telemetry.Resource, ms ...t
 	}
 }
 
-func (s *Store) measure(ctx context.Context, key telemetry.ProcessKey, r *telemetry.Resource, ms []telemetry.Measurement) {
+func (s *Store) measure(ctx context.Context, key telemetry.ProcessKey, r *telemetry.Resource, ms []telemetry.Measurement) bool {
 	s.mu.RLock()
 	e := s.entities[key]
 	s.mu.RUnlock()
 	if e == nil {
 		if e = s.open(key, r, false); e == nil {
 			s.refused.Add(uint64(len(ms)))
-			return
+			return false
 		}
 	}
 	e.record(ctx, ms)
+	return true
 }
 
 // Add announces a process: from now on its sources are read. A resource that was

@@ -30,6 +30,9 @@ type Instrument struct {
 	Kind                    InstrumentKind
 	// Bounds are the explicit bucket boundaries of a histogram.
 	Bounds []float64
+	// Scored is set on durations of served operations, from which an Apdex score and a
+	// ratio of errors are derived: the attribute that is the operation's route.
+	Scored attribute.Key
 }
 
 // Measurement is one value of an instrument, of one process. Attributes must be of

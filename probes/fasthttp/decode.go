@@ -27,6 +27,8 @@ const maxAttrs = 20
 type decoder struct {
 	env probe.DecoderEnv
 	cfg Config
+
+	duration *telemetry.DurationOf
 }
 
 // request is a record, read.
@@ -56,7 +58,9 @@ func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) erro
 		if err != nil {
 			return err
 		}
-		emit(d.server(rec, r))
+		op := d.server(rec, r)
+		d.duration.Measure(op)
+		emit(op)
 		return nil
 	default:
 		return fmt.Errorf("%w: type %d", probe.ErrRecord, rec.Type)

@@ -7,6 +7,7 @@ import (
 	"go.opentelemetry.io/otel/codes"
 
 	"github.com/tracer-agent/tracer-agent/internal/event"
+	"github.com/tracer-agent/tracer-agent/internal/httpattr"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/redact"
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
@@ -24,7 +25,7 @@ func decodeRaw(b []byte, emit func(*telemetry.Operation)) error {
 	if err != nil {
 		return err
 	}
-	return (&decoder{cfg: Config{Redact: redact.New(nil)}, env: probe.DecoderEnv{Refuse: func(uint32, string) {}}}).Decode(rec, emit)
+	return (&decoder{duration: httpattr.NewServerDuration(), cfg: Config{Redact: redact.New(nil)}, env: probe.DecoderEnv{Refuse: func(uint32, string) {}}}).Decode(rec, emit)
 }
 
 func TestServer(t *testing.T) {

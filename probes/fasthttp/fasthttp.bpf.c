@@ -328,13 +328,15 @@ int fh_start(struct pt_regs *ctx)
 	int kept = trace(op, joined);
 
 	scope_open(op, &w.key, rctx);
-	if (!kept) {
+	if (!kept && !cfg_count_all) {
 		bpf_map_delete_elem(&fh_ops, &w.key);
 		return 0;
 	}
-	put_at(op, FS_URI, req + e->uri);
-	put_at(op, FS_HOST, req + e->host);
-	put_at(op, FS_USER_AGENT, req + e->agent);
+	if (kept || cfg_count_full) { /* else only counted: metrics need no more */
+		put_at(op, FS_URI, req + e->uri);
+		put_at(op, FS_HOST, req + e->host);
+		put_at(op, FS_USER_AGENT, req + e->agent);
+	}
 	op->ev.req_size = read_u64(req + e->clen);
 	if (read_u8(req + e->req_tls))
 		op->ev.call.flags |= FH_TLS;

@@ -9,6 +9,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/tracer-agent/tracer-agent/internal/goexe"
+	"github.com/tracer-agent/tracer-agent/internal/httpattr"
 	"github.com/tracer-agent/tracer-agent/internal/offsets"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 )
@@ -71,12 +72,14 @@ func New(cfg Config) *probe.Spec {
 			{Name: groupFiber2, What: "http.route of fiber v2", Check: func(p *probe.Placed) error { return checkFiber(p, fiber2Fields) }},
 			{Name: groupFiber3, What: "http.route of fiber v3", Check: func(p *probe.Placed) error { return checkFiber(p, fiber3Fields) }},
 		},
-		Fields:     fields(),
-		Table:      func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
-		Load:       loadBpf,
-		InFlight:   []probe.InFlight{{Map: "fh_ops"}},
-		AttachExe:  func(c *ebpf.Collection, p *probe.Placed) error { return attachExe(c, p, cfg.Join) },
-		NewDecoder: func(env probe.DecoderEnv) probe.Decoder { return &decoder{env: env, cfg: cfg} },
+		Fields:    fields(),
+		Table:     func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
+		Load:      loadBpf,
+		InFlight:  []probe.InFlight{{Map: "fh_ops"}},
+		AttachExe: func(c *ebpf.Collection, p *probe.Placed) error { return attachExe(c, p, cfg.Join) },
+		NewDecoder: func(env probe.DecoderEnv) probe.Decoder {
+			return &decoder{env: env, cfg: cfg, duration: httpattr.NewServerDuration()}
+		},
 	}
 }
 

@@ -42,7 +42,7 @@ static __noinline int client_fill(struct gr_rpc *op, struct tr_goexe *ge, __u64 
 		}
 		e->client_sane = 1;
 	}
-	if (!call_trace(&op->ev.call, ge, g, op->ctx))
+	if (!call_trace(&op->ev.call, ge, g, op->ctx) && !cfg_count_all)
 		return 1; /* kept: its decision is handed on */
 	put_str(&op->ev, S_METHOD, op->method, method_len);
 	put_gostr(&op->ev, S_TARGET, op->w[0] + e->cc_target, &op->io.s);

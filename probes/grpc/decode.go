@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"unsafe"
 
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+
 	"github.com/tracer-agent/tracer-agent/internal/event"
 	"github.com/tracer-agent/tracer-agent/internal/goerror"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
@@ -26,10 +28,15 @@ type decoder struct {
 	call  probe.Call
 	ev    bpfGrpcEvent
 	names interned
+
+	served, called *telemetry.DurationOf
 }
 
 func newDecoder(env probe.DecoderEnv, cfg Config) *decoder {
-	return &decoder{env: env, cfg: cfg, names: interned{}}
+	return &decoder{
+		env: env, cfg: cfg, names: interned{},
+		served: newDuration(serverDuration), called: newDuration(clientDuration, semconv.ServerAddressKey, semconv.ServerPortKey),
+	}
 }
 
 // Decode implements probe.Decoder.
@@ -48,12 +55,15 @@ func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) erro
 	op := d.call.Operation(rec, "grpc")
 	switch bpfGrpcEventType(rec.Type) {
 	case bpfGrpcEventTypeGR_SERVER:
-		emit(d.server(op, rec.ExeID))
+		op = d.server(op, rec.ExeID)
+		d.served.Measure(op)
 	case bpfGrpcEventTypeGR_CLIENT:
-		emit(d.client(op, rec.ExeID))
+		op = d.client(op, rec.ExeID)
+		d.called.Measure(op)
 	default:
 		return fmt.Errorf("%w: type %d", ErrRecord, rec.Type)
 	}
+	emit(op)
 	return nil
 }
 

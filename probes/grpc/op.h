@@ -247,7 +247,7 @@ static __always_inline void finish(void *map, struct tr_gokey *key, struct grpc_
 				   __u8 type)
 {
 	ev->call.end_ns = bpf_ktime_get_ns();
-	if (ev->call.trace_flags & TRACE_FLAG_SAMPLED)
+	if ((ev->call.trace_flags & TRACE_FLAG_SAMPLED) || cfg_count_all)
 		call_emit(&ev->call, type, __builtin_offsetof(struct grpc_event, tail),
 			  TAIL_CAP + STR_MAX);
 	bpf_map_delete_elem(map, key);

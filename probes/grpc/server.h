@@ -207,8 +207,8 @@ static __noinline int server_fill(struct gr_op *op, struct tr_gokey *key, struct
 	get_traceparent(op);
 	sampling = server_trace(op, ge, e);
 	scope_open(op, key);
-	if (!sampling)
-		return 0;
+	if (!sampling && !cfg_count_full)
+		return cfg_count_all; /* only counted: metrics need no more */
 	if (op->scan.at[S_TARGET].len)
 		put_gostr(&op->ev, S_TARGET, op->scan.at[S_TARGET].ptr, &op->io.s);
 	/* in several parts it would be changed */
@@ -243,7 +243,8 @@ static __always_inline int server_start(struct pt_regs *ctx)
 	return 0;
 }
 
-/* The open RPC of the running goroutine; NULL when there is none, or it is not sampled. */
+/* The open RPC of the running goroutine; NULL when there is none, or it is neither
+ * sampled nor counted. */
 static __always_inline struct gr_op *server_op(struct tr_who *w, struct pt_regs *ctx)
 {
 	if (!who_runs(w, ctx))
@@ -260,7 +261,7 @@ static __always_inline int server_status(struct pt_regs *ctx)
 	if (!w.proc || !w.ge)
 		return 0;
 	if (!op) {
-		scope_close(&w.key); /* not sampled: there is but the scope */
+		scope_close(&w.key); /* there is but the scope */
 		return 0;
 	}
 	e = bpf_map_lookup_elem(&gr_exes, &op->ev.call.hdr.exe_id);

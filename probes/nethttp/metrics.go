@@ -18,10 +18,7 @@ var sizeBounds = []float64{0, 100, 1e3, 1e4, 1e5, 1e6, 1e7}
 
 // The metrics of this probe, for every request, sampled or not.
 var (
-	serverDuration = &telemetry.Instrument{
-		Name: "http.server.request.duration", Unit: "s", Kind: telemetry.Histogram,
-		Description: "Duration of HTTP server requests.", Bounds: telemetry.DurationBounds,
-	}
+	serverDuration    = httpattr.ServerDuration
 	serverRequestSize = &telemetry.Instrument{
 		Name: "http.server.request.body.size", Unit: "By", Kind: telemetry.Histogram,
 		Description: "Size of HTTP server request bodies.", Bounds: sizeBounds,

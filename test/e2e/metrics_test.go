@@ -190,3 +190,55 @@ func TestDatabaseMetrics(t *testing.T) {
 		t.Errorf("%d spans, none is sampled", len(spans))
 	}
 }
+
+// awaitCounts scrapes until every count, "metric label", is what it should be.
+func awaitCounts(t *testing.T, url string, want map[string]int) {
+	t.Helper()
+	got := map[string]int{}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		same := true
+		for what, n := range want {
+			name, label, _ := strings.Cut(what, " ")
+			got[what] = sum(scrape(t, url, name), label)
+			same = same && got[what] == n
+		}
+		if same {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("got %v, want %v", got, want)
+		}
+	}
+}
+
+// TestRPCMetrics: RPCs that nobody samples are counted on both sides.
+func TestRPCMetrics(t *testing.T) {
+	needs(t)
+	tg := harness.StartTarget(t, harness.Build{Dir: grpcTarget}.Path(t))
+	a, url := countingAgent(t, tg, "always_off")
+	rpc(t, tg, tg.GRPC, "Place", "n", "20")
+	rpc(t, tg, tg.GRPC, "Watch", "n", "5")
+	awaitCounts(t, url, map[string]int{
+		"rpc_server_call_duration_seconds_count Place": 20, "rpc_client_call_duration_seconds_count Place": 20,
+		"rpc_server_call_duration_seconds_count Watch": 5, "rpc_client_call_duration_seconds_count Watch": 5,
+		`rpc_server_call_duration_seconds_count rpc_response_status_code="OK"`: 25,
+	})
+	if spans := a.Since(0); len(spans) > 0 {
+		t.Errorf("%d spans, none is sampled", len(spans))
+	}
+}
+
+// TestFasthttpMetrics: so are fasthttp's requests, with fiber's routes.
+func TestFasthttpMetrics(t *testing.T) {
+	needs(t)
+	tg := harness.StartTarget(t, harness.Build{Dir: fasthttpDir}.Path(t))
+	a, url := countingAgent(t, tg, "always_off")
+	for range 10 {
+		harness.Get(t, "http://"+tg.Servers["fiber"]+"/orders/7")
+	}
+	const count = "http_server_request_duration_seconds_count "
+	awaitCounts(t, url, map[string]int{count + `http_route="/orders/:id"`: 10, count + `http_response_status_code="200"`: 10})
+	if spans := a.Since(0); len(spans) > 0 {
+		t.Errorf("%d spans, none is sampled", len(spans))
+	}
+}
