@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -29,26 +30,25 @@ func main() {
 	fmt.Println("ready")
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGINT, syscall.SIGTERM)
-	done := make(chan int)
+	var seen atomic.Int64
+	done := make(chan struct{})
 	go func() {
-		seen := 0
-		for *n == 0 || seen < *n {
+		defer close(done)
+		for *n == 0 || seen.Load() < int64(*n) {
 			if _, _, err := c.ReadMessage(); err != nil {
-				break
+				return
 			}
-			seen++
+			seen.Add(1)
 		}
-		done <- seen
 	}()
-	seen := 0
 	select {
 	case <-stop:
-	case seen = <-done:
+	case <-done:
 	}
 	bye := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")
 	if err := c.WriteControl(websocket.CloseMessage, bye, time.Now().Add(time.Second)); err != nil {
 		log.Print(err)
 	}
 	c.Close()
-	fmt.Printf("watcher: %d orders seen\n", seen)
+	fmt.Printf("watcher: %d orders seen\n", seen.Load())
 }
