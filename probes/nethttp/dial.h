@@ -105,7 +105,8 @@ int nh_dialled(struct pt_regs *ctx)
 	return 0;
 }
 
-/* func (pconn *persistConn) addTLS(ctx context.Context, name string, trace *httptrace.ClientTrace) error */
+/* func (pconn *persistConn) addTLS(ctx context.Context, name string, trace *httptrace.ClientTrace)
+ * error */
 SEC("uprobe")
 int nh_tls(struct pt_regs *ctx)
 {

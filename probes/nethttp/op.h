@@ -87,9 +87,9 @@ struct nh_span {
 
 /* How a connection was made. */
 struct nh_made {
-	__u64 start_ns;            /* CLOCK_MONOTONIC */
-	__u32 dial_us;             /* 0: not known */
-	__u32 tls_at_us, tls_us;   /* after the start; 0: no TLS */
+	__u64 start_ns;          /* CLOCK_MONOTONIC */
+	__u32 dial_us;           /* 0: not known */
+	__u32 tls_at_us, tls_us; /* after the start; 0: no TLS */
 	__u32 pad;
 };
 

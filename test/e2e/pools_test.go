@@ -33,11 +33,11 @@ func TestPools(t *testing.T) {
 	})
 	t.Run("sql", func(t *testing.T) {
 		tg, _ := startSQL(t, harness.Build{Dir: sqlTarget.Dir, Mode: harness.Stripped})
-		checkPool(t, tg, poolCase{"postgresql", 30, 6, 30, tg.URL("/pq/row"), tg.URL("/pq/sleep?par=36&ms=3000")})
+		checkPool(t, tg, poolCase{"postgresql", 30, 6, 30, tg.URL("/pq/row"), tg.URL("/pq/sleep?par=36&ms=2000")})
 	})
 	t.Run("sql, old Go", func(t *testing.T) {
 		tg, _ := startSQL(t, harness.Build{Dir: sqlTarget.Dir, Mod: "old.mod", Go: "1.18.10"})
-		checkPool(t, tg, poolCase{"postgresql", 30, 6, 30, tg.URL("/stdlib/row"), tg.URL("/stdlib/sleep?par=36&ms=3000")})
+		checkPool(t, tg, poolCase{"postgresql", 30, 6, 30, tg.URL("/stdlib/row"), tg.URL("/stdlib/sleep?par=36&ms=2000")})
 	})
 	for _, b := range []harness.Build{mongoBuilds[1], mongoBuilds[4]} {
 		t.Run("mongo "+b.Dir, func(t *testing.T) {

@@ -110,7 +110,6 @@ func (c sqlCase) want(i int, lib string, srv *harness.Server) (string, map[strin
 // and pgx by itself and from a pool, new and old.
 func TestSQL(t *testing.T) {
 	for name, b := range map[string]harness.Build{
-		"new":           sqlTarget,
 		"new, stripped": {Dir: sqlTarget.Dir, Mode: harness.Stripped},
 		"old, stripped": {Dir: sqlTarget.Dir, Mod: "old.mod", Go: "1.18.10", Mode: harness.Stripped},
 	} {
