@@ -41,6 +41,7 @@ type agent struct {
 	stdout     *os.File
 	pipeline   *pipeline.Pipeline
 	metrics    *metrics.Store
+	active     activeSource
 	manager    *probe.Manager
 	watcher    *discover.Watcher
 	supervisor *supervise.Supervisor
@@ -110,6 +111,7 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 	if err != nil {
 		return nil, err
 	}
+	a.active.manager.Store(a.manager)
 	procs, exeAuto := a.manager.Maps()
 	if slices.Contains(modes, config.PropagateKernel) {
 		a.kernelMode, err = propagate.New(propagate.Options{
@@ -153,7 +155,7 @@ func (a *agent) openMetrics(cfg config.Config, self *selfmetrics.Registry, dir *
 	if err != nil {
 		return err
 	}
-	sources := []metrics.Source{metrics.NewSelf(self), usage, dir.pools}
+	sources := []metrics.Source{metrics.NewSelf(self), usage, dir.pools, &a.active}
 	if cfg.Metrics.Runtime {
 		sources = append(sources, goruntime.New(a.log))
 	}

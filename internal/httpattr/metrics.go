@@ -13,6 +13,12 @@ var ServerDuration = &telemetry.Instrument{
 	Scored: semconv.HTTPRouteKey,
 }
 
+// ServerActive is how many requests are being served.
+var ServerActive = &telemetry.Instrument{
+	Name: "http.server.active_requests", Unit: "{request}", Kind: telemetry.UpDownCounter,
+	Description: "HTTP server requests that are being served.",
+}
+
 // NewServerDuration measures served requests by what the semantic conventions say.
 func NewServerDuration() *telemetry.DurationOf {
 	return telemetry.NewDurationOf(ServerDuration, semconv.HTTPRequestMethodKey, semconv.HTTPRouteKey,

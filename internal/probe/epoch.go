@@ -9,6 +9,11 @@ const maxNesting = 4
 // program that began the operation (tr_proc.epoch): the first member of that name, the
 // value's own or one of a struct in it.
 func epochOffset(value btf.Type, nesting int) (uint32, bool) {
+	return memberOffset(value, "epoch", 4, nesting)
+}
+
+// memberOffset finds the first member of a name, which must be of a size.
+func memberOffset(value btf.Type, name string, size, nesting int) (uint32, bool) {
 	if value == nil || nesting > maxNesting {
 		return 0, false
 	}
@@ -17,11 +22,11 @@ func epochOffset(value btf.Type, nesting int) (uint32, bool) {
 		return 0, false
 	}
 	for _, m := range s.Members {
-		if m.Name == "epoch" {
-			size, err := btf.Sizeof(m.Type)
-			return m.Offset.Bytes(), err == nil && size == 4
+		if m.Name == name {
+			n, err := btf.Sizeof(m.Type)
+			return m.Offset.Bytes(), err == nil && n == size
 		}
-		if at, ok := epochOffset(m.Type, nesting+1); ok {
+		if at, ok := memberOffset(m.Type, name, size, nesting+1); ok {
 			return m.Offset.Bytes() + at, true
 		}
 	}

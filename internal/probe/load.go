@@ -40,7 +40,7 @@ func (m *Manager) load() error {
 	m.colls = map[string]*ebpf.Collection{}
 	m.unloaded = map[string]*ebpf.CollectionSpec{}
 	m.runIndex, m.loadErrs = map[string]int{}, map[string]error{}
-	m.epochs = map[string]uint32{}
+	m.epochs, m.opens = map[string]uint32{}, map[string]uint32{}
 	shared := map[string]*ebpf.Map{"tr_procs": m.procs, "tr_exe_auto": m.exeAuto}
 	err = m.loadSpecs(shared)
 	m.events, m.lost, m.goexes = shared["tr_events"], shared["tr_lost"], shared["tr_goexes"]
@@ -94,6 +94,9 @@ func (m *Manager) loadSpec(s *Spec, shared map[string]*ebpf.Map) (*ebpf.Collecti
 	for _, f := range s.InFlight {
 		if at, ok := epochOffset(spec.Maps[f.Map].Value, 0); ok {
 			m.epochs[f.Map] = at
+		}
+		if at, ok := memberOffset(spec.Maps[f.Map].Value, "open", 2, 0); ok {
+			m.opens[f.Map] = at
 		}
 	}
 	replace := map[string]*ebpf.Map{}

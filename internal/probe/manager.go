@@ -66,6 +66,8 @@ type Manager struct {
 	conns                                *ebpf.Map // nil: no probe announces connections
 	errTypes                             *ebpf.Map // nil: no probe looks into errors
 	colls                                map[string]*ebpf.Collection
+	opens                                map[string]uint32 // likewise: where it says whether an entry is open
+	active                               activeCounts
 	epochs                               map[string]uint32               // by map of operations in flight: where the epoch is
 	loading                              sync.Mutex                      // guards what follows, and the programs of colls
 	unloaded                             map[string]*ebpf.CollectionSpec // by probe: what programs are loaded from

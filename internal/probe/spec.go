@@ -150,6 +150,10 @@ type Counters struct {
 // a setting, and the entries of processes that ended are deleted.
 type InFlight struct {
 	Map string
+	// Active is the up-down counter that says how many of its entries a process has, as
+	// far as they are open; nil if nobody wants to know. An entry is open unless its
+	// value has a member "open" of two bytes that is 0.
+	Active *telemetry.Instrument
 	// Forgotten names the variable that counts the entries deleted by user space,
 	// "" if the programs do not ask.
 	Forgotten string

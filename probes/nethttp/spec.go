@@ -8,6 +8,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/tracer-agent/tracer-agent/internal/goexe"
+	"github.com/tracer-agent/tracer-agent/internal/httpattr"
 	"github.com/tracer-agent/tracer-agent/internal/offsets"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 )
@@ -75,7 +76,7 @@ func New(cfg Config) (*probe.Spec, error) {
 		Table:    func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
 		Load:     loadBpf,
 		InFlight: []probe.InFlight{
-			{Map: "nh_server", Forgotten: "nh_forgotten"},
+			{Map: "nh_server", Active: httpattr.ServerActive, Forgotten: "nh_forgotten"},
 			{Map: "nh_client"},
 		},
 		Prepare: func(cs *ebpf.CollectionSpec) error {

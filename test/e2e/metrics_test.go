@@ -242,3 +242,30 @@ func TestFasthttpMetrics(t *testing.T) {
 		t.Errorf("%d spans, none is sampled", len(spans))
 	}
 }
+
+// TestActiveRequests: requests that are being served are counted until they end.
+func TestActiveRequests(t *testing.T) {
+	tg, _, url := counted(t, "always_off")
+	active := map[string]int{"http_server_active_requests service_name=": 0}
+	release := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 5 {
+		wg.Go(func() {
+			r, w := io.Pipe()
+			go func() { <-release; w.Close() }()
+			resp, err := harness.Client.Post(tg.URL("/echo"), "text/plain", r)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_, _ = io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		})
+	}
+	active["http_server_active_requests service_name="] = 5
+	awaitCounts(t, url, active)
+	close(release)
+	wg.Wait()
+	active["http_server_active_requests service_name="] = 0
+	awaitCounts(t, url, active)
+}
