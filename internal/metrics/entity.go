@@ -35,6 +35,7 @@ type entity struct {
 	announced   bool
 	lastUsed    time.Time
 	ended       time.Time // zero while it runs
+	closed      bool      // nothing is taken any more
 }
 
 // recorder adds one value to an instrument of the SDK.
@@ -114,11 +115,16 @@ func (e *entity) over(now time.Time) bool {
 	return !e.announced && now.Sub(e.lastUsed) > unannounced
 }
 
+// close gives the series back. Late records may be on their way: add holds e.mu.
 func (e *entity) close() {
 	e.s.scores.Remove(e.key)
+	e.mu.Lock()
+	e.closed = true
 	for _, inst := range e.instruments {
 		e.service.give(len(inst.seen))
 	}
+	clear(e.instruments)
+	e.mu.Unlock()
 	for _, f := range e.closers {
 		f()
 	}
@@ -130,19 +136,10 @@ func (e *entity) close() {
 
 func (e *entity) record(ctx context.Context, ms []telemetry.Measurement) {
 	for i := range ms {
-		m := &ms[i]
-		e.mu.RLock()
-		inst := e.instruments[m.Instrument]
-		e.mu.RUnlock()
-		if inst == nil {
-			inst = e.instrument(m.Instrument)
+		if !e.add(ctx, &ms[i]) {
+			e.s.refused.Add(uint64(len(ms) - i))
+			return
 		}
-		attrs := m.Attributes
-		if !inst.admit(attrs.Equivalent()) {
-			e.s.overflow.count(m.Instrument)
-			attrs = overflowSet
-		}
-		inst.record(ctx, m.Value, metric.WithAttributeSet(attrs))
 	}
 	e.mu.RLock()
 	announced := e.announced
@@ -154,11 +151,33 @@ func (e *entity) record(ctx context.Context, ms []telemetry.Measurement) {
 	}
 }
 
-// instrument makes the SDK's instrument at its first use.
+// add says false when the entity is closed.
+func (e *entity) add(ctx context.Context, m *telemetry.Measurement) bool {
+	e.mu.RLock()
+	inst := e.instruments[m.Instrument]
+	if inst == nil {
+		e.mu.RUnlock()
+		inst = e.instrument(m.Instrument)
+		e.mu.RLock()
+	}
+	defer e.mu.RUnlock()
+	if e.closed {
+		return false
+	}
+	attrs := m.Attributes
+	if !inst.admit(attrs.Equivalent()) {
+		e.s.overflow.count(m.Instrument)
+		attrs = overflowSet
+	}
+	inst.record(ctx, m.Value, metric.WithAttributeSet(attrs))
+	return true
+}
+
+// instrument makes the SDK's instrument at its first use; nil when the entity is closed.
 func (e *entity) instrument(i *telemetry.Instrument) *instrument {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if inst := e.instruments[i]; inst != nil {
+	if inst := e.instruments[i]; inst != nil || e.closed {
 		return inst
 	}
 	rec, err := newRecorder(e.meter, i)

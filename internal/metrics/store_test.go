@@ -386,6 +386,41 @@ func TestConcurrency(t *testing.T) {
 	wg.Wait()
 }
 
+// TestLateRecord: what comes while a process is forgotten is recorded or counted as
+// refused, and all of its series are given back.
+func TestLateRecord(t *testing.T) {
+	s := store(t, Options{Metrics: selfmetrics.New(), Push: []exporter.Metrics{&kept{temporality: sdkmetric.CumulativeTemporalitySelector}}})
+	s.Add(key(1), service("s"))
+	e := s.entities[key(1)]
+	const writers, each = 4, 200
+	var busy, wg sync.WaitGroup
+	busy.Add(writers)
+	for range writers {
+		wg.Go(func() {
+			for i := range each {
+				if i == each/4 {
+					busy.Done()
+				}
+				// An instrument of its own: the map of them grows.
+				inst := &telemetry.Instrument{Name: "test.late", Kind: telemetry.Counter}
+				e.record(t.Context(), []telemetry.Measurement{{Instrument: inst, Value: 1}})
+			}
+		})
+	}
+	busy.Wait()
+	delete(s.entities, key(1)) // as forget does
+	e.close()
+	before := s.refused.Value()
+	e.record(t.Context(), []telemetry.Measurement{{Instrument: requests, Value: 1}, {Instrument: level, Value: 1}})
+	wg.Wait()
+	if left := e.service.left.Load(); left != seriesPerService {
+		t.Errorf("%d of %d series left", left, seriesPerService)
+	}
+	if got := s.refused.Value(); got < before+2 {
+		t.Errorf("%d measurements refused, %d before two more", got, before)
+	}
+}
+
 func BenchmarkRecord(b *testing.B) {
 	dst := &kept{temporality: sdkmetric.CumulativeTemporalitySelector}
 	s := New(Options{Push: []exporter.Metrics{dst}, Interval: time.Hour})
