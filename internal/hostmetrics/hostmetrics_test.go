@@ -227,6 +227,41 @@ func TestBusyProcess(t *testing.T) {
 	}
 }
 
+// TestUtilizationOfHost: a process that used two of a host's eight CPUs has used a
+// quarter of it, on whatever CPUs the agent may run.
+func TestUtilizationOfHost(t *testing.T) {
+	root := t.TempDir()
+	write := func(name, text string) {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text := "cpu 1 1 1 1 1 1 1 1 1 1\n"
+	for i := range 8 {
+		text += fmt.Sprintf("cpu%d 1 1 1 1 1 1 1 1 1 1\n", i)
+	}
+	write("stat", text)
+	used := func(utime int) string {
+		return fmt.Sprintf("7 (x) S 1 2 3 4 5 6 10 7 12 8 %d 0 9 9 20 0 4 0 22 23 1 2", utime)
+	}
+	write("7/stat", used(0))
+	fs, err := procfs.NewFS(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Source{o: Options{Proc: root, Process: true}, fs: fs, groupValues: map[group]groupValues{}}
+	p := &process{s: s, dir: s.path(7, ""), key: telemetry.ProcessKey{PID: 7}, threads: map[int]threadTotals{}}
+	take(p.read)
+	p.last = p.last.Add(-100 * time.Second)
+	write("7/stat", used(200*ticks))
+	if got := take(p.read)["process.cpu.utilization{cpu.mode=user}"]; got < 0.24 || got > 0.25 {
+		t.Errorf("utilization %v of 200 s on 8 CPUs in 100 s", got)
+	}
+}
+
 func TestThreadsAddUp(t *testing.T) {
 	src := source(t)
 	const name = "process.context_switches{process.context_switch.type=voluntary}"

@@ -3,7 +3,6 @@ package hostmetrics
 import (
 	"math"
 	"os"
-	"runtime"
 	"strconv"
 	"time"
 
@@ -115,7 +114,7 @@ func (p *process) cpu(observe telemetry.Observe, stat procStat, now time.Time) {
 	u, s := float64(stat.utime)/ticks, float64(stat.stime)/ticks
 	observe(procCPUTime, u, user)
 	observe(procCPUTime, s, system)
-	if elapsed := now.Sub(p.last).Seconds() * float64(runtime.NumCPU()); !p.last.IsZero() && elapsed > 0 {
+	if elapsed := now.Sub(p.last).Seconds() * float64(p.s.cpus(now)); !p.last.IsZero() && elapsed > 0 {
 		observe(procCPUUtil, max(0, u-p.user)/elapsed, user)
 		observe(procCPUUtil, max(0, s-p.system)/elapsed, system)
 	}

@@ -39,6 +39,8 @@ type Source struct {
 	// file and groupValues are used by one collection at a time.
 	collecting  sync.Mutex
 	file        procFile
+	cpuCount    int
+	cpusAt      time.Time
 	groupValues map[group]groupValues
 }
 
@@ -68,6 +70,18 @@ func New(o Options) (*Source, error) {
 	s.netNS, _ = os.Readlink(o.Proc + "/1/ns/net")
 	s.groups = findMounts(o.Proc)
 	return s, nil
+}
+
+// cpus is how many CPUs the host has online, which the agent's own affinity and control
+// group do not change. s.collecting is held.
+func (s *Source) cpus(now time.Time) int {
+	if s.cpusAt.IsZero() || now.Sub(s.cpusAt) >= rarely {
+		s.cpusAt = now
+		if stat, err := s.fs.Stat(); err == nil {
+			s.cpuCount = len(stat.CPU)
+		}
+	}
+	return s.cpuCount
 }
 
 // Open implements metrics.Source.
