@@ -406,6 +406,7 @@ func TestCgroupV1(t *testing.T) {
 		}
 	}
 	before := keyValues(cpuDir + "/cpu.stat")
+	clear(s.groupValues) // not what was read for another process just before
 	got = take(read)
 	after := keyValues(cpuDir + "/cpu.stat")
 	for name, key := range map[string]string{"container.cpu.periods": "nr_periods", "container.cpu.throttled_periods": "nr_throttled"} {
