@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -38,11 +39,12 @@ func (m *Manager) load() error {
 		return fmt.Errorf("create map %s: %w", auto.Name, err)
 	}
 	m.colls = map[string]*ebpf.Collection{}
-	m.unloaded = map[string]*ebpf.CollectionSpec{}
+	m.parsed = map[string]*ebpf.CollectionSpec{}
 	m.runIndex, m.loadErrs = map[string]int{}, map[string]error{}
 	m.epochs, m.opens = map[string]uint32{}, map[string]uint32{}
 	shared := map[string]*ebpf.Map{"tr_procs": m.procs, "tr_exe_auto": m.exeAuto}
 	err = m.loadSpecs(shared)
+	m.releaseParsed()
 	m.events, m.lost, m.goexes = shared["tr_events"], shared["tr_lost"], shared["tr_goexes"]
 	m.conns, m.errTypes = shared["tr_conns"], shared["tr_errtypes"]
 	if err != nil {
@@ -82,13 +84,41 @@ func (m *Manager) loadSpecs(shared map[string]*ebpf.Map) error {
 	return nil
 }
 
-// loadSpec makes the maps of one probe; those named tr_* are taken from shared, or added to it.
-func (m *Manager) loadSpec(s *Spec, shared map[string]*ebpf.Map) (*ebpf.Collection, error) {
+// parse returns a probe's collection spec, configured. It is kept until releaseParsed:
+// several programs are loaded from it one after the other, and then none for long. The
+// caller holds m.loading.
+func (m *Manager) parse(s *Spec) (*ebpf.CollectionSpec, error) {
+	if spec := m.parsed[s.Name]; spec != nil {
+		return spec, nil
+	}
 	spec, err := s.Load()
 	if err != nil {
 		return nil, err
 	}
 	if err := m.configure(s, spec); err != nil {
+		return nil, err
+	}
+	m.parsed[s.Name] = spec
+	return spec, nil
+}
+
+// releaseParsed gives back the memory of what was parsed, some megabytes.
+func (m *Manager) releaseParsed() {
+	m.loading.Lock()
+	had := len(m.parsed) > 0
+	clear(m.parsed)
+	m.loading.Unlock()
+	if had {
+		debug.FreeOSMemory()
+	}
+}
+
+// loadSpec makes the maps of one probe; those named tr_* are taken from shared, or added to it.
+func (m *Manager) loadSpec(s *Spec, shared map[string]*ebpf.Map) (*ebpf.Collection, error) {
+	m.loading.Lock()
+	spec, err := m.parse(s)
+	m.loading.Unlock()
+	if err != nil {
 		return nil, err
 	}
 	for _, f := range s.InFlight {
@@ -105,14 +135,13 @@ func (m *Manager) loadSpec(s *Spec, shared map[string]*ebpf.Map) (*ebpf.Collecti
 			replace[name] = sm
 		}
 	}
-	maps := spec.Copy()
+	maps := *spec
 	maps.Programs = nil
-	coll, err := ebpf.NewCollectionWithOptions(maps, ebpf.CollectionOptions{MapReplacements: replace})
+	coll, err := ebpf.NewCollectionWithOptions(&maps, ebpf.CollectionOptions{MapReplacements: replace})
 	if err != nil {
 		return nil, err
 	}
 	coll.Programs = map[string]*ebpf.Program{}
-	m.unloaded[s.Name] = spec
 	for name, mp := range coll.Maps {
 		if strings.HasPrefix(name, "tr_") && shared[name] == nil {
 			if shared[name], err = mp.Clone(); err != nil {
@@ -129,20 +158,24 @@ func (m *Manager) loadSpec(s *Spec, shared map[string]*ebpf.Map) (*ebpf.Collecti
 func (m *Manager) program(s *Spec, name string) (*ebpf.Program, error) {
 	m.loading.Lock()
 	defer m.loading.Unlock()
-	coll, spec := m.colls[s.Name], m.unloaded[s.Name]
+	coll := m.colls[s.Name]
 	if p := coll.Programs[name]; p != nil {
 		return p, nil
-	}
-	one := spec.Copy()
-	one.Variables = nil // those of coll are of the same maps
-	one.Programs = map[string]*ebpf.ProgramSpec{name: one.Programs[name]}
-	if one.Programs[name] == nil {
-		return nil, fmt.Errorf("load %s: no such program", name)
 	}
 	if err := m.loadErrs[s.Name+" "+name]; err != nil {
 		return nil, err
 	}
-	loaded, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: coll.Maps})
+	spec, err := m.parse(s)
+	if err != nil {
+		return nil, err
+	}
+	one := *spec
+	one.Variables = nil // those of coll are of the same maps
+	one.Programs = map[string]*ebpf.ProgramSpec{name: spec.Programs[name]}
+	if one.Programs[name] == nil {
+		return nil, fmt.Errorf("load %s: no such program", name)
+	}
+	loaded, err := ebpf.NewCollectionWithOptions(&one, ebpf.CollectionOptions{MapReplacements: coll.Maps})
 	if err != nil {
 		err = fmt.Errorf("load %s: %w", name, err)
 		m.loadErrs[s.Name+" "+name] = err
@@ -164,6 +197,7 @@ const preloadAfter = 3 * time.Second
 // that is started later and needs it does not wait.
 func (m *Manager) Preload() {
 	m.wg.Go(func() {
+		defer m.releaseParsed()
 		select {
 		case <-m.ctx.Done():
 			return

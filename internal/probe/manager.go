@@ -70,7 +70,7 @@ type Manager struct {
 	active                               activeCounts
 	epochs                               map[string]uint32               // by map of operations in flight: where the epoch is
 	loading                              sync.Mutex                      // guards what follows, and the programs of colls
-	unloaded                             map[string]*ebpf.CollectionSpec // by probe: what programs are loaded from
+	parsed                               map[string]*ebpf.CollectionSpec // by probe, while programs are loaded from them
 	loadErrs                             map[string]error                // by probe and program: the verifier is not asked twice
 	runIndex                             map[string]int                  // by probe and program: in runs.totals()
 
@@ -269,6 +269,7 @@ func (m *Manager) setPoint(id uint32, point string, on bool) {
 		return
 	}
 	m.later(func() {
+		defer m.releaseParsed()
 		for _, s := range m.opts.Specs {
 			for _, pt := range s.Points {
 				if pt.Name != point || a.Placed[s.Name] == nil {
@@ -313,7 +314,9 @@ func (m *Manager) Attach(ctx context.Context, ref ExeRef) (*Attached, error) {
 	a.ID, m.ids = m.ids[0], m.ids[1:]
 	m.byRef[key], m.byID[a.ID] = a, a
 	m.mu.Unlock()
-	if err := m.install(ctx, a); err != nil {
+	err = m.install(ctx, a)
+	m.releaseParsed()
+	if err != nil {
 		m.Detach(a)
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 func (m *Manager) Mute(a *Attached, off func(probe string) bool) error {
 	a.tuning.Lock()
 	defer a.tuning.Unlock()
+	defer m.releaseParsed()
 	var errs []error
 	for _, s := range m.opts.Specs {
 		a.mu.Lock()
