@@ -106,7 +106,7 @@ func (a *attrs) reply(r *mongo.Reply, full bool) {
 	if r.Returned >= 0 {
 		a.list = append(a.list, semconv.DBResponseReturnedRows(r.Returned))
 	}
-	if r.WriteErrors > 0 {
+	if r.WriteErrors != 0 {
 		count(keyWriteErrors, int64(r.WriteErrors))
 	}
 	if r.ConcernErr.Code != 0 {
@@ -115,7 +115,7 @@ func (a *attrs) reply(r *mongo.Reply, full bool) {
 	switch {
 	case r.Failed:
 		a.server(&r.Err, full)
-	case r.WriteErrors > 0:
+	case r.WriteErrors != 0:
 		a.server(&r.WriteErr, full)
 	case r.ConcernErr.Code != 0:
 		a.server(&r.ConcernErr, full)
@@ -132,6 +132,10 @@ func failureName(f *mongo.Failure) string {
 // server records an error that the server reported. Its text repeats values; they are
 // taken out unless values may leave.
 func (a *attrs) server(f *mongo.Failure, full bool) {
+	if *f == (mongo.Failure{}) { // it was cut off
+		a.fail("_OTHER", "")
+		return
+	}
 	text := f.Message
 	if !full {
 		text = mongo.ScrubMessage(text)

@@ -2,6 +2,7 @@ package mongodriver
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"unsafe"
 
@@ -81,10 +82,13 @@ func parseRecord(raw []byte) (record, error) {
 	return r, nil
 }
 
+// command emits what is known also when the command or its reply cannot be read (the
+// beginning of a zstd block, say): that it was made and how long it took.
 func (d *decoder) command(rec event.Record, r *record, emit func(*telemetry.Operation)) error {
-	req, err := d.parser.Request(r.request, r.end)
-	if err != nil {
-		return err
+	req, reqErr := d.parser.Request(r.request, r.end)
+	var replyErr error
+	if reqErr != nil {
+		req = mongo.Request{Command: mongo.Other, Documents: -1}
 	}
 	if req.Monitoring() {
 		return nil
@@ -100,14 +104,14 @@ func (d *decoder) command(rec event.Record, r *record, emit func(*telemetry.Oper
 		info := d.env.ErrorInfo(rec.ExeID, r.errs, r.text)
 		a.network(&info)
 	case len(r.reply) > 0:
-		reply, err := d.parser.Reply(r.reply)
-		if err != nil {
-			return err
+		var reply mongo.Reply
+		if reply, replyErr = d.parser.ReplyTo(r.reply, req.Command); replyErr != nil {
+			break
 		}
-		if reply.ResponseTo != req.RequestID {
+		if reqErr == nil && reply.ResponseTo != req.RequestID {
 			break // the driver takes it for its reply, but it answers another command
 		}
-		if reply.Returned < 0 {
+		if reply.Returned < 0 && req.Command != "bulkWrite" { // its rows are no documents
 			reply.Returned = int(r.got)
 		}
 		a.reply(&reply, d.cfg.QueryText == mongo.TextFull)
@@ -115,5 +119,5 @@ func (d *decoder) command(rec event.Record, r *record, emit func(*telemetry.Oper
 	op.Attributes = a.list
 	d.duration.Measure(op)
 	emit(op)
-	return nil
+	return errors.Join(reqErr, replyErr)
 }

@@ -173,6 +173,32 @@ func TestDecode(t *testing.T) {
 	}
 }
 
+// TestUndecodable: a command or reply that cannot be read is still a span with its
+// duration, and is counted.
+func TestUndecodable(t *testing.T) {
+	ping := message(t, 7, 0, bson.D{{Key: "ping", Value: 1}, {Key: "$db", Value: "admin"}})
+	ok := message(t, 1, 7, bson.D{{Key: "ok", Value: 1}})
+	zstd := func(b []byte) []byte { // only the beginning of a block is there
+		out := append([]byte(nil), b[:16]...)
+		binary.LittleEndian.PutUint32(out[12:], 2012)
+		out = binary.LittleEndian.AppendUint32(out, 2013)
+		out = binary.LittleEndian.AppendUint32(out, 100000)
+		return append(append(out, 3), 0x28, 0xb5, 0x2f, 0xfd, 0x04)
+	}
+	for _, c := range []struct {
+		name           string
+		request, reply []byte
+	}{{"ping admin", ping, zstd(ok)}, {"_OTHER", zstd(ping), ok}, {"_OTHER", zstd(ping), zstd(ok)}} {
+		ops, err := decode(t, raw(nil, c.request, c.reply), mongo.TextShape)
+		if err == nil {
+			t.Errorf("%s: not counted", c.name)
+		}
+		if len(ops) != 1 || ops[0].Name != c.name || len(ops[0].Measurements) != 1 {
+			t.Errorf("%s: %v", c.name, ops)
+		}
+	}
+}
+
 func TestRefuses(t *testing.T) {
 	b := raw(func(e *bpfMongoEvent) {
 		e.Call.Hdr.Type = probe.TypeUnsane

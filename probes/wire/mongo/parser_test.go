@@ -192,6 +192,74 @@ func TestReply(t *testing.T) {
 	}
 }
 
+// TestBulkWrite: what MongoDB 8 replies to the command bulkWrite, whole and cut anywhere;
+// the same documents found by a find are the program's own.
+func TestBulkWrite(t *testing.T) {
+	row := func(i int) bson.D {
+		return d("ok", 0.0, "idx", i, "code", 11000, "errmsg", "E11000", "n", 0)
+	}
+	b := msg(t, 0, d("cursor", d("id", int64(0), "firstBatch", bson.A{d("ok", 1.0, "idx", 0, "n", 1), row(1), row(2)}, "ns", "admin.$cmd.bulkWrite"),
+		"nErrors", 2, "nInserted", 1, "nMatched", 0, "nModified", 0, "nUpserted", 0, "nDeleted", 0, "ok", 1.0), "")
+	got, err := NewParser(TextOff).ReplyTo(b, bulkWrite)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got.Header = Header{}
+	want := Reply{N: 1, Modified: 0, Upserted: 0, Returned: -1, WriteErrors: 2, WriteErr: Failure{11000, "", "E11000"}}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(Header{})); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	if r, err := NewParser(TextOff).ReplyTo(b, "find"); err != nil || r.WriteErrors != 0 || r.Returned != 3 {
+		t.Errorf("found: %+v, %v", r, err)
+	}
+	seen := map[int]bool{}
+	for n := range len(b) {
+		r, err := NewParser(TextOff).ReplyTo(b[:n], bulkWrite)
+		if err == nil {
+			seen[r.WriteErrors] = true
+		}
+	}
+	if diff := cmp.Diff(map[int]bool{0: true, -1: true, 2: true}, seen); diff != "" {
+		t.Errorf("numbers of errors in cut replies (-want +got):\n%s", diff)
+	}
+}
+
+// TestCutWriteErrors: of a list that is cut the number is not known, the first error is.
+func TestCutWriteErrors(t *testing.T) {
+	var list bson.A
+	for i := range 20 {
+		list = append(list, d("index", i, "code", 11000, "errmsg", strings.Repeat("E", 80)))
+	}
+	b := msg(t, 0, d("n", 0, "writeErrors", list, "ok", 1.0), "")
+	r, err := NewParser(TextOff).Reply(b[:1023])
+	if err != nil || r.WriteErrors != -1 || r.WriteErr.Code != 11000 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if r, err := NewParser(TextOff).Reply(b); err != nil || r.WriteErrors != 20 {
+		t.Errorf("whole: %+v, %v", r, err)
+	}
+}
+
+// TestUndecodable: after a message that is none the next ones are still cut right.
+func TestUndecodable(t *testing.T) {
+	bad := msg(t, 0, d("ping", 1), "")
+	bad[20] = 9 // a section of a kind that does not exist
+	good := msg(t, 0, d("ping", 1, "$db", "admin"), "")
+	answer := msg(t, 0, d("ok", 1.0), "")
+	binary.LittleEndian.PutUint32(answer[8:], 7)
+	n := 0
+	c := NewConn(NewParser(TextOff), func(*Exchange) { n++ })
+	if err := c.Client(append(append(bad[:len(bad):len(bad)], good...), good[:10]...), 1); err == nil {
+		t.Error("the bad message is not told")
+	}
+	if err := c.Client(good[10:], 2); err != nil {
+		t.Error(err)
+	}
+	if err := c.Server(answer, 3); err != nil || n != 1 {
+		t.Errorf("%d commands, %v", n, err)
+	}
+}
+
 func TestScrubMessage(t *testing.T) {
 	for in, want := range map[string]string{
 		`E11000 duplicate key error collection: shop.twice index: _id_ dup key: { _id: "CANARY" }`: `E11000 duplicate key error collection: shop.twice index: _id_ dup key: {?}`,

@@ -18,7 +18,8 @@ type Reply struct {
 	Failed bool
 	// Err is of the command as a whole (Failed).
 	Err Failure
-	// WriteErrors is how many writes of the batch have failed; WriteErr is the first.
+	// WriteErrors is how many writes of the batch have failed, -1: some, but only the
+	// beginning of their list is there. WriteErr is the first.
 	WriteErrors int
 	WriteErr    Failure
 	// ConcernErr says why a write is not as durable as was asked; Code 0: it is.
@@ -30,7 +31,13 @@ type Reply struct {
 }
 
 // Reply parses a server's message or its beginning.
-func (p *Parser) Reply(b []byte) (Reply, error) {
+func (p *Parser) Reply(b []byte) (Reply, error) { return p.ReplyTo(b, "") }
+
+// bulkWrite is the command of drivers v2 and servers 8, whose reply is unlike others.
+const bulkWrite = "bulkWrite"
+
+// ReplyTo is Reply where the command is known.
+func (p *Parser) ReplyTo(b []byte, command string) (Reply, error) {
 	var c content
 	if err := p.unpack(b, &c); err != nil {
 		return Reply{}, err
@@ -38,7 +45,16 @@ func (p *Parser) Reply(b []byte) (Reply, error) {
 	r := Reply{Header: c.Header, More: c.more, N: -1, Modified: -1, Upserted: -1, Returned: -1}
 	var e element
 	for w := walk(c.body); w.next(&e); {
-		p.readReply(&r, &e)
+		switch {
+		case command == bulkWrite && e.is("cursor"):
+			p.readResults(&r, &e)
+		case command == bulkWrite && e.is("nErrors"):
+			if n, ok := e.number(); ok {
+				r.WriteErrors = int(min(max(n, 0), maxMessage))
+			}
+		default:
+			p.readReply(&r, &e)
+		}
 	}
 	return r, nil
 }
@@ -108,6 +124,47 @@ func readCursor(r *Reply, cursor *element) {
 	}
 }
 
+// readResults: the cursor of the command bulkWrite has what became of each write.
+func (p *Parser) readResults(r *Reply, cursor *element) {
+	if cursor.typ != bsoncore.TypeEmbeddedDocument {
+		return
+	}
+	var e, row element
+	for w := walk(cursor.val); w.next(&e); {
+		if e.typ != bsoncore.TypeArray || !e.is("firstBatch") {
+			continue
+		}
+		failed := 0
+		rows := walk(e.val)
+		for rows.next(&row) {
+			if row.typ != bsoncore.TypeEmbeddedDocument || !notOK(row.val) {
+				continue
+			}
+			if failed == 0 {
+				p.readFailure(&r.WriteErr, row.val)
+			}
+			failed++
+		}
+		if r.WriteErrors == 0 { // nErrors has not been there
+			r.WriteErrors = failed
+			if failed > 0 && rows.cut {
+				r.WriteErrors = -1
+			}
+		}
+	}
+}
+
+func notOK(doc []byte) bool {
+	var e element
+	for w := walk(doc); w.next(&e); {
+		if e.is("ok") {
+			n, ok := e.number()
+			return ok && n == 0
+		}
+	}
+	return false
+}
+
 // readLastError: findAndModify says there what it did.
 func readLastError(r *Reply, doc *element) {
 	if doc.typ != bsoncore.TypeEmbeddedDocument {
@@ -126,7 +183,8 @@ func (p *Parser) readWriteErrors(r *Reply, list *element) {
 		return
 	}
 	var e element
-	for w := walk(list.val); w.next(&e); {
+	w := walk(list.val)
+	for w.next(&e) {
 		if e.typ != bsoncore.TypeEmbeddedDocument {
 			continue
 		}
@@ -134,5 +192,8 @@ func (p *Parser) readWriteErrors(r *Reply, list *element) {
 			p.readFailure(&r.WriteErr, e.val)
 		}
 		r.WriteErrors++
+	}
+	if w.cut {
+		r.WriteErrors = -1
 	}
 }

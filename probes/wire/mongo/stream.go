@@ -57,15 +57,19 @@ func (c *Conn) Client(b []byte, now uint64) error {
 // Server takes bytes that the server sent.
 func (c *Conn) Server(b []byte, now uint64) error {
 	return c.in.feed(b, now, func(head []byte, _ uint64) error {
-		r, err := c.p.Reply(head)
+		h, err := ParseHeader(head)
 		if err != nil {
 			return err
 		}
-		x := c.pending[r.ResponseTo]
+		x := c.pending[h.ResponseTo]
 		if x == nil {
 			return nil // to a command from before we looked, or one more of a stream
 		}
-		delete(c.pending, r.ResponseTo)
+		delete(c.pending, h.ResponseTo)
+		r, err := c.p.ReplyTo(head, x.Command)
+		if err != nil {
+			return err
+		}
 		x.Reply, x.End = r, now
 		c.emit(x)
 		return nil
@@ -81,9 +85,11 @@ type assembler struct {
 	err   error
 }
 
-// feed calls done with the beginning of every message that b completes. After an error
-// where the next message begins is not known, and all further bytes are refused.
+// feed calls done with the beginning of every message that b completes, and returns the
+// first error, also one of done's: what follows is still cut right. After a header that
+// is none where the next message begins is not known, and all further bytes are refused.
 func (a *assembler) feed(b []byte, now uint64, done func(head []byte, start uint64) error) error {
+	var bad error
 	for len(b) > 0 && a.err == nil {
 		if a.seen == 0 {
 			a.start = now
@@ -92,7 +98,7 @@ func (a *assembler) feed(b []byte, now uint64, done func(head []byte, start uint
 			n := min(headerLen-a.seen, len(b))
 			a.head, a.seen, b = append(a.head, b[:n]...), a.seen+n, b[n:]
 			if a.seen < headerLen {
-				return nil
+				return bad
 			}
 			var h Header
 			if h, a.err = ParseHeader(a.head); a.err != nil {
@@ -108,10 +114,13 @@ func (a *assembler) feed(b []byte, now uint64, done func(head []byte, start uint
 		if a.seen == a.total {
 			err := done(a.head, a.start)
 			a.head, a.total, a.seen = a.head[:0], 0, 0
-			if err != nil {
-				return err
+			if bad == nil {
+				bad = err
 			}
 		}
+	}
+	if bad != nil {
+		return bad
 	}
 	return a.err
 }
