@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,14 +30,24 @@ type reader struct {
 	pid  int
 	bias uint64
 
-	mstats, again, controller, sched, procs []byte
+	scratch
+}
+
+// scratch is what one reading is put into; readers hand it round, one at a time.
+type scratch struct{ mstats, again, controller, sched, procs []byte }
+
+var spare = sync.Pool{New: func() any { return &scratch{} }}
+
+// sized returns n bytes, of b's if it has them.
+func sized(b []byte, n uint64) []byte {
+	if uint64(cap(b)) < n {
+		return make([]byte, n)
+	}
+	return b[:n]
 }
 
 func newReader(l *layout, pid int, bias uint64) *reader {
-	return &reader{
-		l: l, pid: pid, bias: bias, mstats: make([]byte, l.off["mstats.(size)"]), again: make([]byte, l.off["mstats.(size)"]),
-		controller: make([]byte, l.off["gcControllerState.(size)"]), sched: make([]byte, schedBytes(l)),
-	}
+	return &reader{l: l, pid: pid, bias: bias}
 }
 
 // schedBytes is as much of runtime.sched as has the fields.
@@ -73,6 +84,14 @@ func (r *reader) fetch(pieces ...piece) error {
 
 // read returns the values of this moment.
 func (r *reader) read() (stats, error) {
+	mem := spare.Get().(*scratch)
+	defer func() {
+		*mem, r.scratch = r.scratch, scratch{}
+		spare.Put(mem)
+	}()
+	r.scratch = *mem
+	r.mstats, r.again = sized(r.mstats, r.l.off["mstats.(size)"]), sized(r.again, r.l.off["mstats.(size)"])
+	r.controller, r.sched = sized(r.controller, r.l.off["gcControllerState.(size)"]), sized(r.sched, schedBytes(r.l))
 	var allp [24]byte
 	var allglen [8]byte
 	var gomaxprocs [4]byte
@@ -108,9 +127,7 @@ func (r *reader) goroutines(all, allp, procs uint64) (uint64, error) {
 	if r.l.minor < 26 { // since then the runtime's own are counted, too
 		n -= i32(r.sched, r.l.off["schedt.ngsys"])
 	}
-	if cap(r.procs) < int(procs)*12 {
-		r.procs = make([]byte, procs*12)
-	}
+	r.procs = sized(r.procs, procs*12)
 	// Pointers of the process, to which fetch adds the bias.
 	pointers := r.procs[:procs*8]
 	if err := r.fetch(piece{pointers, allp - r.bias}); err != nil {

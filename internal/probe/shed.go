@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/tracer-agent/tracer-agent/internal/goexe"
@@ -80,7 +81,8 @@ func (m *Manager) prices(counted []runs, long time.Duration) []price {
 	return out
 }
 
-// govern is told what the kernel counted in a window.
+// govern is told what the kernel counted in a window, by the goroutine that counts; it
+// may wait for the kernel.
 func (m *Manager) govern(counted []runs, long time.Duration) {
 	cpus := min(len(m.watchedPIDs()), runtime.NumCPU())
 	prices := m.prices(counted, long)
@@ -105,10 +107,10 @@ func (m *Manager) govern(counted []runs, long time.Duration) {
 	case shed != "":
 		m.log.Warn("probe shed: the probes cost more than --max-overhead allows", "probe", shed,
 			"cost", percent(total), "limit", percent(g.g.limit), "of_cpus", cpus)
-		m.later(func() { m.shed(shed) })
+		m.shed(shed)
 	case back != "":
 		m.log.Info("probe back, to see whether the load has fallen", "probe", back, "cost", percent(total))
-		m.later(func() { m.bringBack(back) })
+		m.bringBack(back)
 	}
 }
 
@@ -183,7 +185,8 @@ func (m *Manager) newEpoch(exeID uint32) {
 			continue
 		}
 		v.Epoch = max(uint32(now.Nano()>>20), v.Epoch+1)
-		if m.procs.Put(pid, v) != nil {
+		// Not one that has ended meanwhile: it would stay.
+		if m.procs.Update(pid, v, ebpf.UpdateExist) != nil {
 			continue
 		}
 		m.forgetIf(pid, func(f InFlight, value []byte) bool {
