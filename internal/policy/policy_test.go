@@ -7,6 +7,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tracer-agent/tracer-agent/internal/config"
+	"github.com/tracer-agent/tracer-agent/internal/goexe"
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
 )
 
@@ -50,5 +51,17 @@ func TestApply(t *testing.T) {
 	}
 	if attrs[1].Value.AsString() != "SELECT 1" {
 		t.Error("the decoder's attributes were changed")
+	}
+}
+
+// TestExports: this test holds no exporter.
+func TestExports(t *testing.T) {
+	exe, err := goexe.Open("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer exe.Close()
+	if err := Exports(exe); err != nil {
+		t.Errorf("got %v for a program that exports nothing", err)
 	}
 }

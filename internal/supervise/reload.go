@@ -65,7 +65,7 @@ func (s *Supervisor) reconfigure(set Settings) {
 		s.pids[pid] = true
 	}
 	for _, e := range s.exes {
-		if e.state == refused {
+		if e.state == refused && errors.Is(e.why, ErrLeftAlone) {
 			s.drop(e) // the new settings may think otherwise
 		}
 	}

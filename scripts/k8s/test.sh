@@ -49,8 +49,10 @@ mkdir -p "$work/agent" "$work/target"
 go build -trimpath -buildvcs=false -ldflags '-s -w -buildid=' -o "$work/agent/tracer-agent" ./cmd/tracer-agent
 go build -trimpath -o "$work/target/shop" ./testdata/targets/trivial
 
+# By namespace, because this machine has other Go programs than the cluster's.
 "$helm" lint --quiet k8s/chart
 "$helm" template tracer-agent k8s/chart --namespace observability --set image.repository=docker.io/local/agent,image.tag=test,image.pullPolicy=Never \
+	--set config.select.all_go=false --set 'config.instrument[0].all_go=true,config.instrument[0].k8s.namespace=default' \
 	--set "config.otlp.endpoint=http://$ip:4317" --set config.batch.schedule_delay=200ms --set stateHostPath= >"$work/agent.yaml"
 
 $cluster up

@@ -1,0 +1,31 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/tracer-agent/tracer-agent/internal/config"
+)
+
+// TestLeaveAlone: this test is a program with the SDK's OTLP exporter in it, as the agent is.
+func TestLeaveAlone(t *testing.T) {
+	if err := leaveAlone("/proc/self/exe"); err == nil || !strings.Contains(err.Error(), "otlptrace") {
+		t.Errorf("got %v, want the exporter named", err)
+	}
+	if err := leaveAlone("/bin/sh"); err != nil {
+		t.Errorf("not a Go program: %v", err)
+	}
+}
+
+// TestNeedRestart: what a reload cannot apply is named by its key.
+func TestNeedRestart(t *testing.T) {
+	old, next := config.Default(), config.Default()
+	next.Select.AllGo, next.Probes, next.Log.Level = true, map[string]bool{"redis": false}, "debug"
+	if names := needRestart(old, next); len(names) != 0 {
+		t.Errorf("live settings need a restart: %v", names)
+	}
+	next.Sampling.Ratio, next.OTLP.Endpoint = 0.5, "http://h:4317"
+	if names := strings.Join(needRestart(old, next), ","); names != "sampling,otlp" {
+		t.Errorf("got %s, want sampling,otlp", names)
+	}
+}

@@ -1,0 +1,72 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"testing"
+
+	"github.com/tracer-agent/tracer-agent/test/e2e/harness"
+)
+
+// TestUpheaval: the agent is reconfigured, killed and started again under load; the
+// program has no error. TRACER_UPHEAVAL=100 makes it so often.
+func TestUpheaval(t *testing.T) {
+	needs(t)
+	rounds := 10
+	if v := os.Getenv("TRACER_UPHEAVAL"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rounds = n
+	}
+	path := copyExe(t, harness.Build{Dir: httpmatrix}.Path(t), "upheaval")
+	tg := harness.StartTarget(t, path)
+	stop, loading := make(chan struct{}), sync.WaitGroup{}
+	var sent, failed [2]int
+	for i := range sent {
+		loading.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				sent[i]++
+				if _, err := harness.TryGet(tg.URL("/plain")); err != nil {
+					failed[i]++
+				}
+			}
+		})
+	}
+	config := func(enabled bool, http bool) string {
+		return fmt.Sprintf("enabled: %v\nselect: {exes: [%s]}\nprobes: {nethttp: %v}\n", enabled, path, http)
+	}
+	r := startReload(t, config(true, true))
+	for i := range rounds {
+		r.WaitInstrumented(tg.PID)
+		switch i % 4 {
+		case 0:
+			r.reload(config(true, false))
+			r.reload(config(true, true))
+		case 1:
+			r.reload(config(false, true))
+			r.reload(config(true, true))
+		case 2:
+			r.Kill()
+			r.Agent = harness.StartAgent(t, "--config", r.file)
+		default:
+			r.Stop()
+			r.Agent = harness.StartAgent(t, "--config", r.file)
+		}
+	}
+	r.WaitInstrumented(tg.PID)
+	close(stop)
+	loading.Wait()
+	t.Logf("%d rounds, %d requests", rounds, sent[0]+sent[1])
+	if n := failed[0] + failed[1]; n > 0 || !tg.Alive() {
+		t.Errorf("%d of %d requests failed, alive: %v", n, sent[0]+sent[1], tg.Alive())
+	}
+}
