@@ -138,7 +138,16 @@ static __always_inline int batch_start(struct pt_regs *ctx, __u32 lib)
 	return 0;
 }
 
-/* The first error that one of the batch's commands was given. */
+/* Whether the error with this data is redis.Nil, "redis: nil": there is no such key. */
+static __noinline int is_nil(struct rd_op *op, __u64 data)
+{
+	if (bpf_probe_read_user(&op->s, sizeof(op->s), (void *)data) || op->s.len != 10)
+		return 0;
+	return read_u64(op->s.ptr) == 0x6e203a7369646572 /* redis: n */ &&
+	       read_u64(op->s.ptr + 2) == 0x6c696e203a736964 /* dis: nil */;
+}
+
+/* The first error that one of the batch's commands was given, but for missing keys. */
 static __noinline int batch_error(struct rd_op *op, struct rd_libexe *e, struct tr_goexe *ge)
 {
 	for (__u32 i = 0; i < 4 * MAX_CMDS; i++) {
@@ -146,7 +155,7 @@ static __noinline int batch_error(struct rd_op *op, struct rd_libexe *e, struct 
 			break;
 		bpf_probe_read_user(op->iface, sizeof(op->iface),
 				    (void *)(read_u64(op->cmds + i * 16 + 8) + e->cmd_err));
-		if (op->iface[0])
+		if (op->iface[0] && !is_nil(op, op->iface[1]))
 			return put_error(op, ge, op->iface[0], op->iface[1]);
 	}
 	return 0;
@@ -157,7 +166,7 @@ static __always_inline int batch_end(struct pt_regs *ctx, __u32 lib, __u32 tx)
 	struct tr_who w;
 	struct rd_libexe *e;
 	struct rd_op *op;
-	__u64 itab;
+	__u64 itab, data;
 
 	if (!who_runs(&w, ctx))
 		return 0;
@@ -166,8 +175,9 @@ static __always_inline int batch_end(struct pt_regs *ctx, __u32 lib, __u32 tx)
 	if (!e || !op || !(op->ev.call.flags & F_BATCH))
 		return 0;
 	itab = go_loc_read(ctx, &e->batch_end[tx][0]);
-	if (itab)
-		put_error(op, w.ge, itab, go_loc_read(ctx, &e->batch_end[tx][1]));
+	data = go_loc_read(ctx, &e->batch_end[tx][1]);
+	if (itab && !is_nil(op, data)) /* v9 returns the first command's error */
+		put_error(op, w.ge, itab, data);
 	else
 		batch_error(op, e, w.ge);
 	finish(&w, op);

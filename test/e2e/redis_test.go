@@ -54,6 +54,8 @@ var redisCases = []redisCase{
 		"db.query.text": strings.Repeat("INCR ?; ", 16) + "..."}},
 	{call: "pipeerror", libs: "v8 v9", name: "PIPELINE", status: "WRONGTYPE",
 		attrs: map[string]string{"db.operation.batch.size": "3", "db.query.text": "SET ? ?; LPUSH ? ?; GET ?"}},
+	{call: "pipenil", libs: "v8 v9", before: "set", name: "PIPELINE", status: "WRONGTYPE",
+		attrs: map[string]string{"db.operation.batch.size": "2", "db.query.text": "GET ?; LPUSH ? ?"}},
 	{call: "tx", libs: "v8 v9", name: "MULTI", attrs: map[string]string{"db.operation.batch.size": "2", "db.query.text": "SET ? ?; INCR ?"}},
 	{call: "tx", libs: "redigo", name: "MULTI", attrs: map[string]string{"db.operation.batch.size": "2"}},
 	{call: "block?ms=80", libs: "redigo", name: "BLPOP", status: "timeout", attrs: map[string]string{"db.query.text": "BLPOP ? ?"}},

@@ -63,6 +63,13 @@ func (l *v8) call(ctx context.Context, name, arg string) error {
 			return nil
 		})
 		return err
+	case "pipenil": // a key that is not there before a command that fails
+		_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
+			p.Get(ctx, canary+"-missing")
+			p.LPush(ctx, canary+"-key", canary+"-value")
+			return nil
+		})
+		return err
 	case "tx":
 		_, err := c.TxPipelined(ctx, func(p redis.Pipeliner) error {
 			p.Set(ctx, canary+"-key", canary+"-value", 0)
