@@ -189,25 +189,25 @@ var (
 	typeOther = attribute.NewSet(attribute.String("go.memory.type", "other"))
 )
 
-func (v *stats) observe(observe telemetry.Observe) {
-	observe(goroutines, float64(v.goroutines), none)
-	observe(processors, float64(v.procs), none)
-	if v.gogc >= 0 {
-		observe(gogc, float64(v.gogc), none)
+func (s *stats) observe(observe telemetry.Observe) {
+	observe(goroutines, float64(s.goroutines), none)
+	observe(processors, float64(s.procs), none)
+	if s.gogc >= 0 {
+		observe(gogc, float64(s.gogc), none)
 	}
-	if v.limit > 0 {
-		observe(memoryLimit, float64(v.limit), none)
+	if s.limit > 0 {
+		observe(memoryLimit, float64(s.limit), none)
 	}
-	if v.goal > 0 {
-		observe(gcGoal, float64(v.goal), none)
+	if s.goal > 0 {
+		observe(gcGoal, float64(s.goal), none)
 	}
-	observe(memoryUsed, float64(v.stacks), typeStack)
-	observe(memoryUsed, float64(v.used-min(v.used, v.stacks)), typeOther)
-	if v.allocated > 0 {
-		observe(heapObjects, float64(v.heap), none)
-		observe(allocated, float64(v.allocated), none)
-		observe(allocations, float64(v.allocCount), none)
+	observe(memoryUsed, float64(s.stacks), typeStack)
+	observe(memoryUsed, float64(s.used-min(s.used, s.stacks)), typeOther)
+	if s.allocated > 0 {
+		observe(heapObjects, float64(s.heap), none)
+		observe(allocated, float64(s.allocated), none)
+		observe(allocations, float64(s.allocCount), none)
 	}
-	observe(gcCycles, float64(v.cycles), none)
-	observe(gcPause, float64(v.pauseNs)/1e9, none)
+	observe(gcCycles, float64(s.cycles), none)
+	observe(gcPause, float64(s.pauseNs)/1e9, none)
 }
