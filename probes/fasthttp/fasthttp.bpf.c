@@ -227,8 +227,8 @@ static __noinline int peer(struct fh_op *op, struct tr_who *w, struct fh_exe *e,
 		return 0;
 	__builtin_memcpy(op->ev.peer_ip, op->io.c.key.client, 16);
 	op->ev.peer_port = op->io.c.key.client_port;
-	return e->join && (op->io.hand & HAND_JOIN) && !op->trace_len && said_any(op->io.c.key.client_port) &&
-	       conn_take(&op->io.c, fd, 0);
+	return e->join && (op->io.hand & HAND_JOIN) && !op->trace_len &&
+	       said_any(op->io.c.key.client_port) && conn_take(&op->io.c, fd, 0);
 }
 
 /* Trace id, parent and sampling; 0 when the request is not recorded. */
