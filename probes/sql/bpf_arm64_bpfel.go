@@ -32,6 +32,8 @@ type bpfSqExe struct {
 	PgerrCode    uint16
 	Sane         uint8
 	FatalIsClose uint8
+	Prepares     uint8
+	Pad          [3]uint8
 	PgerrName    int32
 	PqerrName    int32
 	ExecEnd      [4]struct {
@@ -62,6 +64,20 @@ type bpfSqExe struct {
 		Reg   uint8
 		Pad   uint16
 	}
+	StmtExecConn [5]struct {
+		_     structs.HostLayout
+		Off   int32
+		Stack uint8
+		Reg   uint8
+		Pad   uint16
+	}
+	StmtQueryConn [5]struct {
+		_     structs.HostLayout
+		Off   int32
+		Stack uint8
+		Reg   uint8
+		Pad   uint16
+	}
 	SkipExecEnd [4]struct {
 		_     structs.HostLayout
 		Off   int32
@@ -70,6 +86,20 @@ type bpfSqExe struct {
 		Pad   uint16
 	}
 	SkipQueryEnd [4]struct {
+		_     structs.HostLayout
+		Off   int32
+		Stack uint8
+		Reg   uint8
+		Pad   uint16
+	}
+	PrepareExecEnd [4]struct {
+		_     structs.HostLayout
+		Off   int32
+		Stack uint8
+		Reg   uint8
+		Pad   uint16
+	}
+	PrepareQueryEnd [4]struct {
 		_     structs.HostLayout
 		Off   int32
 		Stack uint8
@@ -109,11 +139,12 @@ type bpfSqExe struct {
 type bpfSqFlag uint32
 
 const (
-	bpfSqFlagF_ERROR  bpfSqFlag = 1
-	bpfSqFlagF_RESULT bpfSqFlag = 2
-	bpfSqFlagF_TAG    bpfSqFlag = 4
-	bpfSqFlagF_PGX    bpfSqFlag = 8
-	bpfSqFlagF_CODE   bpfSqFlag = 16
+	bpfSqFlagF_ERROR   bpfSqFlag = 1
+	bpfSqFlagF_RESULT  bpfSqFlag = 2
+	bpfSqFlagF_TAG     bpfSqFlag = 4
+	bpfSqFlagF_PGX     bpfSqFlag = 8
+	bpfSqFlagF_CODE    bpfSqFlag = 16
+	bpfSqFlagF_SKIPPED bpfSqFlag = 32
 )
 
 type bpfSqKind uint32
@@ -130,6 +161,7 @@ type bpfSqOp struct {
 	_     structs.HostLayout
 	Ev    bpfSqlEvent
 	Depth uint64
+	Tries uint64
 	S     struct {
 		_   structs.HostLayout
 		Ptr uint64
@@ -320,6 +352,8 @@ const (
 	bpfProgSqBegin       = "sq_begin"
 	bpfProgSqBeginEnd    = "sq_begin_end"
 	bpfProgSqCommit      = "sq_commit"
+	bpfProgSqConnExec    = "sq_conn_exec"
+	bpfProgSqConnQuery   = "sq_conn_query"
 	bpfProgSqExecEnd     = "sq_exec_end"
 	bpfProgSqPgxClose    = "sq_pgx_close"
 	bpfProgSqPgxExec     = "sq_pgx_exec"
@@ -328,6 +362,9 @@ const (
 	bpfProgSqPgxQuery    = "sq_pgx_query"
 	bpfProgSqPgxQuery2   = "sq_pgx_query2"
 	bpfProgSqPool        = "sq_pool"
+	bpfProgSqPrepExec    = "sq_prep_exec"
+	bpfProgSqPrepQuery   = "sq_prep_query"
+	bpfProgSqPrepare     = "sq_prepare"
 	bpfProgSqQueryEnd    = "sq_query_end"
 	bpfProgSqRollback    = "sq_rollback"
 	bpfProgSqSkipExec    = "sq_skip_exec"
@@ -398,6 +435,8 @@ type bpfProgramSpecs struct {
 	SqBegin      *ebpf.ProgramSpec `ebpf:"sq_begin"`
 	SqBeginEnd   *ebpf.ProgramSpec `ebpf:"sq_begin_end"`
 	SqCommit     *ebpf.ProgramSpec `ebpf:"sq_commit"`
+	SqConnExec   *ebpf.ProgramSpec `ebpf:"sq_conn_exec"`
+	SqConnQuery  *ebpf.ProgramSpec `ebpf:"sq_conn_query"`
 	SqExecEnd    *ebpf.ProgramSpec `ebpf:"sq_exec_end"`
 	SqPgxClose   *ebpf.ProgramSpec `ebpf:"sq_pgx_close"`
 	SqPgxExec    *ebpf.ProgramSpec `ebpf:"sq_pgx_exec"`
@@ -406,6 +445,9 @@ type bpfProgramSpecs struct {
 	SqPgxQuery   *ebpf.ProgramSpec `ebpf:"sq_pgx_query"`
 	SqPgxQuery2  *ebpf.ProgramSpec `ebpf:"sq_pgx_query2"`
 	SqPool       *ebpf.ProgramSpec `ebpf:"sq_pool"`
+	SqPrepExec   *ebpf.ProgramSpec `ebpf:"sq_prep_exec"`
+	SqPrepQuery  *ebpf.ProgramSpec `ebpf:"sq_prep_query"`
+	SqPrepare    *ebpf.ProgramSpec `ebpf:"sq_prepare"`
 	SqQueryEnd   *ebpf.ProgramSpec `ebpf:"sq_query_end"`
 	SqRollback   *ebpf.ProgramSpec `ebpf:"sq_rollback"`
 	SqSkipExec   *ebpf.ProgramSpec `ebpf:"sq_skip_exec"`
@@ -530,6 +572,8 @@ type bpfPrograms struct {
 	SqBegin      *ebpf.Program `ebpf:"sq_begin"`
 	SqBeginEnd   *ebpf.Program `ebpf:"sq_begin_end"`
 	SqCommit     *ebpf.Program `ebpf:"sq_commit"`
+	SqConnExec   *ebpf.Program `ebpf:"sq_conn_exec"`
+	SqConnQuery  *ebpf.Program `ebpf:"sq_conn_query"`
 	SqExecEnd    *ebpf.Program `ebpf:"sq_exec_end"`
 	SqPgxClose   *ebpf.Program `ebpf:"sq_pgx_close"`
 	SqPgxExec    *ebpf.Program `ebpf:"sq_pgx_exec"`
@@ -538,6 +582,9 @@ type bpfPrograms struct {
 	SqPgxQuery   *ebpf.Program `ebpf:"sq_pgx_query"`
 	SqPgxQuery2  *ebpf.Program `ebpf:"sq_pgx_query2"`
 	SqPool       *ebpf.Program `ebpf:"sq_pool"`
+	SqPrepExec   *ebpf.Program `ebpf:"sq_prep_exec"`
+	SqPrepQuery  *ebpf.Program `ebpf:"sq_prep_query"`
+	SqPrepare    *ebpf.Program `ebpf:"sq_prepare"`
 	SqQueryEnd   *ebpf.Program `ebpf:"sq_query_end"`
 	SqRollback   *ebpf.Program `ebpf:"sq_rollback"`
 	SqSkipExec   *ebpf.Program `ebpf:"sq_skip_exec"`
@@ -554,6 +601,8 @@ func (p *bpfPrograms) Close() error {
 		p.SqBegin,
 		p.SqBeginEnd,
 		p.SqCommit,
+		p.SqConnExec,
+		p.SqConnQuery,
 		p.SqExecEnd,
 		p.SqPgxClose,
 		p.SqPgxExec,
@@ -562,6 +611,9 @@ func (p *bpfPrograms) Close() error {
 		p.SqPgxQuery,
 		p.SqPgxQuery2,
 		p.SqPool,
+		p.SqPrepExec,
+		p.SqPrepQuery,
+		p.SqPrepare,
 		p.SqQueryEnd,
 		p.SqRollback,
 		p.SqSkipExec,

@@ -50,10 +50,17 @@ func encodeExe(p *probe.Placed) *bpfSqExe {
 	if strings.HasSuffix(p.Points[pointFatal].Func, "Close") {
 		v.FatalIsClose = 1
 	}
+	if placedAll(p, "prepare_exec_end", "skip_exec_end", "prepare_query_end", "skip_query_end") {
+		v.Prepares = 1
+	}
 	setLocs(v.ExecEnd[:], p.Points["exec_end"])
 	setLocs(v.QueryEnd[:], p.Points["query_end"])
 	setLocs(v.StmtExecEnd[:], firstOf(p, "stmt_exec_end", "stmt_exec_end_18"))
 	setLocs(v.StmtQueryEnd[:], firstOf(p, "stmt_query_end", "stmt_query_end_18"))
+	setLocs(v.StmtExecConn[:], firstOf(p, "stmt_exec_conn", "stmt_exec_conn_18"))
+	setLocs(v.StmtQueryConn[:], firstOf(p, "stmt_query_conn", "stmt_query_conn_18"))
+	setLocs(v.PrepareExecEnd[:], p.Points["prepare_exec_end"])
+	setLocs(v.PrepareQueryEnd[:], p.Points["prepare_query_end"])
 	setLocs(v.SkipExecEnd[:], p.Points["skip_exec_end"])
 	setLocs(v.SkipQueryEnd[:], p.Points["skip_query_end"])
 	setLocs(v.BeginEnd[:], p.Points["begin_end"])
@@ -71,6 +78,15 @@ func firstOf(p *probe.Placed, names ...string) goexe.Point {
 		}
 	}
 	return goexe.Point{}
+}
+
+func placedAll(p *probe.Placed, names ...string) bool {
+	for _, n := range names {
+		if _, ok := p.Points[n]; !ok {
+			return false
+		}
+	}
+	return true
 }
 
 // only returns the name's offset if there is exactly one, else 0.

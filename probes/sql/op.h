@@ -25,6 +25,7 @@ enum sq_flag {
 	F_TAG = 1 << 2,    /* S_TAG is what the server said was done */
 	F_PGX = 1 << 3,    /* pgx itself, not database/sql */
 	F_CODE = 1 << 4,   /* code holds the words of the error that follow its first two */
+	F_SKIPPED = 1 << 5, /* the driver asked for the statement to be prepared */
 };
 
 enum sq_kind {
@@ -70,6 +71,7 @@ _Static_assert(TEXT_CAP + TEXT_MAX < TAIL_CAP, "names behind the longest stateme
 struct sq_op {
 	struct sql_event ev;
 	__u64 depth; /* of the goroutine's stack at the start */
+	__u64 tries; /* that failed */
 	/* scratch from here on */
 	struct go_str s;
 	__u64 word;
@@ -103,10 +105,14 @@ struct sq_exe {
 	__u16 pgerr_code;                        /* pgconn.PgError.Code */
 	__u8 sane;                               /* set here */
 	__u8 fatal_is_close;                     /* 1: (*baseRows).fatal is a part of its callers */
+	__u8 prepares;                           /* 1: every end of a statement that is prepared is seen */
+	__u8 pad[3];
 	__s32 pgerr_name, pqerr_name;            /* nameOff of these error types; 0 = not there */
 	struct go_loc exec_end[4], query_end[4]; /* value type, data; error type, data */
 	struct go_loc stmt_exec_end[4], stmt_query_end[4];
+	struct go_loc stmt_exec_conn[5], stmt_query_conn[5]; /* error type, data last */
 	struct go_loc skip_exec_end[4], skip_query_end[4];
+	struct go_loc prepare_exec_end[4], prepare_query_end[4];
 	struct go_loc begin_end[4];
 	struct go_loc pgx_exec_end[4]; /* tag pointer, length; error type, data */
 	struct go_loc pgx_rows[2][1];

@@ -107,33 +107,56 @@ func stdPoints() []probe.Point {
 	isBad := func(fn string) probe.Site {
 		return probe.Site{Kind: probe.CallSite, Funcs: []string{fn}, Callees: []string{"errors.Is"}}
 	}
-	const skip = "statements of drivers that prepare them (MySQL without interpolateParams)"
+	const skip = "statements of drivers that prepare them (MySQL without interpolateParams, SQL Server)"
+	const conn = "prepared statements for which there is no connection"
+	prepare := func(fn string) probe.Site {
+		s := inClosure(fn, "ctxDriverPrepare")
+		s.Kind = probe.CallSite
+		return s
+	}
+	noConn := func(fn string, closure bool) probe.Site {
+		return probe.Site{Kind: probe.OnError, Funcs: []string{fn}, Callees: []string{stmt + "connStmt"}, Closure: closure, Results: 5}
+	}
 	return []probe.Point{
 		{Name: "exec_start", Program: "sq_std", Group: groupExec, Site: entry(8, p+"ctxDriverExec")},
 		{Name: "exec_end", Program: "sq_exec_end", Group: groupExec, Site: inClosure(db+"execDC", "ctxDriverExec")},
+		{Name: "prepare_exec", Program: "sq_prepare", Group: groupExec, Optional: true, Lost: skip, Site: prepare(db + "execDC")},
+		{Name: "prepare_exec_end", Program: "sq_prep_exec", Group: groupExec, Optional: true, Lost: skip,
+			Site: inClosure(db+"execDC", "ctxDriverPrepare")},
 		{Name: "skip_exec_end", Program: "sq_skip_exec", Group: groupExec, Optional: true, Lost: skip,
 			Site: in(db+"execDC", "resultFromStatement")},
 
 		{Name: "query_start", Program: "sq_std", Group: groupQuery, Site: entry(8, p+"ctxDriverQuery")},
 		{Name: "query_end", Program: "sq_query_end", Group: groupQuery, Site: inClosure(db+"queryDC", "ctxDriverQuery")},
+		{Name: "prepare_query", Program: "sq_prepare", Group: groupQuery, Optional: true, Lost: skip, Site: prepare(db + "queryDC")},
+		{Name: "prepare_query_end", Program: "sq_prep_query", Group: groupQuery, Optional: true, Lost: skip,
+			Site: inClosure(db+"queryDC", "ctxDriverPrepare")},
 		{Name: "skip_query_end", Program: "sq_skip_query", Group: groupQuery, Optional: true, Lost: skip,
 			Site: in(db+"queryDC", "rowsiFromStatement")},
 
 		{Name: "stmt_exec_start", Program: "sq_stmt", Group: groupStmt, Site: entry(3, stmt+"ExecContext")},
 		{Name: "stmt_exec_end", Program: "sq_stmt_exec", Group: groupStmt, MinGo: retryGo,
 			Site: inClosure(stmt+"ExecContext", "resultFromStatement")},
+		{Name: "stmt_exec_conn", Program: "sq_conn_exec", Group: groupStmt, MinGo: retryGo, Optional: true, Lost: conn,
+			Site: noConn(stmt+"ExecContext", true)},
 		{Name: "stmt_exec_end_18", Program: "sq_stmt_exec", Group: groupStmt, MaxGo: retryGo - 1,
 			Site: in(stmt+"ExecContext", "resultFromStatement")},
+		{Name: "stmt_exec_conn_18", Program: "sq_conn_exec", Group: groupStmt, MaxGo: retryGo - 1, Optional: true, Lost: conn,
+			Site: noConn(stmt+"ExecContext", false)},
 		{Name: "stmt_query_start", Program: "sq_stmt", Group: groupStmtRows, Site: entry(3, stmt+"QueryContext")},
 		{Name: "stmt_query_end", Program: "sq_stmt_query", Group: groupStmtRows, MinGo: retryGo,
 			Site: inClosure(stmt+"QueryContext", "rowsiFromStatement")},
+		{Name: "stmt_query_conn", Program: "sq_conn_query", Group: groupStmtRows, MinGo: retryGo, Optional: true, Lost: conn,
+			Site: noConn(stmt+"QueryContext", true)},
 		{Name: "stmt_query_end_18", Program: "sq_stmt_query", Group: groupStmtRows, MaxGo: retryGo - 1,
 			Site: in(stmt+"QueryContext", "rowsiFromStatement")},
+		{Name: "stmt_query_conn_18", Program: "sq_conn_query", Group: groupStmtRows, MaxGo: retryGo - 1, Optional: true, Lost: conn,
+			Site: noConn(stmt+"QueryContext", false)},
 
 		{Name: "begin", Program: "sq_begin", Group: groupTx, Site: entry(5, p+"ctxDriverBegin")},
 		{Name: "begin_end", Program: "sq_begin_end", Group: groupTx, Site: inClosure(db+"beginDC", "ctxDriverBegin")},
-		{Name: "commit", Program: "sq_commit", Group: groupTx, Site: entry(1, tx+"Commit")},
-		{Name: "rollback", Program: "sq_rollback", Group: groupTx, Site: entry(2, tx+"rollback")},
+		{Name: "commit", Program: "sq_commit", Group: groupTx, Site: entry(0, tx+"Commit.func1")},
+		{Name: "rollback", Program: "sq_rollback", Group: groupTx, Site: entry(0, tx+"rollback.func1")},
 		{Name: "commit_end", Program: "sq_tx_end", Group: groupTx, Site: isBad(tx + "Commit")},
 		{Name: "rollback_end", Program: "sq_tx_end", Group: groupTx, Site: isBad(tx + "rollback")},
 	}

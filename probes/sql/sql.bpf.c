@@ -4,7 +4,7 @@
  * sql - statements and transactions of Go's database/sql (stdsql.h) and of pgx without
  * it (pgx.h). A driver below database/sql makes no operation of its own.
  *
- * Lost by design: what a database/sql query meets after its first row; statements past
+ * Lost by design: a call in which the driver panics; what a database/sql query meets after its first row; statements past
  * 2047 bytes (marked); pgx batches and copies. Minimum kernel: 5.10. Maps: sq_ops,
  * sq_exes; tr_*.
  */
@@ -16,23 +16,55 @@
 #include "pgx.h"
 #include "stdsql.h"
 
-/* func ctxDriverExec(...), func ctxDriverQuery(...) */
+/* func ctxDriverExec(ctx context.Context, execerCtx driver.ExecerContext, execer
+ * driver.Execer, query string, ...)   AX BX ctx, CX DI execerCtx, SI R8 execer, R9 R10 query
+ * func ctxDriverQuery(...) */
 SEC("uprobe")
 int sq_std(struct pt_regs *ctx)
 {
-	return std_start(ctx);
+	return std_start(ctx, 2, true, 6);
 }
 
 SEC("uprobe")
 int sq_exec_end(struct pt_regs *ctx)
 {
-	return STD_END(ctx, exec_end, true);
+	return STD_END(ctx, exec_end, 2, H_SKIP);
 }
 
 SEC("uprobe")
 int sq_query_end(struct pt_regs *ctx)
 {
-	return STD_END(ctx, query_end, true);
+	return STD_END(ctx, query_end, 2, H_SKIP);
+}
+
+SEC("uprobe")
+int sq_prepare(struct pt_regs *ctx)
+{
+	return prepare_start(ctx);
+}
+
+SEC("uprobe")
+int sq_prep_exec(struct pt_regs *ctx)
+{
+	return STD_END(ctx, prepare_exec_end, 2, H_ERROR);
+}
+
+SEC("uprobe")
+int sq_prep_query(struct pt_regs *ctx)
+{
+	return STD_END(ctx, prepare_query_end, 2, H_ERROR);
+}
+
+SEC("uprobe")
+int sq_skip_exec(struct pt_regs *ctx)
+{
+	return STD_END(ctx, skip_exec_end, 2, 0);
+}
+
+SEC("uprobe")
+int sq_skip_query(struct pt_regs *ctx)
+{
+	return STD_END(ctx, skip_query_end, 2, 0);
 }
 
 SEC("uprobe")
@@ -44,25 +76,25 @@ int sq_stmt(struct pt_regs *ctx)
 SEC("uprobe")
 int sq_stmt_exec(struct pt_regs *ctx)
 {
-	return STD_END(ctx, stmt_exec_end, false);
+	return STD_END(ctx, stmt_exec_end, 2, H_RETRY);
 }
 
 SEC("uprobe")
 int sq_stmt_query(struct pt_regs *ctx)
 {
-	return STD_END(ctx, stmt_query_end, false);
+	return STD_END(ctx, stmt_query_end, 2, H_RETRY);
 }
 
 SEC("uprobe")
-int sq_skip_exec(struct pt_regs *ctx)
+int sq_conn_exec(struct pt_regs *ctx)
 {
-	return STD_END(ctx, skip_exec_end, false);
+	return STD_END(ctx, stmt_exec_conn, 3, H_RETRY | H_ERROR);
 }
 
 SEC("uprobe")
-int sq_skip_query(struct pt_regs *ctx)
+int sq_conn_query(struct pt_regs *ctx)
 {
-	return STD_END(ctx, skip_query_end, false);
+	return STD_END(ctx, stmt_query_conn, 3, H_RETRY | H_ERROR);
 }
 
 /* func (db *DB) connectionOpener(ctx context.Context), once in a *DB's life, and
@@ -111,7 +143,7 @@ int sq_begin(struct pt_regs *ctx)
 SEC("uprobe")
 int sq_begin_end(struct pt_regs *ctx)
 {
-	return STD_END(ctx, begin_end, false);
+	return STD_END(ctx, begin_end, 2, 0);
 }
 
 SEC("uprobe")

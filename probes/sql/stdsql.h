@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
  * stdsql.h - database/sql with any driver. An operation is what a driver is asked for:
- *   start  ctxDriverExec, ctxDriverQuery, (*Stmt).ExecContext, ...
+ *   start  ctxDriverExec, ctxDriverQuery; a driver that has neither: the preparation
  *   end    in the caller, the branch after the driver's answer
- * and the ends of transactions, from (*Tx).Commit or rollback to where they look at the
- * driver's answer. A driver that answers "skip" has its statement prepared, and the operation goes
- * on.
+ * A driver that answers "skip" has its statement prepared, and the operation goes on. A
+ * statement that the program has prepared is one operation with all that database/sql
+ * does for it, a connection, another try:
+ *   start  (*Stmt).ExecContext, (*Stmt).QueryContext
+ *   end    in it, the branch after the answer to the last try
+ * The ends of transactions go from the driver's call to where its answer is looked at.
  *
  * Offsets are the same in Go 1.18 to 1.27 (src/database/sql/sql.go).
  */
@@ -17,12 +20,23 @@
 #define DB_CONNECTOR 8   /* DB { waitDuration int64; connector driver.Connector */
 #define DSN_DRIVER   16  /* dsnConnector { dsn string; driver driver.Driver */
 #define STMT_QUERY   8   /* Stmt { db *DB; query string */
-#define TX_DONE      64  /* Tx { db; closemu; dc; txi; releaseConn; done */
-#define TX_CTX       112 /* ... keepConnOnRollback; stmts; cancel; ctx */
+#define TX_CTX       112 /* Tx { db; closemu; dc; txi; releaseConn; done; keepConnOnRollback;
+			  * stmts; cancel; ctx */
 
-/* driver.ErrSkip's text, "driver: skip fast-path; ...", bytes 8 to 15 */
-#define SKIP_AT   8
+/* Bytes 8 to 15 of what driver.ErrSkip and ErrBadConn say: "driver: skip fast-path; ...",
+ * "driver: bad connection" */
+#define SAID_AT   8
 #define SKIP_WORD 0x7361662070696b73ULL
+#define BAD_WORD  0x6e6e6f6320646162ULL
+
+/* maxBadConnRetries + 1 */
+#define TRIES 3
+
+enum std_how {
+	H_SKIP = 1 << 0,  /* the driver may ask for a preparation */
+	H_RETRY = 1 << 1, /* after a bad connection there is another try */
+	H_ERROR = 1 << 2, /* only an error is the end */
+};
 
 static __always_inline void put_driver(struct sq_op *op, struct tr_goexe *ge, __u64 itab)
 {
@@ -53,9 +67,9 @@ static __always_inline struct sq_op *std_begin(struct tr_who *w, struct pt_regs 
 	return op;
 }
 
-/* func ctxDriverExec(ctx context.Context, execerCtx driver.ExecerContext, execer
- * driver.Execer, query string, ...)   AX BX ctx, CX DI execerCtx, SI R8 execer, R9 R10 query */
-static __always_inline int std_start(struct pt_regs *ctx)
+/* A statement whose words are in registers text and text + 1; the driver's type is in
+ * register driver or else driver + 2. */
+static __always_inline int std_start(struct pt_regs *ctx, __u8 driver, bool other, __u8 text)
 {
 	struct tr_who w;
 	struct sq_op *op;
@@ -67,18 +81,38 @@ static __always_inline int std_start(struct pt_regs *ctx)
 	e = exe_of(&w);
 	if (!op || !e)
 		return 0;
-	if (go_reg(ctx, 2))
-		put_driver(op, w.ge, go_reg(ctx, 2));
+	if (go_reg(ctx, driver) || !other)
+		put_driver(op, w.ge, go_reg(ctx, driver));
 	else
-		put_driver(op, w.ge, go_reg(ctx, 4));
-	if (!e->sane && go_reg(ctx, 7) > 1 << 30) {
+		put_driver(op, w.ge, go_reg(ctx, driver + 2));
+	if (!e->sane && go_reg(ctx, text + 1) > 1 << 30) {
 		call_unsane(&op->ev.call, CHECK_TEXT);
 		bpf_map_delete_elem(&sq_ops, &w.key);
 		return 0;
 	}
 	e->sane = 1;
-	put_text(op, go_reg(ctx, 6), go_reg(ctx, 7));
+	put_text(op, go_reg(ctx, text), go_reg(ctx, text + 1));
 	return 0;
+}
+
+/* At the call of
+ * func ctxDriverPrepare(ctx context.Context, ci driver.Conn, query string)
+ * AX BX ctx, CX DI ci, SI R8 query
+ * which a skip is followed by, or which is all that the driver has. Of the latter the
+ * trace is decided on here: of a skip's that is not recorded, a second time. */
+static __always_inline int prepare_start(struct pt_regs *ctx)
+{
+	struct tr_who w;
+	struct sq_exe *e;
+	struct sq_op *op;
+
+	if (!who_runs(&w, ctx))
+		return 0;
+	e = exe_of(&w);
+	op = call_open(&sq_ops, &w);
+	if (!e || !e->prepares || (op && (op->ev.call.flags & F_SKIPPED)))
+		return 0;
+	return std_start(ctx, 2, false, 4);
 }
 
 /* func (s *Stmt) ExecContext(ctx context.Context, ...)   AX s, BX CX ctx */
@@ -98,24 +132,32 @@ static __always_inline int stmt_start(struct pt_regs *ctx)
 	return 0;
 }
 
-/* func (tx *Tx) Commit() error, func (tx *Tx) rollback(discardConn bool) error   AX tx
- * One that is over already is not asked for again. */
+/* func() { err = tx.txi.Commit() } of func (tx *Tx) Commit() error, or rollback. The
+ * closure holds tx and &err, in the compiler's order; a Tx begins with its db, and err is
+ * nil until the driver has answered. */
 static __always_inline int tx_end_start(struct pt_regs *ctx, __u8 kind)
 {
 	struct tr_who w;
 	struct sq_op *op;
+	__u64 tx, db;
 
-	if (!who_runs(&w, ctx) || read_u32(GO_ARG0(ctx) + TX_DONE))
+	if (!who_runs(&w, ctx))
 		return 0;
-	op = std_begin(&w, ctx, read_u64(GO_ARG0(ctx) + TX_CTX + 8), kind);
+	tx = read_u64(GO_CTX(ctx) + 8);
+	db = read_u64(tx);
+	if (!db) {
+		tx = read_u64(GO_CTX(ctx) + 16);
+		db = read_u64(tx);
+	}
+	op = std_begin(&w, ctx, read_u64(tx + TX_CTX + 8), kind);
 	if (op)
-		put_db(op, w.ge, read_u64(GO_ARG0(ctx)));
+		put_db(op, w.ge, db);
 	return 0;
 }
 
-static __always_inline bool is_skip(__u64 data)
+static __always_inline bool says(__u64 data, __u64 word)
 {
-	return read_u64(read_u64(data) + SKIP_AT) == SKIP_WORD;
+	return read_u64(read_u64(data) + SAID_AT) == word;
 }
 
 /* The driver's Result, whose words are in s. */
@@ -127,8 +169,9 @@ static __noinline int put_result(struct sq_op *op, struct tr_goexe *ge)
 	return 0;
 }
 
-/* The branch after the driver's answer, whose words are at loc. */
-static __always_inline int std_end(struct pt_regs *ctx, __u64 loc_off, bool may_skip)
+/* The branch after the driver's answer: at loc_off in the executable's offsets is where
+ * its words are, those of the error from number err on. */
+static __always_inline int std_end(struct pt_regs *ctx, __u64 loc_off, __u32 err, __u32 how)
 {
 	struct tr_who w;
 	struct go_loc *loc;
@@ -138,16 +181,22 @@ static __always_inline int std_end(struct pt_regs *ctx, __u64 loc_off, bool may_
 		return 0;
 	loc = (void *)exe_of(&w);
 	op = call_open(&sq_ops, &w);
-	if (!loc || !op)
+	if (!loc || !op || op->ev.call.flags & F_PGX)
 		return 0;
 	loc = (void *)loc + loc_off;
-	op->s.ptr = go_loc_read(ctx, &loc[2]);
-	op->s.len = go_loc_read(ctx, &loc[3]);
+	op->s.ptr = go_loc_read(ctx, &loc[err]);
+	op->s.len = go_loc_read(ctx, &loc[err + 1]);
 	if (op->s.ptr) {
-		if (may_skip && is_skip(op->s.len))
+		if (how & H_SKIP && says(op->s.len, SKIP_WORD)) {
+			op->ev.call.flags |= F_SKIPPED;
+			return 0;
+		}
+		if (how & H_RETRY && says(op->s.len, BAD_WORD) && ++op->tries < TRIES)
 			return 0;
 		put_error(op, &w, op->s.ptr, op->s.len);
 	} else {
+		if (how & H_ERROR)
+			return 0;
 		op->s.ptr = go_loc_read(ctx, &loc[0]);
 		op->s.len = go_loc_read(ctx, &loc[1]);
 		if (op->s.ptr)
@@ -156,7 +205,6 @@ static __always_inline int std_end(struct pt_regs *ctx, __u64 loc_off, bool may_
 	finish(&w.key, op);
 	return 0;
 }
-#define STD_END(ctx, field, may_skip)                                                              \
-	std_end(ctx, __builtin_offsetof(struct sq_exe, field), may_skip)
+#define STD_END(ctx, field, err, how) std_end(ctx, __builtin_offsetof(struct sq_exe, field), err, how)
 
 #endif

@@ -44,7 +44,7 @@ func st(name, text string, more ...string) sqlSpan {
 
 const (
 	native   = "pgx pgxpool"
-	standard = "pq stdlib"
+	standard = "pq stdlib skip bare"
 	affected = "db.response.affected_rows"
 	returned = "db.response.returned_rows"
 )
@@ -58,13 +58,15 @@ var sqlCases = []sqlCase{
 	{call: "row", libs: standard, spans: []sqlSpan{st("SELECT TABLE", "SELECT name FROM TABLE WHERE id = ?")}},
 	{call: "row", libs: native, spans: []sqlSpan{st("SELECT TABLE", "SELECT name FROM TABLE WHERE id = ?", returned, "1")}},
 	{call: "prepared", libs: standard, spans: []sqlSpan{st("SELECT TABLE", "SELECT name FROM TABLE WHERE id = $1")}},
+	{call: "unconnected", libs: standard, fails: "canceled", spans: []sqlSpan{st("SELECT TABLE", "SELECT name FROM TABLE WHERE id = $1")}},
+	{call: "retried", libs: "skip bare", spans: []sqlSpan{st("UPDATE TABLE", "UPDATE TABLE SET name = $1 WHERE id = ?", affected, "1")}},
 	{call: "tx", libs: standard, spans: []sqlSpan{{name: "BEGIN"},
 		st("UPDATE TABLE", "UPDATE TABLE SET name = ? WHERE id = ?", affected, "1"), {name: "COMMIT"}}},
 	{call: "rollback", libs: standard, spans: []sqlSpan{{name: "BEGIN"},
 		st("UPDATE TABLE", "UPDATE TABLE SET name = ? WHERE id = ?", affected, "1"), {name: "ROLLBACK"}}},
 	{call: "tx", libs: native, spans: []sqlSpan{st("BEGIN", "begin"),
 		st("UPDATE TABLE", "UPDATE TABLE SET name = ? WHERE id = ?", affected, "1"), st("COMMIT", "commit")}},
-	{call: "syntax", fails: "42601", spans: []sqlSpan{st("postgresql", "SELEC ?")}},
+	{call: "syntax", fails: "42601", spans: []sqlSpan{st("SYSTEM", "SELEC ?")}},
 	{call: "notable", libs: native, fails: "42P01", spans: []sqlSpan{st("SELECT nowhere", "SELECT * FROM nowhere WHERE a = $1")}},
 	{call: "notable", libs: standard, fails: "42P01", spans: []sqlSpan{st("SELECT nowhere", "SELECT * FROM nowhere WHERE a = ?")}},
 	{call: "duplicate", fails: "23505", spans: []sqlSpan{st("INSERT TABLE", "INSERT INTO TABLE (id, name) VALUES (?, $1)")}},
@@ -78,20 +80,24 @@ var sqlCases = []sqlCase{
 	{call: "sleep?ms=1500", libs: "stdlib pgxpool", fails: "timeout", spans: []sqlSpan{st("SELECT", "SELECT pg_sleep(?)")}},
 }
 
-var sqlTables = map[string]string{"pq": "t_postgres", "stdlib": "t_pgx", "pgx": "t_native", "pgxpool": "t_native"}
+var sqlTables = map[string]string{"pq": "t_postgres", "stdlib": "t_pgx", "skip": "t_skip", "bare": "t_bare", "pgx": "t_native", "pgxpool": "t_native"}
 
 // want is span i's name and whole set of attributes.
 func (c sqlCase) want(i int, lib string, srv *harness.Server) (string, map[string]string) {
-	fill := strings.NewReplacer("TABLE", sqlTables[lib])
+	system := "postgresql"
+	if lib == "skip" || lib == "bare" { // unknown drivers
+		system = "other_sql"
+	}
+	fill := strings.NewReplacer("TABLE", sqlTables[lib], "SYSTEM", system)
 	name := fill.Replace(c.spans[i].name)
-	m := map[string]string{"db.system.name": "postgresql"}
-	if op, table, _ := strings.Cut(name, " "); op != "postgresql" {
+	m := map[string]string{"db.system.name": system}
+	if op, table, _ := strings.Cut(name, " "); op != system {
 		m["db.operation.name"] = op
 		if table != "" {
 			m["db.collection.name"] = table
 		}
 	}
-	if lib != "pq" {
+	if lib != "pq" && system == "postgresql" {
 		m["db.namespace"], m["server.address"], m["server.port"] = "postgres", srv.Host(), srv.Port()
 	}
 	for k, v := range c.spans[i].attrs {
@@ -116,7 +122,7 @@ func TestSQL(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			tg, srv := startSQL(t, b)
 			agent := harness.Trace(t, tg)
-			for _, lib := range []string{"pq", "stdlib", "pgx", "pgxpool"} {
+			for _, lib := range []string{"pq", "stdlib", "skip", "bare", "pgx", "pgxpool"} {
 				for _, c := range sqlCases {
 					if c.libs != "" && !strings.Contains(" "+c.libs+" ", " "+lib+" ") {
 						continue
@@ -125,6 +131,15 @@ func TestSQL(t *testing.T) {
 				}
 			}
 			checkCanary(t, agent.Since(0))
+			// a transaction whose context is over is rolled back, and Commit asks for nothing
+			mark, libs := agent.Mark(), strings.Fields(standard)
+			for _, lib := range libs {
+				harness.Get(t, tg.URL("/"+lib+"/over"))
+			}
+			agent.Settle(mark, 3*len(libs), tg)
+			if n := agent.Entries("sq_ops", tg.PID); n != 0 {
+				t.Errorf("%d operations stay open", n)
+			}
 		})
 	}
 }

@@ -1,5 +1,5 @@
 // Command sql is a program whose HTTP requests make SQL calls, one route for each
-// driver and kind of call: GET /{pq|stdlib|pgx|pgxpool}/{call}. It knows nothing
+// driver and kind of call: GET /{pq|stdlib|skip|bare|pgx|pgxpool}/{call}. It knows nothing
 // of the agent. main.go serves; calls are in std.go and pgx.go.
 package main
 
@@ -33,6 +33,7 @@ func main() {
 	libs := map[string]caller{}
 	for name, open := range map[string]func(context.Context, string) (caller, error){
 		"pq": openPQ, "stdlib": openStdlib, "pgx": openPgx, "pgxpool": openPool,
+		"skip": openSkip, "bare": openBare,
 	} {
 		c, err := open(ctx, *dsn)
 		if err != nil {

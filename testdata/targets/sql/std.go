@@ -4,7 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"strings"
+	"sync/atomic"
 
 	_ "github.com/jackc/pgx/v5/stdlib"
 	_ "github.com/lib/pq"
@@ -12,12 +12,15 @@ import (
 
 // std makes calls with database/sql.
 type std struct {
-	db   *sql.DB
-	stmt *sql.Stmt
+	db    *sql.DB
+	table string
+	stmt  *sql.Stmt
 }
 
 func openPQ(ctx context.Context, dsn string) (caller, error)     { return openStd(ctx, "postgres", dsn) }
 func openStdlib(ctx context.Context, dsn string) (caller, error) { return openStd(ctx, "pgx", dsn) }
+func openSkip(ctx context.Context, dsn string) (caller, error)   { return openStd(ctx, "skip", dsn) }
+func openBare(ctx context.Context, dsn string) (caller, error)   { return openStd(ctx, "bare", dsn) }
 
 func openStd(ctx context.Context, driver, dsn string) (caller, error) {
 	db, err := sql.Open(driver, dsn)
@@ -37,15 +40,11 @@ func openStd(ctx context.Context, driver, dsn string) (caller, error) {
 		}
 	}
 	stmt, err := db.PrepareContext(ctx, "SELECT name FROM "+table+" WHERE id = $1")
-	return &std{db: db, stmt: stmt}, err
+	return &std{db: db, table: table, stmt: stmt}, err
 }
 
 func (l *std) call(ctx context.Context, name string) error {
-	driver := fmt.Sprintf("%T", l.db.Driver())
-	table := "t_postgres"
-	if strings.HasPrefix(driver, "*stdlib") {
-		table = "t_pgx"
-	}
+	table := l.table
 	exec := func(q string, args ...interface{}) error {
 		_, err := l.db.ExecContext(ctx, q, args...)
 		return err
@@ -62,6 +61,27 @@ func (l *std) call(ctx context.Context, name string) error {
 		return l.db.QueryRowContext(ctx, "SELECT name FROM "+table+" WHERE id = 1").Scan(&s)
 	case "prepared":
 		return drain(l.stmt.QueryContext(ctx, 1))
+	case "unconnected": // no connection is had before the context is over
+		ctx, cancel := context.WithCancel(ctx)
+		cancel()
+		return drain(l.stmt.QueryContext(ctx, 1))
+	case "retried":
+		stmt, err := l.db.PrepareContext(ctx, "UPDATE "+table+" SET name = $1 WHERE id = 1")
+		if err != nil {
+			return err
+		}
+		defer stmt.Close()
+		atomic.StoreInt32(&bad, 1)
+		_, err = stmt.ExecContext(ctx, canary)
+		return err
+	case "over":
+		ctx, cancel := context.WithCancel(ctx)
+		tx, err := l.db.BeginTx(ctx, nil)
+		cancel()
+		if err != nil {
+			return err
+		}
+		return tx.Commit()
 	case "tx", "rollback":
 		tx, err := l.db.BeginTx(ctx, nil)
 		if err != nil {
