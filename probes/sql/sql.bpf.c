@@ -22,7 +22,7 @@
 SEC("uprobe")
 int sq_std(struct pt_regs *ctx)
 {
-	return std_start(ctx, 2, true, 6);
+	return std_start(ctx);
 }
 
 SEC("uprobe")

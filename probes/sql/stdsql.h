@@ -69,30 +69,33 @@ static __always_inline struct sq_op *std_begin(struct tr_who *w, struct pt_regs 
 
 /* A statement whose words are in registers text and text + 1; the driver's type is in
  * register driver or else driver + 2. */
-static __always_inline int std_start(struct pt_regs *ctx, __u8 driver, bool other, __u8 text)
+static __always_inline int std_begins(struct tr_who *w, struct pt_regs *ctx, __u8 driver, bool other,
+				      __u8 text)
 {
-	struct tr_who w;
-	struct sq_op *op;
-	struct sq_exe *e;
+	struct sq_op *op = std_begin(w, ctx, go_reg(ctx, 1), K_STATEMENT);
+	struct sq_exe *e = exe_of(w);
 
-	if (!who_runs(&w, ctx))
-		return 0;
-	op = std_begin(&w, ctx, go_reg(ctx, 1), K_STATEMENT);
-	e = exe_of(&w);
 	if (!op || !e)
 		return 0;
 	if (go_reg(ctx, driver) || !other)
-		put_driver(op, w.ge, go_reg(ctx, driver));
+		put_driver(op, w->ge, go_reg(ctx, driver));
 	else
-		put_driver(op, w.ge, go_reg(ctx, driver + 2));
+		put_driver(op, w->ge, go_reg(ctx, driver + 2));
 	if (!e->sane && go_reg(ctx, text + 1) > 1 << 30) {
 		call_unsane(&op->ev.call, CHECK_TEXT);
-		bpf_map_delete_elem(&sq_ops, &w.key);
+		bpf_map_delete_elem(&sq_ops, &w->key);
 		return 0;
 	}
 	e->sane = 1;
 	put_text(op, go_reg(ctx, text), go_reg(ctx, text + 1));
 	return 0;
+}
+
+static __always_inline int std_start(struct pt_regs *ctx)
+{
+	struct tr_who w;
+
+	return who_runs(&w, ctx) ? std_begins(&w, ctx, 2, true, 6) : 0;
 }
 
 /* At the call of
@@ -112,7 +115,7 @@ static __always_inline int prepare_start(struct pt_regs *ctx)
 	op = call_open(&sq_ops, &w);
 	if (!e || !e->prepares || (op && (op->ev.call.flags & F_SKIPPED)))
 		return 0;
-	return std_start(ctx, 2, false, 4);
+	return std_begins(&w, ctx, 2, false, 4);
 }
 
 /* func (s *Stmt) ExecContext(ctx context.Context, ...)   AX s, BX CX ctx */
