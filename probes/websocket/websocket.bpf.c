@@ -101,12 +101,12 @@ static __always_inline int begin(struct pt_regs *ctx, __u32 where, bool client)
 	conn = go_loc_read(ctx, &e->begin[where]);
 	if (!conn)
 		return 0;
-	count(COUNT_CONNECTED + client, 1);
 	goid = w.key.id;
 	w.key.id = conn;
 	op = call_new(&ws_conns, &ws_zero, &w);
 	if (!op)
-		return 0;
+		return 0; /* lost, and counted as that: its end will not be seen either */
+	count(COUNT_CONNECTED + client, 1);
 	op->ev.call.goid = goid;
 	op->conn = conn;
 	if (client)
