@@ -103,7 +103,7 @@ await "$work/watcher.log" '^ready' >/dev/null
 "$work/bot" -delay 500ms -backend "${url#ready }" | tee "$work/bot.log" >/dev/null
 metrics=$(await "$work/agent.log" 'metrics for Prometheus')
 sleep 0.5 # the last spans' way
-curl -s "$(sed 's/.*url=//' <<<"$metrics")" | grep -E '^(trade|signal)_' | grep -v _bucket >"$work/metrics" || true
+curl -s "${metrics##*url=}" | grep -E '^(trade|signal)_' | grep -v _bucket >"$work/metrics" || true
 kill -TERM "$watcher"
 wait "$watcher"
 # Spans are printed within a moment; the agent flushes what is left when told to stop.

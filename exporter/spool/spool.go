@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 const (
@@ -57,7 +58,7 @@ func Open(dir string, maxBytes int64) (q *Queue, damaged error, err error) {
 	}
 	path := filepath.Join(dir, fileName)
 	q, err = open(path, maxBytes)
-	if err == nil || errors.Is(err, bbolt.ErrTimeout) || errors.Is(err, os.ErrPermission) {
+	if err == nil || errors.Is(err, bolterrors.ErrTimeout) || errors.Is(err, os.ErrPermission) {
 		return q, nil, err
 	}
 	damaged = err

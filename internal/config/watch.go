@@ -42,7 +42,7 @@ func Watch(ctx context.Context, path string, changed func()) error {
 					return
 				}
 				settled.Reset(settleFor)
-			case <-w.Errors: // too many events at once: look
+			case <-w.Errors: //nolint:errcheck // too many events at once: look
 				settled.Reset(settleFor)
 			case <-settled.C:
 				if now := stampOf(path); now != last {
