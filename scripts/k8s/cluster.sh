@@ -165,7 +165,7 @@ up() {
 	start apiserver "$bin" kube-apiserver --etcd-servers=http://127.0.0.1:2379 --bind-address=0.0.0.0 --secure-port=6443 \
 		--advertise-address=$ip --service-cluster-ip-range=10.97.0.0/16 --allow-privileged=true --authorization-mode=Node,RBAC \
 		--client-ca-file="$pki/ca.crt" --tls-cert-file="$pki/apiserver.crt" --tls-private-key-file="$pki/apiserver.key" \
-		--kubelet-client-certificate="$pki/admin.crt" --kubelet-client-key="$pki/admin.key" \
+		--kubelet-preferred-address-types=InternalIP --kubelet-client-certificate="$pki/admin.crt" --kubelet-client-key="$pki/admin.key" \
 		--service-account-issuer=https://kubernetes.default.svc --service-account-key-file="$pki/sa.pub" \
 		--service-account-signing-key-file="$pki/sa.key"
 	until_ok 90 kubectl get --raw /readyz

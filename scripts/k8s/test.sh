@@ -13,7 +13,7 @@ pids=()
 
 cleanup() {
 	local rc=$?
-	if [ $rc -ne 0 ]; then
+	if [ $rc -ne 0 ] && [ -e /run/netns/tracer-k8s ]; then
 		$cluster kubectl -n observability logs ds/tracer-agent --tail=30 || true
 		$cluster kubectl get pods -A -o wide || true
 	fi
@@ -47,11 +47,12 @@ helm=$cache/helm
 collector=$(testdata/collector/build.sh)
 mkdir -p "$work/agent" "$work/target"
 go build -trimpath -buildvcs=false -ldflags '-s -w -buildid=' -o "$work/agent/tracer-agent" ./cmd/tracer-agent
-go build -trimpath -o "$work/target/shop" ./testdata/targets/trivial
+(cd testdata/targets/trivial && go build -trimpath -o "$work/target/shop" .)
 
 # By namespace, because this machine has other Go programs than the cluster's.
 "$helm" lint --quiet k8s/chart
-"$helm" template tracer-agent k8s/chart --namespace observability --set image.repository=docker.io/local/agent,image.tag=test,image.pullPolicy=Never \
+# The version, because helm built by go install takes an old one for the cluster's.
+"$helm" template tracer-agent k8s/chart --kube-version 1.34.4 --namespace observability --set image.repository=docker.io/local/agent,image.tag=test,image.pullPolicy=Never \
 	--set config.select.all_go=false --set 'config.instrument[0].all_go=true,config.instrument[0].k8s.namespace=default' \
 	--set "config.otlp.endpoint=http://$ip:4317" --set config.batch.schedule_delay=200ms --set stateHostPath= >"$work/agent.yaml"
 
