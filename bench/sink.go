@@ -49,7 +49,7 @@ func (s *sink) count() (int, error) {
 	return strconv.Atoi(string(b))
 }
 
-// settled waits until the count has not changed for a second, at most twenty.
+// settled waits until the count has not changed for three seconds, at most twenty.
 func (s *sink) settled() (int, error) {
 	last, since := -1, time.Now()
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
@@ -60,7 +60,7 @@ func (s *sink) settled() (int, error) {
 		if n != last {
 			last, since = n, time.Now()
 		}
-		if time.Since(since) > time.Second {
+		if time.Since(since) > 3*time.Second { // longer than the agent collects a batch
 			break
 		}
 	}
