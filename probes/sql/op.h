@@ -21,10 +21,10 @@ enum sql_event_type {
 
 enum sq_flag {
 	F_ERROR = 1 << 0,
-	F_RESULT = 1 << 1, /* result and result_raw are set */
-	F_TAG = 1 << 2,    /* S_TAG is what the server said was done */
-	F_PGX = 1 << 3,    /* pgx itself, not database/sql */
-	F_CODE = 1 << 4,   /* code holds the words of the error that follow its first two */
+	F_RESULT = 1 << 1,  /* result and result_raw are set */
+	F_TAG = 1 << 2,     /* S_TAG is what the server said was done */
+	F_PGX = 1 << 3,     /* pgx itself, not database/sql */
+	F_CODE = 1 << 4,    /* code holds the words of the error that follow its first two */
 	F_SKIPPED = 1 << 5, /* the driver asked for the statement to be prepared */
 };
 
@@ -99,13 +99,13 @@ struct {
 } sq_pools SEC(".maps");
 
 struct sq_exe {
-	__u16 conn_config, config;               /* pgx.Conn.config, ConnConfig.Config */
-	__u16 cfg_host, cfg_port, cfg_database;  /* pgconn.Config */
-	__u16 rows_ctx, rows_sql, rows_conn;     /* pgx.baseRows */
-	__u16 pgerr_code;                        /* pgconn.PgError.Code */
-	__u8 sane;                               /* set here */
-	__u8 fatal_is_close;                     /* 1: (*baseRows).fatal is a part of its callers */
-	__u8 prepares;                           /* 1: every end of a statement that is prepared is seen */
+	__u16 conn_config, config;              /* pgx.Conn.config, ConnConfig.Config */
+	__u16 cfg_host, cfg_port, cfg_database; /* pgconn.Config */
+	__u16 rows_ctx, rows_sql, rows_conn;    /* pgx.baseRows */
+	__u16 pgerr_code;                       /* pgconn.PgError.Code */
+	__u8 sane;                              /* set here */
+	__u8 fatal_is_close;                    /* 1: (*baseRows).fatal is a part of its callers */
+	__u8 prepares; /* 1: every end of a statement that is prepared is seen */
 	__u8 pad[3];
 	__s32 pgerr_name, pqerr_name;            /* nameOff of these error types; 0 = not there */
 	struct go_loc exec_end[4], query_end[4]; /* value type, data; error type, data */

@@ -4,9 +4,9 @@
  * sql - statements and transactions of Go's database/sql (stdsql.h) and of pgx without
  * it (pgx.h). A driver below database/sql makes no operation of its own.
  *
- * Lost by design: a call in which the driver panics; what a database/sql query meets after its first row; statements past
- * 2047 bytes (marked); pgx batches and copies. Minimum kernel: 5.10. Maps: sq_ops,
- * sq_exes; tr_*.
+ * Lost by design: a call in which the driver panics; what a database/sql query meets after its
+ * first row; statements past 2047 bytes (marked); pgx batches and copies. Minimum kernel: 5.10.
+ * Maps: sq_ops, sq_exes; tr_*.
  */
 #include <linux/bpf.h>
 #include <stdbool.h>

@@ -17,11 +17,12 @@
 
 #include "op.h"
 
-#define DB_CONNECTOR 8   /* DB { waitDuration int64; connector driver.Connector */
-#define DSN_DRIVER   16  /* dsnConnector { dsn string; driver driver.Driver */
-#define STMT_QUERY   8   /* Stmt { db *DB; query string */
-#define TX_CTX       112 /* Tx { db; closemu; dc; txi; releaseConn; done; keepConnOnRollback;
-			  * stmts; cancel; ctx */
+#define DB_CONNECTOR 8  /* DB { waitDuration int64; connector driver.Connector */
+#define DSN_DRIVER   16 /* dsnConnector { dsn string; driver driver.Driver */
+#define STMT_QUERY   8  /* Stmt { db *DB; query string */
+#define TX_CTX                                                                                     \
+	112 /* Tx { db; closemu; dc; txi; releaseConn; done; keepConnOnRollback;                   \
+	     * stmts; cancel; ctx */
 
 /* Bytes 8 to 15 of what driver.ErrSkip and ErrBadConn say: "driver: skip fast-path; ...",
  * "driver: bad connection" */
@@ -69,8 +70,8 @@ static __always_inline struct sq_op *std_begin(struct tr_who *w, struct pt_regs 
 
 /* A statement whose words are in registers text and text + 1; the driver's type is in
  * register driver or else driver + 2. */
-static __always_inline int std_begins(struct tr_who *w, struct pt_regs *ctx, __u8 driver, bool other,
-				      __u8 text)
+static __always_inline int std_begins(struct tr_who *w, struct pt_regs *ctx, __u8 driver,
+				      bool other, __u8 text)
 {
 	struct sq_op *op = std_begin(w, ctx, go_reg(ctx, 1), K_STATEMENT);
 	struct sq_exe *e = exe_of(w);
@@ -208,6 +209,7 @@ static __always_inline int std_end(struct pt_regs *ctx, __u64 loc_off, __u32 err
 	finish(&w.key, op);
 	return 0;
 }
-#define STD_END(ctx, field, err, how) std_end(ctx, __builtin_offsetof(struct sq_exe, field), err, how)
+#define STD_END(ctx, field, err, how)                                                              \
+	std_end(ctx, __builtin_offsetof(struct sq_exe, field), err, how)
 
 #endif
