@@ -28,9 +28,9 @@ func Watch(ctx context.Context, path string, changed func()) error {
 		w.Close()
 		return fmt.Errorf("watch configuration: %w", err)
 	}
+	last := stampOf(path)
 	go func() {
 		defer w.Close()
-		last := stampOf(path)
 		settled := time.NewTimer(settleFor) // once, for what changed before the watch
 		defer settled.Stop()
 		for {
