@@ -57,14 +57,15 @@ tracer_agent_resident_memory_bytes 12
 // TestHelp: every name this package hands out says what it means.
 func TestHelp(t *testing.T) {
 	for _, name := range []string{
-		NameRecords, NameRecordsLost, NameSpans, NameExportErrors, NameQueueLength, NameNoResource, NameRSS,
+		NameRecords, NameRecordsLost, NameSpans, NameExportErrors, NameQueueLength, NameDiskQueue, NameDiskDelivered,
+		NameNoResource, NameRSS,
 	} {
 		if help[name] == "" {
 			t.Errorf("%s has no help text", name)
 		}
 	}
-	if len(help) != 7 {
-		t.Errorf("%d help texts for 7 names", len(help))
+	if len(help) != 9 {
+		t.Errorf("%d help texts for 9 names", len(help))
 	}
 }
 
