@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -78,7 +80,11 @@ func TestSDK(t *testing.T) {
 	traced := exeCopy(t, all[len(all)-1].path)
 	sdk := built(t, "testdata/targets/otelchain")
 	both := exeCopy(t, sdk)
-	agent := harness.StartAgent(t, "--exe", traced, "--exe", both, "--propagation", "memory")
+	config := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(config, []byte("select: {exporting: true}\n"), 0o600); err != nil { // else an SDK is left alone
+		t.Fatal(err)
+	}
+	agent := harness.StartAgent(t, "--config", config, "--exe", traced, "--exe", both, "--propagation", "memory")
 	a, c := harness.StartTarget(t, traced), harness.StartTarget(t, traced)
 	agent.WaitInstrumented(a.PID)
 	agent.WaitInstrumented(c.PID)
