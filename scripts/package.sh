@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=out/package
-NFPM=${NFPM:-github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.48.0}
+NFPM=${NFPM:-github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4}
 VERSION=${VERSION:-$(git describe --tags --always 2>/dev/null || echo 0.0.0)}
 COMMIT=${COMMIT:-$(git rev-parse --short HEAD 2>/dev/null || echo none)}
 # Packages are dated like the commit, so that the same commit gives the same bytes.
