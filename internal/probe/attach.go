@@ -123,12 +123,13 @@ func (a *Attached) detachSpec(s *Spec) (left int, err error) {
 		}
 	}
 	a.mu.Unlock()
-	return left, a.closeLinks(func(k pointKey) bool { return k.spec == s.Name })
+	_, err = a.closeLinks(func(k pointKey) bool { return k.spec == s.Name })
+	return left, err
 }
 
-// closeLinks takes off the points that are wanted, all at the same time: closing a
-// perf-event uprobe waits for an RCU grace period.
-func (a *Attached) closeLinks(wanted func(pointKey) bool) error {
+// closeLinks takes off the points that are wanted, all at the same time, and says how many
+// they were: closing a perf-event uprobe waits for an RCU grace period.
+func (a *Attached) closeLinks(wanted func(pointKey) bool) (n int, err error) {
 	a.mu.Lock()
 	var links []link.Link
 	for k, l := range a.links {
@@ -146,7 +147,7 @@ func (a *Attached) closeLinks(wanted func(pointKey) bool) error {
 	for range links {
 		errs = append(errs, <-closed)
 	}
-	return errors.Join(errs...)
+	return len(links), errors.Join(errs...)
 }
 
 // detachAll takes everything off for good.
@@ -154,5 +155,6 @@ func (a *Attached) detachAll() error {
 	a.mu.Lock()
 	a.closed = true
 	a.mu.Unlock()
-	return a.closeLinks(func(pointKey) bool { return true })
+	_, err := a.closeLinks(func(pointKey) bool { return true })
+	return err
 }

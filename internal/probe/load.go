@@ -426,10 +426,7 @@ func (m *Manager) Replaced(key telemetry.ProcessKey) {
 	if err := m.procs.Lookup(uint32(key.PID), &v); err != nil || v.StartNs != key.StartNs {
 		return // it has ended; its end is reported
 	}
-	m.forgetIf(uint32(key.PID), func(f InFlight, value []byte) bool {
-		at, ok := m.epochs[f.Map]
-		return ok && binary.NativeEndian.Uint32(value[at:]) != v.Epoch
-	})
+	m.forgetBefore(uint32(key.PID), v.Epoch)
 }
 
 // AutoSelect makes the kernel let in every new process of the executable at exec, to be
@@ -452,16 +449,21 @@ func (m *Manager) AutoSelect(a *Attached, on bool, hand Hand) error {
 	}{ExeID: a.ID, Hand: hand, LoadVaddr: a.Exe.LoadVaddr()})
 }
 
-// dropProcesses takes every process of an executable out.
-func (m *Manager) dropProcesses(exeID uint32) {
-	gone := map[uint32]bool{}
+// pidsOf lists the watched processes of an executable.
+func (m *Manager) pidsOf(exeID uint32) map[uint32]procValue {
+	pids := map[uint32]procValue{}
 	eachKey(m.procs, func(raw []byte) {
 		var v procValue
 		if err := m.procs.Lookup(raw, &v); err == nil && v.ExeID == exeID {
-			gone[binary.NativeEndian.Uint32(raw)] = true
+			pids[binary.NativeEndian.Uint32(raw)] = v
 		}
 	})
-	for pid := range gone {
+	return pids
+}
+
+// dropProcesses takes every process of an executable out.
+func (m *Manager) dropProcesses(exeID uint32) {
+	for pid := range m.pidsOf(exeID) {
 		_ = m.procs.Delete(pid)
 		m.forget(pid)
 	}
@@ -473,6 +475,14 @@ type goKey struct{ TGID, ID uint64 }
 // forget deletes the operations in flight of a process.
 func (m *Manager) forget(pid uint32) {
 	m.forgetIf(pid, nil)
+}
+
+// forgetBefore deletes those of other epochs than the process's own.
+func (m *Manager) forgetBefore(pid, epoch uint32) {
+	m.forgetIf(pid, func(f InFlight, value []byte) bool {
+		at, ok := m.epochs[f.Map]
+		return ok && binary.NativeEndian.Uint32(value[at:]) != epoch
+	})
 }
 
 // forgetIf deletes those that f wants; nil: all.

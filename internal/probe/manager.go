@@ -390,16 +390,17 @@ func (m *Manager) Detach(a *Attached) {
 	m.mu.Unlock()
 }
 
+// everything lists the executables that are instrumented.
+func (m *Manager) everything() []*Attached {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Values(m.byID))
+}
+
 // Close detaches everything, decodes what is still in the ring, and frees the programs.
 func (m *Manager) Close() error {
-	m.mu.Lock()
-	all := make([]*Attached, 0, len(m.byID))
-	for _, a := range m.byID {
-		all = append(all, a)
-	}
-	m.mu.Unlock()
 	var wg sync.WaitGroup
-	for _, a := range slices.Clone(all) {
+	for _, a := range m.everything() {
 		wg.Go(func() { m.Detach(a) })
 	}
 	wg.Wait()

@@ -19,13 +19,7 @@ type PointStats struct {
 // Stats returns the statistics of every point.
 func (m *Manager) Stats() []PointStats {
 	on := map[pointKey]int{}
-	m.mu.Lock()
-	all := make([]*Attached, 0, len(m.byID))
-	for _, a := range m.byID {
-		all = append(all, a)
-	}
-	m.mu.Unlock()
-	for _, a := range all {
+	for _, a := range m.everything() {
 		a.mu.Lock()
 		for k := range a.links {
 			on[k]++

@@ -2,7 +2,6 @@ package probe
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"slices"
 )
@@ -21,7 +20,8 @@ func (m *Manager) Mute(a *Attached, off func(probe string) bool) error {
 		switch now := off(s.Name); {
 		case now && !was:
 			a.setMuted(s.Name, true)
-			errs = append(errs, a.closeLinks(func(k pointKey) bool { return k.spec == s.Name }))
+			_, err := a.closeLinks(func(k pointKey) bool { return k.spec == s.Name })
+			errs = append(errs, err)
 			m.forgetSpec(s, a.ID)
 		case was && !now:
 			a.setMuted(s.Name, false)
@@ -62,14 +62,7 @@ func (m *Manager) forgetSpec(s *Spec, exeID uint32) {
 	if len(s.InFlight) == 0 {
 		return
 	}
-	pids := map[uint32]bool{}
-	eachKey(m.procs, func(raw []byte) {
-		var v procValue
-		if err := m.procs.Lookup(raw, &v); err == nil && v.ExeID == exeID {
-			pids[binary.NativeEndian.Uint32(raw)] = true
-		}
-	})
-	for pid := range pids {
+	for pid := range m.pidsOf(exeID) {
 		m.forgetIf(pid, func(f InFlight, _ []byte) bool { return slices.Contains(s.InFlight, f) })
 	}
 }

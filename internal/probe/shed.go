@@ -1,7 +1,6 @@
 package probe
 
 import (
-	"context"
 	"encoding/binary"
 	"fmt"
 	"maps"
@@ -45,13 +44,7 @@ func (g *governed) isOff(probe string) bool {
 // and the cost of a trap where they sit; the dearest place counts where they differ.
 func (m *Manager) prices(counted []runs, long time.Duration) []price {
 	trap := map[pointKey]time.Duration{}
-	m.mu.Lock()
-	all := make([]*Attached, 0, len(m.byID))
-	for _, a := range m.byID {
-		all = append(all, a)
-	}
-	m.mu.Unlock()
-	for _, a := range all {
+	for _, a := range m.everything() {
 		a.Points(func(spec, point string, at goexe.Point) {
 			k := pointKey{spec, point}
 			trap[k] = max(trap[k], trapCost(at.Class))
@@ -118,18 +111,11 @@ func (m *Manager) govern(counted []runs, long time.Duration) {
 // epoch makes the kernel forget it, of the other probes, too, whose parents it may be.
 func (m *Manager) shed(name string) {
 	for _, a := range m.everything() {
-		var points []string
-		a.Points(func(spec, point string, _ goexe.Point) {
-			if spec == name {
-				points = append(points, point)
-			}
-		})
-		for _, pt := range points {
-			if err := a.detachPoint(name, pt); err != nil {
-				m.log.Warn("detaching", "exe", a.Ref.Path, "probe", name, "err", err)
-			}
+		n, err := a.closeLinks(func(k pointKey) bool { return k.spec == name })
+		if err != nil {
+			m.log.Warn("detaching", "exe", a.Ref.Path, "probe", name, "err", err)
 		}
-		if len(points) > 0 {
+		if n > 0 {
 			m.newEpoch(a.ID)
 		}
 	}
@@ -142,27 +128,11 @@ func (m *Manager) bringBack(name string) {
 			continue
 		}
 		for _, a := range m.everything() {
-			for _, g := range s.Groups {
-				if !a.Placed[name].Groups[g.Name] {
-					continue
-				}
-				if err := m.attachGroup(context.Background(), a, s, g); err != nil {
-					m.log.Warn("probe does not come back", "exe", a.Ref.Path, "probe", name, "err", err)
-				}
+			if err := m.attachAgain(a, s); err != nil {
+				m.log.Warn("probe does not come back", "exe", a.Ref.Path, "probe", name, "err", err)
 			}
 		}
 	}
-}
-
-// everything lists the executables that are instrumented.
-func (m *Manager) everything() []*Attached {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	out := make([]*Attached, 0, len(m.byRef))
-	for _, a := range m.byRef {
-		out = append(out, a)
-	}
-	return out
 }
 
 // watchedPIDs lists the processes that are watched.
@@ -179,20 +149,13 @@ func (m *Manager) newEpoch(exeID uint32) {
 	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) != nil {
 		return
 	}
-	for _, pid := range m.watchedPIDs() {
-		var v procValue
-		if err := m.procs.Lookup(pid, &v); err != nil || v.ExeID != exeID {
-			continue
-		}
+	for pid, v := range m.pidsOf(exeID) {
 		v.Epoch = max(uint32(now.Nano()>>20), v.Epoch+1)
 		// Not one that has ended meanwhile: it would stay.
 		if m.procs.Update(pid, v, ebpf.UpdateExist) != nil {
 			continue
 		}
-		m.forgetIf(pid, func(f InFlight, value []byte) bool {
-			at, ok := m.epochs[f.Map]
-			return ok && binary.NativeEndian.Uint32(value[at:]) != v.Epoch
-		})
+		m.forgetBefore(pid, v.Epoch)
 	}
 }
 

@@ -2,7 +2,6 @@ package fasthttp
 
 import (
 	_ "embed"
-	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -89,18 +88,16 @@ func call(callee, in string) probe.Site {
 	return probe.Site{Kind: probe.CallSite, Funcs: []string{fast + "." + in}, Callees: []string{fast + "." + callee}}
 }
 
-func std(typ, name string) goexe.Field { return goexe.Field{Module: "std", Type: typ, Name: name} }
-
 func fh(typ, name string) goexe.Field {
 	return goexe.Field{Module: fast, Type: fast + "." + typ, Name: name}
 }
 
 // Fields that lead to the socket.
 var (
-	tlsConn = std("crypto/tls.Conn", "conn")
-	connFD  = std("net.conn", "fd")
-	fdPoll  = std("net.netFD", "pfd")
-	fdSys   = std("internal/poll.FD", "Sysfd")
+	tlsConn = probe.Std("crypto/tls.Conn", "conn")
+	connFD  = probe.Std("net.conn", "fd")
+	fdPoll  = probe.Std("net.netFD", "pfd")
+	fdSys   = probe.Std("internal/poll.FD", "Sysfd")
 )
 
 // needed is what no release may lack; headerFields are in RequestHeader itself or in a
@@ -142,7 +139,7 @@ func checkServer(p *probe.Placed) error {
 	if !own && !inlined {
 		return errNoEnd
 	}
-	return need(p, append(needed(), headerField(p, "h"), headerField(p, "contentLength"), headerField(p, "noHTTP11")))
+	return p.Need(append(needed(), headerField(p, "h"), headerField(p, "contentLength"), headerField(p, "noHTTP11")), "")
 }
 
 // headerField is where the release keeps a field of the request's header.
@@ -167,20 +164,7 @@ func checkFiber(p *probe.Placed, fs []goexe.Field) error {
 	for f, off := range found {
 		p.Offsets[f] = off
 	}
-	return need(p, fs)
-}
-
-func need(p *probe.Placed, fs []goexe.Field) error {
-	var missing []string
-	for _, f := range fs {
-		if p.Offset(f) == probe.OffNone {
-			missing = append(missing, f.String())
-		}
-	}
-	if len(missing) > 0 {
-		return fmt.Errorf("%w: offsets of %v are not known", probe.ErrRefused, missing)
-	}
-	return nil
+	return p.Need(fs, "")
 }
 
 func attachExe(c *ebpf.Collection, p *probe.Placed, join bool) error {
@@ -189,26 +173,11 @@ func attachExe(c *ebpf.Collection, p *probe.Placed, join bool) error {
 	if err != nil {
 		names = nil // the peer is not known then, and nothing is joined
 	}
-	if join && need(p, []goexe.Field{connFD, fdPoll, fdSys}) == nil {
+	if join && p.Need([]goexe.Field{connFD, fdPoll, fdSys}, "") == nil {
 		v.Join = 1
 	}
-	v.Conn.TcpName, v.Conn.TlsName = only(names["*net.TCPConn"]), only(names["*tls.Conn"])
-	raw, err := binary.Append(nil, binary.NativeEndian, v)
-	if err != nil {
-		return err
-	}
-	if err := c.Maps["fh_exes"].Put(p.ExeID, raw); err != nil {
-		return fmt.Errorf("write offsets: %w", err)
-	}
-	return nil
-}
-
-// only returns the name's offset if there is exactly one, else 0.
-func only(offs []int32) int32 {
-	if len(offs) == 1 {
-		return offs[0]
-	}
-	return 0
+	v.Conn.TcpName, v.Conn.TlsName = probe.OnlyName(names["*net.TCPConn"]), probe.OnlyName(names["*tls.Conn"])
+	return probe.PutExe(c.Maps["fh_exes"], p.ExeID, v)
 }
 
 // argsKVSize is the size of argsKV { key, value []byte; noValue bool } in every release.

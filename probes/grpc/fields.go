@@ -1,8 +1,6 @@
 package grpc
 
 import (
-	"fmt"
-
 	"github.com/tracer-agent/tracer-agent/internal/goexe"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 )
@@ -13,7 +11,6 @@ const (
 )
 
 func lib(typ, name string) goexe.Field { return goexe.Field{Module: module, Type: typ, Name: name} }
-func std(typ, name string) goexe.Field { return goexe.Field{Module: "std", Type: typ, Name: name} }
 
 var (
 	streamID     = lib(transport+"Stream", "id")
@@ -50,8 +47,8 @@ func clientFields() []goexe.Field {
 // joinFields lead from a transport to the file descriptor of its connection.
 func joinFields() []goexe.Field {
 	return []goexe.Field{
-		serverConn, clientConn, std("crypto/tls.Conn", "conn"), std("net.conn", "fd"),
-		std("net.netFD", "pfd"), std("internal/poll.FD", "Sysfd"),
+		serverConn, clientConn, probe.Std("crypto/tls.Conn", "conn"), probe.Std("net.conn", "fd"),
+		probe.Std("net.netFD", "pfd"), probe.Std("internal/poll.FD", "Sysfd"),
 	}
 }
 
@@ -62,20 +59,6 @@ func allFields() []goexe.Field {
 	return append(fs, joinFields()...)
 }
 
-// need returns an error that names the fields whose offsets are not known.
-func need(p *probe.Placed, fields []goexe.Field) error {
-	var missing []string
-	for _, f := range fields {
-		if p.Offset(f) == probe.OffNone {
-			missing = append(missing, f.String())
-		}
-	}
-	if len(missing) > 0 {
-		return fmt.Errorf("%w: offsets of %v are not known for this version of %s", probe.ErrRefused, missing, module)
-	}
-	return nil
-}
-
 // either is the offset of the first of the fields that the executable has.
 func either(p *probe.Placed, fields ...goexe.Field) uint16 {
 	for _, f := range fields {
@@ -84,4 +67,9 @@ func either(p *probe.Placed, fields ...goexe.Field) uint16 {
 		}
 	}
 	return probe.OffNone
+}
+
+// need is the error of a group that cannot do without fields.
+func need(p *probe.Placed, fields []goexe.Field) error {
+	return p.Need(fields, "this version of "+module)
 }

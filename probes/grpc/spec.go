@@ -192,23 +192,23 @@ func attachExe(c *ebpf.Collection, p *probe.Placed, join bool) error {
 		StatusS: o(statusProto),
 	}
 	v.Streams = flag(hasPoint(p, "grpc_client_stream"))
-	v.Net.TlsConn, v.Net.ConnFd = o(std("crypto/tls.Conn", "conn")), o(std("net.conn", "fd"))
+	v.Net.TlsConn, v.Net.ConnFd = o(probe.Std("crypto/tls.Conn", "conn")), o(probe.Std("net.conn", "fd"))
 	if canJoin(p) {
-		v.Net.FdSysfd = o(std("net.netFD", "pfd")) + o(std("internal/poll.FD", "Sysfd"))
+		v.Net.FdSysfd = o(probe.Std("net.netFD", "pfd")) + o(probe.Std("internal/poll.FD", "Sysfd"))
 	}
 	names, err := p.Exe.TypeNameOffsets([]string{typeMDKey, typeError, typeServer, typeAddr, typeValue, typeTCPConn, typeTLSConn, typeWrapped})
 	if err != nil {
 		names = nil // no metadata, no status of clients, no joining then
 	}
-	v.MdName = only(names[typeMDKey])
+	v.MdName = probe.OnlyName(names[typeMDKey])
 	if o(errorStatus) == 0 {
-		v.ErrName = only(names[typeError])
+		v.ErrName = probe.OnlyName(names[typeError])
 	}
-	v.H2Name, v.AddrName = only(names[typeServer]), only(names[typeAddr])
-	v.ValueName = only(names[typeValue])
-	v.Net.WrapName = only(names[typeWrapped])
+	v.H2Name, v.AddrName = probe.OnlyName(names[typeServer]), probe.OnlyName(names[typeAddr])
+	v.ValueName = probe.OnlyName(names[typeValue])
+	v.Net.WrapName = probe.OnlyName(names[typeWrapped])
 	if canJoin(p) {
-		v.Net.TcpName, v.Net.TlsName = only(names[typeTCPConn]), only(names[typeTLSConn])
+		v.Net.TcpName, v.Net.TlsName = probe.OnlyName(names[typeTCPConn]), probe.OnlyName(names[typeTLSConn])
 	}
 	setLocs(v.Unsent[:], p.Points["grpc_unsent"])
 	setLocs(v.NoCall[:], p.Points["grpc_no_call"])
@@ -218,27 +218,12 @@ func attachExe(c *ebpf.Collection, p *probe.Placed, join bool) error {
 		addrs.Results = addrs.Results[:2] // of an older version, which returns the error alone
 	}
 	setLocs(v.NoAddrs[:], addrs)
-	raw, err := binary.Append(nil, binary.NativeEndian, v)
-	if err != nil {
-		return err
-	}
-	if err := c.Maps["gr_exes"].Put(p.ExeID, raw); err != nil {
-		return fmt.Errorf("write offsets: %w", err)
-	}
-	return nil
+	return probe.PutExe(c.Maps["gr_exes"], p.ExeID, v)
 }
 
 func hasPoint(p *probe.Placed, name string) bool {
 	_, ok := p.Points[name]
 	return ok
-}
-
-// only returns the name's offset if there is exactly one, else 0.
-func only(offs []int32) int32 {
-	if len(offs) == 1 {
-		return offs[0]
-	}
-	return 0
 }
 
 func flag(b bool) uint8 {

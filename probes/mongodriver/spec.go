@@ -2,7 +2,6 @@ package mongodriver
 
 import (
 	_ "embed"
-	"encoding/binary"
 	"fmt"
 
 	"github.com/cilium/ebpf"
@@ -117,12 +116,5 @@ func (cfg Config) attachExe(c *ebpf.Collection, p *probe.Placed) error {
 			}
 		}
 	}
-	raw, err := binary.Append(nil, binary.NativeEndian, &v)
-	if err != nil {
-		return err
-	}
-	if err := c.Maps["mg_exes"].Put(p.ExeID, raw); err != nil {
-		return fmt.Errorf("write offsets: %w", err)
-	}
-	return nil
+	return probe.PutExe(c.Maps["mg_exes"], p.ExeID, &v)
 }

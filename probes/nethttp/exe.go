@@ -1,8 +1,6 @@
 package nethttp
 
 import (
-	"encoding/binary"
-	"fmt"
 	"slices"
 	"strings"
 	"structs"
@@ -22,15 +20,8 @@ func attachExe(c *ebpf.Collection, p *probe.Placed, join bool) error {
 	if err != nil {
 		names = nil // nothing is joined then
 	}
-	v.Net.TcpName, v.Net.TlsName = only(names[tcpConnType]), only(names[tlsConnType])
-	raw, err := binary.Append(nil, binary.NativeEndian, v)
-	if err != nil {
-		return err
-	}
-	if err := c.Maps["nh_exes"].Put(p.ExeID, raw); err != nil {
-		return fmt.Errorf("write offsets: %w", err)
-	}
-	return nil
+	v.Net.TcpName, v.Net.TlsName = probe.OnlyName(names[tcpConnType]), probe.OnlyName(names[tlsConnType])
+	return probe.PutExe(c.Maps["nh_exes"], p.ExeID, v)
 }
 
 // The types of connections that are looked into.
@@ -38,14 +29,6 @@ const (
 	tcpConnType = "*net.TCPConn"
 	tlsConnType = "*tls.Conn"
 )
-
-// only returns the name's offset if there is exactly one, else 0.
-func only(offs []int32) int32 {
-	if len(offs) == 1 {
-		return offs[0]
-	}
-	return 0
-}
 
 // encodeExe builds struct nh_exe.
 func encodeExe(p *probe.Placed) *bpfNhExe {
@@ -55,24 +38,24 @@ func encodeExe(p *probe.Placed) *bpfNhExe {
 		ReqMinor: o(req("ProtoMinor")), ReqHeader: o(req("Header")), ReqHost: o(req("Host")),
 		ReqRemote: o(req("RemoteAddr")), ReqUri: o(req("RequestURI")), ReqTls: o(req("TLS")),
 		ReqClen: o(req("ContentLength")), ReqCtx: o(req("ctx")), ReqPat: o(req("pat")),
-		ReqPattern: o(req("Pattern")), ResRequest: o(res("Request")), PatStr: o(std("net/http.pattern", "str")),
+		ReqPattern: o(req("Pattern")), ResRequest: o(res("Request")), PatStr: o(probe.Std("net/http.pattern", "str")),
 		W_status: o(w("status")), W_written: o(w("written")), W_wroteHeader: o(w("wroteHeader")),
 		ResStatus: o(res("StatusCode")), ResClen: o(res("ContentLength")),
 		ResMajor: o(res("ProtoMajor")), ResMinor: o(res("ProtoMinor")),
-		TreqReq: o(std("net/http.transportRequest", "Request")),
+		TreqReq: o(probe.Std("net/http.transportRequest", "Request")),
 		PcConn:  o(pconn("conn")), PcAlt: o(pconn("alt")),
 		UrlScheme: o(uri("Scheme")), UrlUser: o(uri("User")), UrlHost: o(uri("Host")),
 		UrlPath: o(uri("Path")), UrlRawPath: o(uri("RawPath")), UrlQuery: o(uri("RawQuery")),
-		W_conn: o(w("conn")), HcRwc: o(std("net/http.conn", "rwc")),
+		W_conn: o(w("conn")), HcRwc: o(probe.Std("net/http.conn", "rwc")),
 	}
-	v.Net.TlsConn, v.Net.ConnFd = o(std("crypto/tls.Conn", "conn")), o(std("net.conn", "fd"))
+	v.Net.TlsConn, v.Net.ConnFd = o(probe.Std("crypto/tls.Conn", "conn")), o(probe.Std("net.conn", "fd"))
 	if need(p, connFields()) == nil {
-		v.Net.FdSysfd = o(std("net.netFD", "pfd")) + o(std("internal/poll.FD", "Sysfd"))
+		v.Net.FdSysfd = o(probe.Std("net.netFD", "pfd")) + o(probe.Std("internal/poll.FD", "Sysfd"))
 		v.Join = 1
 	}
 	v.Creq.Method, v.Creq.Url, v.Creq.Ctx = v.ReqMethod, v.ReqUrl, v.ReqCtx
 	v.Creq.Clen, v.Creq.Header, v.Creq.Response = v.ReqClen, v.ReqHeader, o(req("Response"))
-	v.PcBw, v.BwBuf, v.BwN = o(pconn("bw")), o(std("bufio.Writer", "buf")), o(std("bufio.Writer", "n"))
+	v.PcBw, v.BwBuf, v.BwN = o(pconn("bw")), o(probe.Std("bufio.Writer", "buf")), o(probe.Std("bufio.Writer", "n"))
 	v.Inject = flag(p.Groups[groupWrite])
 	// Without its end, an HTTP/2 request must not begin. Whose HTTP/2 a request is that
 	// golang.org/x/net was refused for cannot be told.

@@ -9,13 +9,11 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 )
 
-func std(typ, name string) goexe.Field { return goexe.Field{Module: "std", Type: typ, Name: name} }
-
-func req(name string) goexe.Field   { return std("net/http.Request", name) }
-func res(name string) goexe.Field   { return std("net/http.Response", name) }
-func w(name string) goexe.Field     { return std("net/http.response", name) }
-func pconn(name string) goexe.Field { return std("net/http.persistConn", name) }
-func uri(name string) goexe.Field   { return std("net/url.URL", name) }
+func req(name string) goexe.Field   { return probe.Std("net/http.Request", name) }
+func res(name string) goexe.Field   { return probe.Std("net/http.Response", name) }
+func w(name string) goexe.Field     { return probe.Std("net/http.response", name) }
+func pconn(name string) goexe.Field { return probe.Std("net/http.persistConn", name) }
+func uri(name string) goexe.Field   { return probe.Std("net/url.URL", name) }
 
 // h2Types are the names of the HTTP/2 implementation's types: they differ between
 // the bundle in net/http (to Go 1.26), its own package (from 1.27), and
@@ -99,7 +97,7 @@ func clientFields() []goexe.Field {
 	return []goexe.Field{
 		req("Method"), req("URL"), req("ctx"), req("ContentLength"),
 		res("StatusCode"), res("ContentLength"), res("ProtoMajor"), res("ProtoMinor"),
-		std("net/http.transportRequest", "Request"), pconn("conn"), pconn("alt"),
+		probe.Std("net/http.transportRequest", "Request"), pconn("conn"), pconn("alt"),
 		uri("Scheme"), uri("User"), uri("Host"), uri("Path"), uri("RawPath"), uri("RawQuery"),
 	}
 }
@@ -107,21 +105,21 @@ func clientFields() []goexe.Field {
 // connFields lead from a request to the file descriptor of its connection.
 func connFields() []goexe.Field {
 	return []goexe.Field{
-		w("conn"), std("net/http.conn", "rwc"), std("crypto/tls.Conn", "conn"), std("net.conn", "fd"),
-		std("net.netFD", "pfd"), std("internal/poll.FD", "Sysfd"),
+		w("conn"), probe.Std("net/http.conn", "rwc"), probe.Std("crypto/tls.Conn", "conn"), probe.Std("net.conn", "fd"),
+		probe.Std("net.netFD", "pfd"), probe.Std("internal/poll.FD", "Sysfd"),
 	}
 }
 
 // writeFields lead to the buffer that an HTTP/1 request is written to.
 func writeFields() []goexe.Field {
-	return []goexe.Field{req("Header"), pconn("bw"), std("bufio.Writer", "buf"), std("bufio.Writer", "n")}
+	return []goexe.Field{req("Header"), pconn("bw"), probe.Std("bufio.Writer", "buf"), probe.Std("bufio.Writer", "n")}
 }
 
 // writeFields lead to the frame that is about to be sent.
 func (t *h2Types) writeFields() []goexe.Field {
 	return []goexe.Field{
 		t.field(t.creq, "Header"), t.field(t.cc, "peerMaxHeaderListSize"),
-		std("bufio.Writer", "buf"), std("bufio.Writer", "n"),
+		probe.Std("bufio.Writer", "buf"), probe.Std("bufio.Writer", "n"),
 	}
 }
 
@@ -130,7 +128,7 @@ func (t *h2Types) writeFields() []goexe.Field {
 // known costs them and nothing else.
 func allFields() []goexe.Field {
 	fs := append(serverFields(), clientFields()...)
-	fs = append(fs, req("pat"), req("Pattern"), req("Response"), res("Request"), std("net/http.pattern", "str"))
+	fs = append(fs, req("pat"), req("Pattern"), req("Response"), res("Request"), probe.Std("net/http.pattern", "str"))
 	fs = append(fs, connFields()...)
 	fs = append(fs, writeFields()...)
 	for _, t := range []*h2Types{&h2Bundle, &h2Internal} {
@@ -145,20 +143,6 @@ func allFields() []goexe.Field {
 		}
 	}
 	return uniq
-}
-
-// need returns an error that names the fields whose offsets are not known.
-func need(p *probe.Placed, fields []goexe.Field) error {
-	var missing []string
-	for _, f := range fields {
-		if p.Offset(f) == probe.OffNone {
-			missing = append(missing, f.String())
-		}
-	}
-	if len(missing) > 0 {
-		return fmt.Errorf("%w: offsets of %v are not known for %s", probe.ErrRefused, missing, p.Exe.GoVersion().Raw)
-	}
-	return nil
 }
 
 // lookUp finds offsets that are not among the probe's own, and returns an error when
@@ -176,4 +160,9 @@ func lookUp(p *probe.Placed, table []byte, fields []goexe.Field) error {
 		p.Offsets[f] = off
 	}
 	return nil
+}
+
+// need is the error of a group that cannot do without fields.
+func need(p *probe.Placed, fields []goexe.Field) error {
+	return p.Need(fields, p.Exe.GoVersion().Raw)
 }

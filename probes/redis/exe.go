@@ -1,8 +1,6 @@
 package redis
 
 import (
-	"encoding/binary"
-	"fmt"
 	"structs"
 
 	"github.com/cilium/ebpf"
@@ -21,14 +19,7 @@ func (cfg Config) attachExe(c *ebpf.Collection, p *probe.Placed) error {
 			cfg.learnPools(p, path)
 		}
 	}
-	raw, err := binary.Append(nil, binary.NativeEndian, encodeExe(p))
-	if err != nil {
-		return err
-	}
-	if err := c.Maps["rd_exes"].Put(p.ExeID, raw); err != nil {
-		return fmt.Errorf("write offsets: %w", err)
-	}
-	return nil
+	return probe.PutExe(c.Maps["rd_exes"], p.ExeID, encodeExe(p))
 }
 
 // encodeExe builds struct rd_exe.

@@ -161,17 +161,8 @@ func allFields() []goexe.Field {
 	return slices.Concat(clientFields(pathV8), clientFields(pathV9), redigoFields(), poolFields(pathV8), poolFields(pathV9))
 }
 
-// need returns an error that names the fields whose offsets are not known.
+// need is the error of a group that cannot do without fields, which are of one module.
 func need(p *probe.Placed, fields []goexe.Field) error {
-	var missing []string
-	for _, f := range fields {
-		if p.Offset(f) == probe.OffNone {
-			missing = append(missing, f.String())
-		}
-	}
-	if len(missing) > 0 {
-		version, _ := p.Exe.Module(fields[0].Module)
-		return fmt.Errorf("%w: offsets of %v are not known for %s %s", probe.ErrRefused, missing, fields[0].Module, version)
-	}
-	return nil
+	version, _ := p.Exe.Module(fields[0].Module)
+	return p.Need(fields, fields[0].Module+" "+version)
 }

@@ -1,8 +1,6 @@
 package sql
 
 import (
-	"encoding/binary"
-	"fmt"
 	"strings"
 	"structs"
 
@@ -22,14 +20,7 @@ func (cfg Config) attachExe(c *ebpf.Collection, p *probe.Placed) error {
 	if p.Groups[groupPools] {
 		cfg.learnPools(p)
 	}
-	raw, err := binary.Append(nil, binary.NativeEndian, encodeExe(p))
-	if err != nil {
-		return err
-	}
-	if err := c.Maps["sq_exes"].Put(p.ExeID, raw); err != nil {
-		return fmt.Errorf("write offsets: %w", err)
-	}
-	return nil
+	return probe.PutExe(c.Maps["sq_exes"], p.ExeID, encodeExe(p))
 }
 
 // encodeExe builds struct sq_exe.
@@ -42,7 +33,7 @@ func encodeExe(p *probe.Placed) *bpfSqExe {
 		PgerrCode: p.Offset(f[8]),
 	}
 	if names, err := p.Exe.TypeNameOffsets([]string{pgErrType, pqErrType}); err == nil {
-		v.PgerrName, v.PqerrName = only(names[pgErrType]), only(names[pqErrType])
+		v.PgerrName, v.PqerrName = probe.OnlyName(names[pgErrType]), probe.OnlyName(names[pqErrType])
 	}
 	if v.PgerrCode == probe.OffNone {
 		v.PgerrName = 0
@@ -87,14 +78,6 @@ func placedAll(p *probe.Placed, names ...string) bool {
 		}
 	}
 	return true
-}
-
-// only returns the name's offset if there is exactly one, else 0.
-func only(offs []int32) int32 {
-	if len(offs) == 1 {
-		return offs[0]
-	}
-	return 0
 }
 
 // loc mirrors struct go_loc.

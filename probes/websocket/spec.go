@@ -2,7 +2,6 @@ package websocket
 
 import (
 	_ "embed"
-	"encoding/binary"
 	"fmt"
 
 	"github.com/cilium/ebpf"
@@ -86,20 +85,7 @@ func check(p *probe.Placed, l library) error {
 	for f, off := range found {
 		p.Offsets[f] = off
 	}
-	return need(p, append(netFields(), l.fields...))
-}
-
-func need(p *probe.Placed, fs []goexe.Field) error {
-	var missing []string
-	for _, f := range fs {
-		if p.Offset(f) == probe.OffNone {
-			missing = append(missing, f.String())
-		}
-	}
-	if len(missing) > 0 {
-		return fmt.Errorf("%w: offsets of %v are not known", probe.ErrRefused, missing)
-	}
-	return nil
+	return p.Need(append(netFields(), l.fields...), "")
 }
 
 func points() []probe.Point {
@@ -149,11 +135,9 @@ func counters() *probe.Counters {
 	return c
 }
 
-func std(typ, name string) goexe.Field { return goexe.Field{Module: "std", Type: typ, Name: name} }
-
 // netFields lead from a net.Conn to its socket.
 func netFields() []goexe.Field {
-	return []goexe.Field{std("crypto/tls.Conn", "conn"), std("net.conn", "fd"), std("net.netFD", "pfd"), std("internal/poll.FD", "Sysfd")}
+	return []goexe.Field{probe.Std("crypto/tls.Conn", "conn"), probe.Std("net.conn", "fd"), probe.Std("net.netFD", "pfd"), probe.Std("internal/poll.FD", "Sysfd")}
 }
 
 func attachExe(c *ebpf.Collection, p *probe.Placed) error {
@@ -185,22 +169,7 @@ func attachExe(c *ebpf.Collection, p *probe.Placed) error {
 	if err != nil {
 		return err
 	}
-	v.Conn.TcpName, v.Conn.TlsName = only(names["*net.TCPConn"]), only(names["*tls.Conn"])
+	v.Conn.TcpName, v.Conn.TlsName = probe.OnlyName(names["*net.TCPConn"]), probe.OnlyName(names["*tls.Conn"])
 	v.Rwc = v.Conn
-	raw, err := binary.Append(nil, binary.NativeEndian, v)
-	if err != nil {
-		return err
-	}
-	if err := c.Maps["ws_exes"].Put(p.ExeID, raw); err != nil {
-		return fmt.Errorf("write offsets: %w", err)
-	}
-	return nil
-}
-
-// only returns the name's offset if there is exactly one, else 0.
-func only(offs []int32) int32 {
-	if len(offs) == 1 {
-		return offs[0]
-	}
-	return 0
+	return probe.PutExe(c.Maps["ws_exes"], p.ExeID, v)
 }

@@ -25,14 +25,7 @@ const prometheusVersion = "v0.316.0"
 // TestLargeCollector: the Collector receives OTLP over HTTP; the agent sees that.
 func TestLargeCollector(t *testing.T) {
 	needs(t)
-	bin := filepath.Join(harness.CacheDir(t), "collector", "otelcol-test")
-	if _, err := os.Stat(bin); err != nil {
-		if os.Getenv("TRACER_REQUIRE_COLLECTOR") == "1" {
-			t.Fatalf("no collector: %v; run testdata/collector/build.sh", err)
-		}
-		t.Skipf("no collector: %v; testdata/collector/build.sh builds it in some minutes", err)
-	}
-	variants(t, bin, func(t *testing.T, bin string) {
+	variants(t, collectorBin(t), func(t *testing.T, bin string) {
 		addr, other := freeAddr(t), freeAddr(t)
 		conf := filepath.Join(t.TempDir(), "config.yaml")
 		text := fmt.Sprintf(`
@@ -123,6 +116,19 @@ func TestLargePrometheus(t *testing.T) {
 			}
 		}
 	})
+}
+
+// collectorBin is the OpenTelemetry Collector that testdata/collector/build.sh has built.
+func collectorBin(t *testing.T) string {
+	t.Helper()
+	bin := filepath.Join(harness.CacheDir(t), "collector", "otelcol-test")
+	if _, err := os.Stat(bin); err != nil {
+		if os.Getenv("TRACER_REQUIRE_COLLECTOR") == "1" {
+			t.Fatalf("no collector: %v; run testdata/collector/build.sh", err)
+		}
+		t.Skipf("no collector: %v; testdata/collector/build.sh builds it in some minutes", err)
+	}
+	return bin
 }
 
 // variants runs the test on the executable as it is and without symbols.

@@ -27,27 +27,7 @@ type collectorProc struct {
 
 func newCollectorProc(t *testing.T) *collectorProc {
 	t.Helper()
-	cache := os.Getenv("TRACER_TEST_CACHE")
-	if cache == "" {
-		dir, err := os.UserCacheDir()
-		if err != nil {
-			t.Fatal(err)
-		}
-		cache = filepath.Join(dir, "tracer-agent")
-	}
-	c := &collectorProc{t: t, bin: filepath.Join(cache, "collector", "otelcol-test"), dir: t.TempDir()}
-	if _, err := os.Stat(c.bin); err != nil {
-		if os.Getenv("TRACER_REQUIRE_COLLECTOR") == "1" {
-			t.Fatalf("no collector: %v; run testdata/collector/build.sh", err)
-		}
-		t.Skipf("no collector: %v; testdata/collector/build.sh builds it in some minutes", err)
-	}
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.addr = lis.Addr().String()
-	lis.Close()
+	c := &collectorProc{t: t, bin: collectorBin(t), dir: t.TempDir(), addr: freeAddr(t)}
 	config := fmt.Sprintf(`
 receivers: {otlp: {protocols: {grpc: {endpoint: %q}}}}
 exporters: {file: {path: %s, append: true, flush_interval: 50ms}}
