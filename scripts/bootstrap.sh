@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing on a Debian machine: make, git, and Go 1.26 or newer.
-# With "demo" also Redis, with "dev" what the tests and the BPF code need. Does nothing for what is
+# With "demo" also Redis and curl, with "dev" what the tests and the BPF code need. Does nothing for what is
 # there. Needs root only when something has to be installed by apt.
 #
 #   scripts/bootstrap.sh [demo|dev]
@@ -14,7 +14,10 @@ have() { command -v "$1" >/dev/null 2>&1; }
 want() { have "$1" || need+=("$2"); }
 want make make
 want git git
-if [ "${1:-}" = demo ]; then want redis-server redis-server; fi
+if [ "${1:-}" = demo ]; then
+  want redis-server redis-server
+  want curl curl
+fi
 if [ "${1:-}" = dev ]; then
   want gcc gcc
   want strip binutils
