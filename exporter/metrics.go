@@ -29,6 +29,8 @@ type Metrics interface {
 // MetricsPull is a destination that asks for metrics itself.
 type MetricsPull interface {
 	Name() string
+	// Aggregation says what form it wants.
+	Aggregation(metric.InstrumentKind) metric.Aggregation
 	// Open returns a reader for one resource, which also reads from the producer, and
 	// the function that ends it.
 	Open(p metric.Producer) (r metric.Reader, end func(), err error)

@@ -87,6 +87,9 @@ func (e *Endpoint) Addr() net.Addr { return e.addr }
 // Name implements exporter.MetricsPull.
 func (*Endpoint) Name() string { return "prometheus" }
 
+// Aggregation implements exporter.MetricsPull.
+func (e *Endpoint) Aggregation(k metric.InstrumentKind) metric.Aggregation { return e.agg(k) }
+
 // identity are the resource attributes that every series carries: what tells the
 // processes behind one endpoint apart. All others are in target_info.
 var identity = attribute.NewAllowKeysFilter("service.name", "service.namespace", "service.instance.id")
@@ -95,7 +98,7 @@ var identity = attribute.NewAllowKeysFilter("service.name", "service.namespace",
 func (e *Endpoint) Open(p metric.Producer) (metric.Reader, func(), error) {
 	m := &member{group: e.group}
 	r, err := otelprom.New(otelprom.WithRegisterer(m), otelprom.WithProducer(p), otelprom.WithoutScopeInfo(),
-		otelprom.WithAggregationSelector(e.agg), otelprom.WithResourceAsConstantLabels(identity))
+		otelprom.WithResourceAsConstantLabels(identity))
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a collector: %w", err)
 	}

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/metric"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.opentelemetry.io/otel/sdk/resource"
@@ -22,15 +21,15 @@ const scope = "github.com/tracer-agent/tracer-agent"
 type entity struct {
 	s        *Store
 	key      telemetry.ProcessKey
-	provider *sdkmetric.MeterProvider
-	meter    metric.Meter
-	push     []*sdkmetric.ManualReader // by Store.o.Push
-	observed []*observed               // by push, then by pull
+	provider *sdkmetric.MeterProvider // of those who pull; nil without any
+	observed []*observed              // by push, then by pull
 	closers  []func()
 
 	mu          sync.RWMutex
 	resource    *resource.Resource
 	instruments map[*telemetry.Instrument]*instrument
+	same        map[identity]*instrument
+	order       []*instrument
 	service     *budget
 	announced   bool
 	lastUsed    time.Time
@@ -38,24 +37,20 @@ type entity struct {
 	closed      bool      // nothing is taken any more
 }
 
-// recorder adds one value to an instrument of the SDK.
-type recorder func(ctx context.Context, value float64, attrs metric.MeasurementOption)
-
 func newEntity(s *Store, key telemetry.ProcessKey, r *telemetry.Resource) (*entity, error) {
 	e := &entity{
-		s: s, key: key, resource: sdkResource(r), lastUsed: time.Now(),
-		instruments: map[*telemetry.Instrument]*instrument{}, service: s.budgetOf(r),
+		s: s, key: key, resource: sdkResource(r), lastUsed: time.Now(), service: s.budgetOf(r),
+		instruments: map[*telemetry.Instrument]*instrument{}, same: map[identity]*instrument{},
 	}
-	opts := []sdkmetric.Option{sdkmetric.WithResource(e.resource), s.limitOption()}
 	for _, x := range s.o.Push {
-		o := newObserved(e, x.Temporality)
-		r := sdkmetric.NewManualReader(sdkmetric.WithTemporalitySelector(x.Temporality),
-			sdkmetric.WithAggregationSelector(x.Aggregation), sdkmetric.WithProducer(o))
-		e.push, e.observed = append(e.push, r), append(e.observed, o)
-		opts = append(opts, sdkmetric.WithReader(r))
+		e.observed = append(e.observed, newObserved(e, len(e.observed), x.Temporality, x.Aggregation))
 	}
+	if len(s.o.Pull) == 0 {
+		return e, nil
+	}
+	opts := []sdkmetric.Option{sdkmetric.WithResource(e.resource)}
 	for _, x := range s.o.Pull {
-		o := newObserved(e, sdkmetric.CumulativeTemporalitySelector)
+		o := newObserved(e, len(e.observed), sdkmetric.CumulativeTemporalitySelector, x.Aggregation)
 		r, end, err := x.Open(o)
 		if err != nil {
 			e.close()
@@ -64,8 +59,8 @@ func newEntity(s *Store, key telemetry.ProcessKey, r *telemetry.Resource) (*enti
 		e.observed, e.closers = append(e.observed, o), append(e.closers, end)
 		opts = append(opts, sdkmetric.WithReader(r))
 	}
+	// It has no instruments; a reader reads from a provider only.
 	e.provider = sdkmetric.NewMeterProvider(opts...)
-	e.meter = e.provider.Meter(scope, metric.WithInstrumentationVersion(s.o.Version))
 	return e, nil
 }
 
@@ -120,10 +115,12 @@ func (e *entity) close() {
 	e.s.scores.Remove(e.key)
 	e.mu.Lock()
 	e.closed = true
-	for _, inst := range e.instruments {
-		e.service.give(len(inst.seen))
+	for _, inst := range e.order {
+		e.service.give(len(inst.series))
 	}
 	clear(e.instruments)
+	clear(e.same)
+	e.order = nil
 	e.mu.Unlock()
 	for _, f := range e.closers {
 		f()
@@ -134,14 +131,24 @@ func (e *entity) close() {
 	}
 }
 
-func (e *entity) record(ctx context.Context, ms []telemetry.Measurement) {
+// record adds the measurements up; scored says that they may have scores. The moment is
+// zero for what is no exemplar.
+func (e *entity) record(m moment, ms []telemetry.Measurement, scored bool) {
+	e.mu.RLock()
 	for i := range ms {
-		if !e.add(ctx, &ms[i]) {
+		inst := e.instruments[ms[i].Instrument]
+		if inst == nil {
+			e.mu.RUnlock()
+			inst = e.instrument(ms[i].Instrument)
+			e.mu.RLock()
+		}
+		if e.closed {
+			e.mu.RUnlock()
 			e.s.refused.Add(uint64(len(ms) - i))
 			return
 		}
+		e.add(inst, m, &ms[i], scored)
 	}
-	e.mu.RLock()
 	announced := e.announced
 	e.mu.RUnlock()
 	if !announced {
@@ -151,72 +158,77 @@ func (e *entity) record(ctx context.Context, ms []telemetry.Measurement) {
 	}
 }
 
-// add says false when the entity is closed.
-func (e *entity) add(ctx context.Context, m *telemetry.Measurement) bool {
-	e.mu.RLock()
-	inst := e.instruments[m.Instrument]
-	if inst == nil {
-		e.mu.RUnlock()
-		inst = e.instrument(m.Instrument)
-		e.mu.RLock()
+// add is called with e.mu held for reading.
+func (e *entity) add(inst *instrument, at moment, m *telemetry.Measurement, scored bool) {
+	inst.mu.Lock()
+	s, over := inst.find(m)
+	for _, c := range s.cells {
+		c.add(m.Value, at)
 	}
-	defer e.mu.RUnlock()
-	if e.closed {
-		return false
+	var sc *score
+	if scored && inst.Scored != "" && !over {
+		if s.score == nil {
+			s.score = e.s.scores.of(e.key, m)
+		}
+		sc = s.score
 	}
-	attrs := m.Attributes
-	if !inst.admit(attrs.Equivalent()) {
+	inst.mu.Unlock()
+	if over {
 		e.s.overflow.count(m.Instrument)
-		attrs = overflowSet
+		if scored && inst.Scored != "" {
+			sc = e.s.scores.of(e.key, m)
+		}
 	}
-	inst.record(ctx, m.Value, metric.WithAttributeSet(attrs))
-	return true
+	if sc != nil {
+		e.s.scores.add(sc, m.Value)
+	}
 }
 
-// instrument makes the SDK's instrument at its first use; nil when the entity is closed.
+// instrument makes an instrument at its first use, or finds one that is the same metric;
+// nil when the entity is closed.
 func (e *entity) instrument(i *telemetry.Instrument) *instrument {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if inst := e.instruments[i]; inst != nil || e.closed {
 		return inst
 	}
-	rec, err := newRecorder(e.meter, i)
-	if err != nil {
-		e.s.o.Log.Warn("instrument refused", "instrument", i.Name, "error", err)
-		rec = func(context.Context, float64, metric.MeasurementOption) {}
+	id := identityOf(i)
+	inst := e.same[id]
+	if inst == nil {
+		inst = &instrument{
+			Instrument: i, limit: e.s.o.Limit - 1, service: e.service, series: map[attribute.Distinct]*series{},
+			forms: make([]form, len(e.observed)),
+		}
+		for n, o := range e.observed {
+			inst.forms[n] = formOf(i, o.temporality, o.aggregation, time.Now())
+		}
+		e.same[id] = inst
+		e.order = append(e.order, inst)
 	}
-	inst := &instrument{record: rec, limit: e.s.o.Limit - 1, service: e.service, seen: map[attribute.Distinct]struct{}{}}
 	e.instruments[i] = inst
 	return inst
 }
 
-func newRecorder(m metric.Meter, i *telemetry.Instrument) (recorder, error) {
-	unit, desc := metric.WithUnit(i.Unit), metric.WithDescription(i.Description)
-	switch i.Kind {
-	case telemetry.Counter:
-		c, err := m.Float64Counter(i.Name, unit, desc)
-		return func(ctx context.Context, v float64, a metric.MeasurementOption) { c.Add(ctx, v, a) }, err
-	case telemetry.UpDownCounter:
-		c, err := m.Float64UpDownCounter(i.Name, unit, desc)
-		return func(ctx context.Context, v float64, a metric.MeasurementOption) { c.Add(ctx, v, a) }, err
-	case telemetry.Gauge:
-		g, err := m.Float64Gauge(i.Name, unit, desc)
-		return func(ctx context.Context, v float64, a metric.MeasurementOption) { g.Record(ctx, v, a) }, err
-	case telemetry.Histogram:
-		h, err := m.Float64Histogram(i.Name, unit, desc, metric.WithExplicitBucketBoundaries(i.Bounds...))
-		return func(ctx context.Context, v float64, a metric.MeasurementOption) { h.Record(ctx, v, a) }, err
-	default:
-		return nil, fmt.Errorf("unknown kind %d", i.Kind)
+// measured is what was added up for destination n.
+func (e *entity) measured(n int) []metricdata.Metrics {
+	e.mu.RLock()
+	order := e.order
+	e.mu.RUnlock()
+	now := time.Now()
+	var out []metricdata.Metrics
+	for _, inst := range order {
+		if m, ok := inst.collect(n, now); ok {
+			out = append(out, m)
+		}
 	}
+	return out
 }
 
 // collect reads everything for one push destination into rm.
-func (e *entity) collect(ctx context.Context, i int, rm *metricdata.ResourceMetrics) error {
-	if err := e.push[i].Collect(ctx, rm); err != nil {
-		return err
-	}
+func (e *entity) collect(ctx context.Context, i int, rm *metricdata.ResourceMetrics) (err error) {
+	rm.ScopeMetrics, err = e.observed[i].Produce(ctx)
 	e.mu.RLock()
 	rm.Resource = e.resource // it may be known better by now
 	e.mu.RUnlock()
-	return nil
+	return err
 }

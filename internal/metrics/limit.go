@@ -16,31 +16,6 @@ const seriesPerService = 20_000
 // overflowSet marks the series that takes what is beyond a limit, as the SDK does.
 var overflowSet = attribute.NewSet(attribute.Bool("otel.metric.overflow", true))
 
-// instrument is one metric of one process with the series it has.
-type instrument struct {
-	record  recorder
-	limit   int
-	service *budget
-
-	mu   sync.Mutex
-	seen map[attribute.Distinct]struct{}
-}
-
-// admit says whether a series is one of those that are kept. The SDK has a limit of
-// its own, but does not say what it did.
-func (i *instrument) admit(id attribute.Distinct) bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if _, ok := i.seen[id]; ok {
-		return true
-	}
-	if len(i.seen) >= i.limit || !i.service.take() {
-		return false
-	}
-	i.seen[id] = struct{}{}
-	return true
-}
-
 // budget is what the processes of one service have in common.
 type budget struct{ left atomic.Int64 }
 

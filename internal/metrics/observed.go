@@ -14,10 +14,12 @@ import (
 )
 
 // observed turns the readings of one entity's sources into data points for one
-// destination. It implements metric.Producer.
+// destination, and adds those of what was measured. It implements metric.Producer.
 type observed struct {
 	e           *entity
+	n           int // of the destination
 	temporality sdkmetric.TemporalitySelector
+	aggregation sdkmetric.AggregationSelector
 
 	mu       sync.Mutex
 	readings []openReading
@@ -42,8 +44,8 @@ type family struct {
 	prev, total map[attribute.Distinct]float64
 }
 
-func newObserved(e *entity, t sdkmetric.TemporalitySelector) *observed {
-	return &observed{e: e, temporality: t, families: map[*telemetry.Instrument]*family{}, last: time.Now()}
+func newObserved(e *entity, n int, t sdkmetric.TemporalitySelector, a sdkmetric.AggregationSelector) *observed {
+	return &observed{e: e, n: n, temporality: t, aggregation: a, families: map[*telemetry.Instrument]*family{}, last: time.Now()}
 }
 
 func (o *observed) add(r Reading, since time.Time) {
@@ -60,10 +62,22 @@ func (o *observed) stop() {
 
 // Produce implements metric.Producer.
 func (o *observed) Produce(context.Context) ([]metricdata.ScopeMetrics, error) {
+	sm := metricdata.ScopeMetrics{
+		Scope:   instrumentation.Scope{Name: scope, Version: o.e.s.o.Version},
+		Metrics: append(o.e.measured(o.n), o.read()...),
+	}
+	if len(sm.Metrics) == 0 {
+		return nil, nil
+	}
+	return []metricdata.ScopeMetrics{sm}, nil
+}
+
+// read asks the sources.
+func (o *observed) read() []metricdata.Metrics {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.readings) == 0 {
-		return nil, nil
+		return nil
 	}
 	o.now = time.Now()
 	for _, f := range o.order {
@@ -75,9 +89,9 @@ func (o *observed) Produce(context.Context) ([]metricdata.ScopeMetrics, error) {
 	for _, r := range o.readings {
 		r.read(func(i *telemetry.Instrument, v float64, a attribute.Set) { o.observe(i, v, a, r.since) })
 	}
-	out := o.scopeMetrics()
+	out := o.metrics()
 	o.last = o.now
-	return out, nil
+	return out
 }
 
 func (o *observed) observe(i *telemetry.Instrument, v float64, attrs attribute.Set, since time.Time) {
@@ -145,10 +159,9 @@ func (o *observed) deltas(f *family) {
 	}
 }
 
-// scopeMetrics gives the points away; the slices are made anew because the SDK's
+// metrics gives the points away; the slices are made anew because the SDK's
 // exporters may still hold those of a concurrent scrape.
-func (o *observed) scopeMetrics() []metricdata.ScopeMetrics {
-	sm := metricdata.ScopeMetrics{Scope: instrumentation.Scope{Name: scope, Version: o.e.s.o.Version}}
+func (o *observed) metrics() (out []metricdata.Metrics) {
 	for _, f := range o.order {
 		if len(f.points) == 0 {
 			continue
@@ -168,10 +181,7 @@ func (o *observed) scopeMetrics() []metricdata.ScopeMetrics {
 				DataPoints: points, Temporality: f.temporality, IsMonotonic: f.inst.Kind == telemetry.Counter,
 			}
 		}
-		sm.Metrics = append(sm.Metrics, m)
+		out = append(out, m)
 	}
-	if len(sm.Metrics) == 0 {
-		return nil
-	}
-	return []metricdata.ScopeMetrics{sm}
+	return out
 }

@@ -57,30 +57,40 @@ func NewScores(threshold time.Duration) *Scores {
 	}
 }
 
-// Record counts an operation.
-func (s *Scores) Record(op *telemetry.Operation) {
-	for i := range op.Measurements {
-		if m := &op.Measurements[i]; m.Instrument.Scored != "" {
-			s.count(op.Process, m)
-		}
-	}
+// score is where the values of one series are counted.
+type score struct {
+	failed     bool
+	all, route *tally // route is nil where it is not known
 }
 
-func (s *Scores) count(key telemetry.ProcessKey, m *telemetry.Measurement) {
+// of finds or makes the tallies of a measurement's attributes; nil when there are too many
+// processes.
+func (s *Scores) of(key telemetry.ProcessKey, m *telemetry.Measurement) *score {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := s.processes[key]
 	if p == nil {
 		if len(s.processes) >= maxEntities {
-			return
+			return nil
 		}
 		p = map[scored]*tally{}
 		s.processes[key] = p
 	}
-	_, failed := m.Attributes.Value(semconv.ErrorTypeKey)
-	s.tally(p, m.Instrument, attribute.Set{}).add(m.Value, failed, s.threshold)
+	sc := &score{all: s.tally(p, m.Instrument, attribute.Set{})}
+	_, sc.failed = m.Attributes.Value(semconv.ErrorTypeKey)
 	if route, ok := m.Attributes.Value(m.Instrument.Scored); ok {
-		s.tally(p, m.Instrument, s.route(m, route)).add(m.Value, failed, s.threshold)
+		sc.route = s.tally(p, m.Instrument, s.route(m, route))
+	}
+	return sc
+}
+
+// add counts one value.
+func (s *Scores) add(sc *score, seconds float64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sc.all.add(seconds, sc.failed, s.threshold)
+	if sc.route != nil {
+		sc.route.add(seconds, sc.failed, s.threshold)
 	}
 }
 

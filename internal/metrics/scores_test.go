@@ -24,7 +24,9 @@ func TestScores(t *testing.T) {
 		if err != "" {
 			kvs = append(kvs, attribute.String("error.type", err))
 		}
-		s.Record(&telemetry.Operation{Process: key, Measurements: []telemetry.Measurement{{Instrument: i, Value: seconds, Attributes: attribute.NewSet(kvs...)}}})
+		if i.Scored != "" {
+			s.add(s.of(key, &telemetry.Measurement{Instrument: i, Attributes: attribute.NewSet(kvs...)}), seconds)
+		}
 	}
 	read, _ := s.Open(key)
 	other, _ := s.Open(key)

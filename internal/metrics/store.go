@@ -8,9 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"go.opentelemetry.io/otel/sdk/metric"
-	"go.opentelemetry.io/otel/trace"
-
 	"github.com/tracer-agent/tracer-agent/exporter"
 	"github.com/tracer-agent/tracer-agent/internal/selfmetrics"
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
@@ -126,42 +123,37 @@ func New(o Options) *Store {
 // Enabled says that somebody wants metrics. A nil Store is not enabled.
 func (s *Store) Enabled() bool { return s != nil && len(s.o.Push)+len(s.o.Pull) > 0 }
 
-// Record adds the measurements of an operation, whose resource is set.
+// Record adds the measurements of an operation, whose resource and, unless it is
+// MetricsOnly, times are set.
 func (s *Store) Record(op *telemetry.Operation) {
 	if len(op.Measurements) == 0 || !s.Enabled() {
 		return
 	}
-	ctx := context.Background()
+	var at moment
 	if !op.MetricsOnly {
-		// What exemplars take their ids from.
-		ctx = trace.ContextWithSpanContext(ctx, trace.NewSpanContext(trace.SpanContextConfig{
-			TraceID: op.TraceID, SpanID: op.SpanID, TraceFlags: op.Flags | trace.FlagsSampled,
-		}))
+		at = moment{atNs: max(op.End.UnixNano(), 1), trace: op.TraceID, span: op.SpanID}
 	}
-	if s.measure(ctx, op.Process, op.Resource, op.Measurements) {
-		s.scores.Record(op)
-	}
+	s.measure(at, op.Process, op.Resource, op.Measurements, true)
 }
 
 // Measure adds measurements that belong to no operation.
 func (s *Store) Measure(key telemetry.ProcessKey, r *telemetry.Resource, ms ...telemetry.Measurement) {
 	if s.Enabled() {
-		s.measure(context.Background(), key, r, ms)
+		s.measure(moment{}, key, r, ms, false)
 	}
 }
 
-func (s *Store) measure(ctx context.Context, key telemetry.ProcessKey, r *telemetry.Resource, ms []telemetry.Measurement) bool {
+func (s *Store) measure(at moment, key telemetry.ProcessKey, r *telemetry.Resource, ms []telemetry.Measurement, scored bool) {
 	s.mu.RLock()
 	e := s.entities[key]
 	s.mu.RUnlock()
 	if e == nil {
 		if e = s.open(key, r, false); e == nil {
 			s.refused.Add(uint64(len(ms)))
-			return false
+			return
 		}
 	}
-	e.record(ctx, ms)
-	return true
+	e.record(at, ms, scored)
 }
 
 // Add announces a process: from now on its sources are read. A resource that was
@@ -267,6 +259,3 @@ func (s *Store) Shutdown(ctx context.Context) error {
 	}
 	return err
 }
-
-// limitOption bounds the series of each metric.
-func (s *Store) limitOption() metric.Option { return metric.WithCardinalityLimit(s.o.Limit) }

@@ -307,7 +307,7 @@ func TestOverflow(t *testing.T) {
 	if n := reg.Counter(nameOverflow, selfmetrics.L("metric", "test.duration")).Value(); n != 14 {
 		t.Errorf("%d values counted as overflow, want 14", n)
 	}
-	o := newObserved(s.entities[key(1)], dst.temporality)
+	o := newObserved(s.entities[key(1)], 0, dst.temporality, dst.Aggregation)
 	o.add(func(observe telemetry.Observe) {
 		for n := range 10 {
 			observe(requests, 1, set("n", fmt.Sprint(n)))
@@ -317,7 +317,7 @@ func TestOverflow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	points := sm[0].Metrics[0].Data.(metricdata.Sum[float64]).DataPoints
+	points := sm[0].Metrics[len(sm[0].Metrics)-1].Data.(metricdata.Sum[float64]).DataPoints
 	if len(points) != 4 || points[3].Value != 7 || !points[3].Attributes.HasValue("otel.metric.overflow") {
 		t.Errorf("observed points %v, want 3 and an overflow of 7", points)
 	}
@@ -334,7 +334,7 @@ func TestServiceBudget(t *testing.T) {
 	}
 	total := 0
 	for _, e := range s.entities {
-		total += len(e.instruments[requests].seen)
+		total += len(e.instruments[requests].series)
 	}
 	if total != seriesPerService {
 		t.Errorf("%d series of one service, want %d", total, seriesPerService)
@@ -403,7 +403,7 @@ func TestLateRecord(t *testing.T) {
 				}
 				// An instrument of its own: the map of them grows.
 				inst := &telemetry.Instrument{Name: "test.late", Kind: telemetry.Counter}
-				e.record(t.Context(), []telemetry.Measurement{{Instrument: inst, Value: 1}})
+				e.record(moment{}, []telemetry.Measurement{{Instrument: inst, Value: 1}}, true)
 			}
 		})
 	}
@@ -411,7 +411,7 @@ func TestLateRecord(t *testing.T) {
 	delete(s.entities, key(1)) // as forget does
 	e.close()
 	before := s.refused.Value()
-	e.record(t.Context(), []telemetry.Measurement{{Instrument: requests, Value: 1}, {Instrument: level, Value: 1}})
+	e.record(moment{}, []telemetry.Measurement{{Instrument: requests, Value: 1}, {Instrument: level, Value: 1}}, true)
 	wg.Wait()
 	if left := e.service.left.Load(); left != seriesPerService {
 		t.Errorf("%d of %d series left", left, seriesPerService)

@@ -31,7 +31,8 @@ type Resources interface {
 
 // Recorder adds up the measurements of operations; see internal/metrics.
 type Recorder interface {
-	// Record is called with the resource set, from several goroutines.
+	// Record is called with the resource and, unless it is MetricsOnly, the times set,
+	// from several goroutines.
 	Record(op *telemetry.Operation)
 }
 
@@ -123,6 +124,11 @@ func New(o Options) *Pipeline {
 // It may be called from several goroutines.
 func (p *Pipeline) Submit(op *telemetry.Operation) {
 	op.Resource = p.resourceOf(op.Process)
+	if !op.MetricsOnly {
+		p.mu.Lock()
+		p.timeline.stamp(op)
+		p.mu.Unlock()
+	}
 	if p.recorder != nil {
 		p.recorder.Record(op)
 	}
@@ -131,7 +137,6 @@ func (p *Pipeline) Submit(op *telemetry.Operation) {
 	}
 	op.Measurements = nil
 	p.mu.Lock()
-	p.timeline.stamp(op)
 	// The lanes are filled under the lock so that Shutdown sees all of what was
 	// accepted before it, and so that every exporter gets the same order.
 	for _, l := range p.lanes {
