@@ -119,6 +119,11 @@ func (amd64Arch) decode(code []byte, pc uint64, prev *insn) (insn, bool) {
 		m, ok := x.Args[1].(x86asm.Mem)
 		in.stackCheck = ok && m.Base == amd64G && m.Index == 0 && (m.Disp == 0x10 || m.Disp == 0x18)
 	}
+	for _, a := range x.Args {
+		if m, ok := a.(x86asm.Mem); ok && m.Base == x86asm.RIP && m.Index == 0 {
+			in.refs[0] = pc + in.size + uint64(m.Disp)
+		}
+	}
 	in.effect = amd64Effect(&x)
 	return in, true
 }

@@ -71,6 +71,11 @@ func (arm64Arch) decode(code []byte, pc uint64, prev *insn) (insn, bool) {
 	case w&0x1f000000 == 0x10000000: // adr, adrp
 		in.class = ClassEmulated
 		in.effect.writes = 1 << (w & 31)
+		if imm := signed(w, 5, 19)<<2 | int64(w>>29&3); w>>31 == 1 {
+			in.page, in.pageReg = pc&^0xfff+uint64(imm<<12), uint8(w&31)
+		} else {
+			in.refs[0] = pc + uint64(imm)
+		}
 	case w&0x3b000000 == 0x18000000: // ldr literal: refused since Linux 6.12
 		in.class = ClassUnknown
 		in.effect.writes = 1 << (w & 31)
@@ -85,7 +90,36 @@ func (arm64Arch) decode(code []byte, pc uint64, prev *insn) (insn, bool) {
 		in.stackCheck = w&0xffe0001f == 0xeb20001f && w>>16&31 == arm64Tmp ||
 			w&0xffe0fc1f == 0xeb00001f && w>>16&31 == arm64Tmp
 	}
+	if prev != nil && prev.page != 0 && in.page == 0 && in.flow == flowNext {
+		keep := !in.effect.unknown && !in.effect.overwrites(place{reg: prev.pageReg})
+		if prev.pageReg == uint8(w>>5&31) {
+			arm64Refs(w, prev.page, &in)
+		}
+		if keep && in.page == 0 {
+			in.page, in.pageReg = prev.page, prev.pageReg
+		}
+	}
 	return in, true
+}
+
+// arm64Refs finds what the instruction names whose register has an address: the linker puts
+// the lower part of an ADRP's into an ADD, a load or a store, which may be a pair's.
+func arm64Refs(w uint32, addr uint64, in *insn) {
+	imm := uint64(w >> 10 & 0xfff)
+	switch {
+	case w&0xffc00000 == 0x91000000: // add xd, xn, #imm
+		in.refs[0] = addr + imm
+		in.page, in.pageReg = in.refs[0], uint8(w&31)
+	case w&0x3b000000 == 0x39000000: // ldr, str: scaled
+		scale := w >> 30
+		if w>>26&1 == 1 {
+			scale |= w >> 23 & 1 << 2
+		}
+		in.refs[0] = addr + imm<<scale
+	case w&0xff800000 == 0xa9000000: // ldp, stp of two words
+		in.refs[0] = addr + uint64(signed(w, 15, 7)<<3)
+		in.refs[1] = in.refs[0] + 8
+	}
 }
 
 // signed returns the signed field of n bits at bit lo.

@@ -28,7 +28,7 @@ type section struct {
 // segment is one PT_LOAD program header.
 type segment struct {
 	vaddr, off, filesz, memsz uint64
-	exec                      bool
+	exec, write               bool
 }
 
 // image is the parsed skeleton of an ELF file: headers only.
@@ -110,7 +110,10 @@ func (im *image) readSegments(hdr *elf.Header64) error {
 		if p.Vaddr+p.Memsz < p.Vaddr || p.Off+p.Filesz < p.Off || p.Filesz > p.Memsz {
 			return corrupt("segment at %#x has a size that overflows", p.Vaddr)
 		}
-		im.segs = append(im.segs, segment{p.Vaddr, p.Off, p.Filesz, p.Memsz, elf.ProgFlag(p.Flags)&elf.PF_X != 0})
+		im.segs = append(im.segs, segment{
+			p.Vaddr, p.Off, p.Filesz, p.Memsz,
+			elf.ProgFlag(p.Flags)&elf.PF_X != 0, elf.ProgFlag(p.Flags)&elf.PF_W != 0,
+		})
 	}
 	if len(im.segs) == 0 {
 		return corrupt("no loadable segment")

@@ -285,5 +285,10 @@ func FuzzWalk(f *testing.F) {
 		inside(e.EntryPoint("f"))
 		inside(e.CallSite("f", []string{"g", "f"}))
 		inside(e.AfterCall("f", []string{"g", "f"}, 3))
+		im.segs[0].write = true
+		at, err := e.FindVars(map[string][]Use{"v": {{Func: "f", Offsets: []uint64{8}}}})
+		if v := at["v"]; err == nil && (v+8 < fn.Addr || v+8 >= fn.Addr+fn.Size) {
+			t.Errorf("a variable at %#x", v)
+		}
 	})
 }

@@ -53,12 +53,15 @@ type insn struct {
 	addr   uint64
 	size   uint64
 	flow   flow
-	target uint64 // of flowJump, flowCond, flowCall
+	target uint64    // of flowJump, flowCond, flowCall
+	refs   [2]uint64 // addresses of words that operands name, 0: none
 	class  Class
 	taken  taken
 	// stackCheck: a conditional jump that compares SP with the goroutine's limit.
 	stackCheck bool
 	effect     effect
+	page       uint64 // arm64: the address that is in register pageReg behind an ADRP or ADD
+	pageReg    uint8
 }
 
 // arch decodes one architecture's instructions.

@@ -2,6 +2,7 @@ package goruntime
 
 import (
 	_ "embed"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -39,6 +40,44 @@ var variables = []string{
 	"runtime.memstats", "runtime.gcController", "runtime.sched", "runtime.allp", "runtime.allglen", "runtime.gomaxprocs",
 }
 
+// uses are what tells the variables of a stripped executable: functions of the runtime
+// that every program has, and the fields that all supported versions of them refer to.
+func uses(off map[string]uint64) map[string][]goexe.Use {
+	at := func(fields ...string) (offs []uint64) {
+		for _, f := range fields {
+			offs = append(offs, off[f])
+		}
+		return offs
+	}
+	use := func(fn string, offs ...uint64) goexe.Use { return goexe.Use{Func: "runtime." + fn, Offsets: offs} }
+	const pointer, length = 0, 8 // of a slice
+	return map[string][]goexe.Use{
+		"runtime.memstats": {
+			use("(*mheap).init", at("mstats.mspan_sys", "mstats.mcache_sys", "mstats.gcMiscSys", "mstats.other_sys")...),
+			use("gcMarkTermination", at("mstats.numgc", "mstats.pause_total_ns")...),
+			use("(*mcache).refill", at("mstats.heapStats")...),
+		},
+		"runtime.gcController": {
+			use("gcinit", at("gcControllerState.gcPercent")...),
+			use("(*mcache).refill", 0), use("gcStart", 0), use("gcMark", 0), use("gcMarkDone", 0),
+		},
+		"runtime.sched": {
+			use("gfget", at("schedt.gFree")...), use("gfput", at("schedt.gFree")...), use("gfpurge", at("schedt.gFree")...),
+			use("newproc1", at("schedt.ngsys")...),
+		},
+		"runtime.allp": {
+			use("procresize", pointer, length), use("stealWork", pointer, length),
+			use("stopTheWorldWithSema", pointer, length), use("retake", pointer, length), use("gcMark", pointer, length),
+		},
+		// The length of all goroutines is read before the pointer to them.
+		"runtime.allglen": {{Func: "runtime.forEachGRace", Offsets: []uint64{0}, First: true}, use("allgadd", 0)},
+		"runtime.gomaxprocs": {
+			use("gcBgMarkStartWorkers", 0), use("procresize", 0),
+			use("stopTheWorldWithSema", 0), use("startTheWorldWithSema", 0), use("handoffp", 0),
+		},
+	}
+}
+
 // wanted are the fields; of those in optional, a version may have none.
 var wanted = []string{
 	"schedt.gFree", "schedt.ngsys", "p.gFree",
@@ -70,10 +109,6 @@ func layoutOf(exe *goexe.Exe) (*layout, error) {
 	if err != nil {
 		return nil, err
 	}
-	addrs, err := exe.Vars(variables...)
-	if err != nil {
-		return nil, err
-	}
 	fields := make([]goexe.Field, 0, len(wanted))
 	for _, name := range wanted {
 		fields = append(fields, field(name))
@@ -88,8 +123,6 @@ func layoutOf(exe *goexe.Exe) (*layout, error) {
 	}
 	l := &layout{
 		loadVaddr: exe.LoadVaddr(), pie: exe.PIE(), minor: exe.GoVersion().Minor,
-		mstats: addrs["runtime.memstats"], controller: addrs["runtime.gcController"], sched: addrs["runtime.sched"],
-		allp: addrs["runtime.allp"], allglen: addrs["runtime.allglen"], gomaxprocs: addrs["runtime.gomaxprocs"],
 		off: make(map[string]uint64, len(wanted)),
 	}
 	for _, name := range wanted {
@@ -104,7 +137,19 @@ func layoutOf(exe *goexe.Exe) (*layout, error) {
 			l.off[name] = uint64(off)
 		}
 	}
-	return l, l.check()
+	if err := l.check(); err != nil {
+		return nil, err
+	}
+	addrs, err := exe.Vars(variables...)
+	if errors.Is(err, goexe.ErrNoOffsets) {
+		addrs, err = exe.FindVars(uses(l.off))
+	}
+	if err != nil {
+		return nil, err
+	}
+	l.mstats, l.controller, l.sched = addrs["runtime.memstats"], addrs["runtime.gcController"], addrs["runtime.sched"]
+	l.allp, l.allglen, l.gomaxprocs = addrs["runtime.allp"], addrs["runtime.allglen"], addrs["runtime.gomaxprocs"]
+	return l, nil
 }
 
 // check makes sure that every field lies within what is read of its struct.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -58,6 +59,9 @@ type piece struct {
 	to   []byte
 	addr uint64
 }
+
+// maxPieces is what one system call takes (IOV_MAX).
+const maxPieces = 1024
 
 // fetch reads pieces in one system call; all or nothing.
 func (r *reader) fetch(pieces ...piece) error {
@@ -127,22 +131,28 @@ func (r *reader) goroutines(all, allp, procs uint64) (uint64, error) {
 	if r.l.minor < 26 { // since then the runtime's own are counted, too
 		n -= i32(r.sched, r.l.off["schedt.ngsys"])
 	}
-	r.procs = sized(r.procs, procs*12)
+	r.procs = sized(r.procs, procs*16)
 	// Pointers of the process, to which fetch adds the bias.
 	pointers := r.procs[:procs*8]
 	if err := r.fetch(piece{pointers, allp - r.bias}); err != nil {
 		return 0, err
 	}
-	counts := r.procs[procs*8 : procs*12]
-	pieces := make([]piece, procs)
+	counts, ids := r.procs[procs*8:procs*12], r.procs[procs*12:procs*16]
+	pieces := make([]piece, 2*procs)
 	for i := range procs {
 		p := binary.LittleEndian.Uint64(pointers[i*8:])
-		pieces[i] = piece{counts[i*4 : i*4+4], p - r.bias + r.l.off["p.gFree"] + 8}
+		pieces[2*i] = piece{counts[i*4 : i*4+4], p - r.bias + r.l.off["p.gFree"] + 8}
+		pieces[2*i+1] = piece{ids[i*4 : i*4+4], p - r.bias} // p.id is the first field
 	}
-	if err := r.fetch(pieces...); err != nil {
-		return 0, err
+	for some := range slices.Chunk(pieces, maxPieces) {
+		if err := r.fetch(some...); err != nil {
+			return 0, err
+		}
 	}
 	for i := range procs {
+		if id := i32(ids, i*4); id != int64(i) {
+			return 0, fmt.Errorf("%w: processor %d calls itself %d", errImplausible, i, id)
+		}
 		n -= i32(counts, i*4)
 	}
 	if all > 1<<31 || n > int64(all) {
