@@ -67,19 +67,20 @@ struct tr_who {
 	struct tr_goexe *ge;
 };
 
-/* False: a process that is not watched. */
-static __always_inline bool who_runs(struct tr_who *w, struct pt_regs *ctx)
+/* False: a process that is not watched. Not inlined: what it needs on the stack shall not
+ * count to the caller's frame. */
+static __noinline __attribute__((unused)) int who_runs(struct tr_who *w, struct pt_regs *ctx)
 {
 	w->key.tgid = 0;
 	w->key.id = 0;
 	w->proc = watched(&w->key);
 	if (!w->proc)
-		return false;
+		return 0;
 	w->ge = bpf_map_lookup_elem(&tr_goexes, &w->proc->exe_id);
 	if (!w->ge)
-		return false;
+		return 0;
 	w->key.id = go_id(w->ge, GO_G(ctx));
-	return true;
+	return 1;
 }
 
 static __always_inline void call_emit(struct tr_call *c, __u8 type, __u32 head, __u32 max_tail)

@@ -182,6 +182,29 @@ static __noinline int header(struct fh_op *op)
 	return 0;
 }
 
+/* The have headers at at, BATCH at most; 0 when they could not be read. */
+static __noinline int batch(struct fh_op *op, struct fh_exe *e, __u64 at, __u64 have)
+{
+	__u64 bytes;
+
+	if (!op || !e)
+		return 0;
+	bytes = have * e->kv_size;
+	asm volatile("if %0 <= %1 goto +1; %0 = 0" : "+r"(bytes) : "i"(BATCH * KV_MAX));
+	if (bpf_probe_read_user(op->kv, bytes, (void *)at))
+		return 0;
+	for (__u32 i = 0; i < BATCH; i++) {
+		__u32 off = i * e->kv_size;
+
+		if (i >= have)
+			break;
+		op->key = *(struct go_str *)&op->kv[(off + e->kv_key) & 511];
+		op->val = *(struct go_str *)&op->kv[(off + e->kv_value) & 511];
+		header(op);
+	}
+	return 1;
+}
+
 /* The request's headers: a slice of argsKV { key []byte; value []byte; ... }. */
 static __noinline int headers(struct fh_op *op, struct fh_exe *e)
 {
@@ -192,22 +215,10 @@ static __noinline int headers(struct fh_op *op, struct fh_exe *e)
 	at = read_u64(op->req + e->hdrs);
 	n = read_u64(op->req + e->hdrs + 8);
 	for (__u32 b = 0; b < BATCHES; b++) {
-		__u64 have = n > BATCH ? BATCH : n, bytes = have * e->kv_size;
+		__u64 have = n > BATCH ? BATCH : n;
 
-		if (!have)
+		if (!have || !batch(op, e, at, have))
 			break;
-		asm volatile("if %0 <= %1 goto +1; %0 = 0" : "+r"(bytes) : "i"(BATCH * KV_MAX));
-		if (bpf_probe_read_user(op->kv, bytes, (void *)at))
-			break;
-		for (__u32 i = 0; i < BATCH; i++) {
-			__u32 off = i * e->kv_size;
-
-			if (i >= have)
-				break;
-			op->key = *(struct go_str *)&op->kv[(off + e->kv_key) & 511];
-			op->val = *(struct go_str *)&op->kv[(off + e->kv_value) & 511];
-			header(op);
-		}
 		at += BATCH * e->kv_size;
 		n -= have;
 	}
@@ -292,6 +303,24 @@ static __always_inline bool token(struct fh_op *op)
 	       ((c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z'));
 }
 
+/* What is read of a request; of one that is not kept and only counted metrics need little. */
+static __noinline int put_request(struct fh_op *op, struct fh_exe *e, int kept)
+{
+	if (!op || !e)
+		return 0;
+	if (kept || cfg_count_full) {
+		put_at(op, FS_URI, op->req + e->uri);
+		put_at(op, FS_HOST, op->req + e->host);
+		put_at(op, FS_USER_AGENT, op->req + e->agent);
+	}
+	op->ev.req_size = read_u64(op->req + e->clen);
+	if (read_u8(op->req + e->req_tls))
+		op->ev.call.flags |= FH_TLS;
+	if (read_u8(op->req + e->no_http11))
+		op->ev.call.flags |= FH_HTTP10;
+	return 0;
+}
+
 /* func (req *Request) readLimitBody(r *bufio.Reader, ...) error, readBodyStream   AX req */
 SEC("uprobe")
 int fh_start(struct pt_regs *ctx)
@@ -332,17 +361,7 @@ int fh_start(struct pt_regs *ctx)
 		bpf_map_delete_elem(&fh_ops, &w.key);
 		return 0;
 	}
-	if (kept || cfg_count_full) { /* else only counted: metrics need no more */
-		put_at(op, FS_URI, req + e->uri);
-		put_at(op, FS_HOST, req + e->host);
-		put_at(op, FS_USER_AGENT, req + e->agent);
-	}
-	op->ev.req_size = read_u64(req + e->clen);
-	if (read_u8(req + e->req_tls))
-		op->ev.call.flags |= FH_TLS;
-	if (read_u8(req + e->no_http11))
-		op->ev.call.flags |= FH_HTTP10;
-	return 0;
+	return put_request(op, e, kept);
 }
 
 static __noinline __s64 body_size(__u64 resp, struct fh_exe *e)

@@ -217,6 +217,15 @@ static __noinline int server_fill(struct gr_op *op, struct tr_gokey *key, struct
 	return 1;
 }
 
+/* Keep the transport, the interface itab, data, if it is an *http2Server. */
+static __noinline int put_transport(struct gr_op *op, struct gr_exe *e, struct tr_goexe *ge,
+				    __u64 itab, __u64 data)
+{
+	if (op && e && ge && itab_is(&op->io, ge, itab, e->h2_name, &e->h2_itab))
+		op->transport = data;
+	return 0;
+}
+
 static __always_inline int server_start(struct pt_regs *ctx)
 {
 	struct tr_who w;
@@ -233,8 +242,7 @@ static __always_inline int server_start(struct pt_regs *ctx)
 		return 0;
 	io_init(&op->io, w.proc);
 	op->stream = GO_ARG3(ctx);
-	if (itab_is(&op->io, w.ge, GO_ARG1(ctx), e->h2_name, &e->h2_itab))
-		op->transport = GO_ARG2(ctx);
+	put_transport(op, e, w.ge, GO_ARG1(ctx), GO_ARG2(ctx));
 	if (!w.key.id)
 		call_unsane(&op->ev.call, CALL_CHECK_G);
 	else if (server_fill(op, &w.key, w.ge))

@@ -258,6 +258,27 @@ int nh_get_conn(struct pt_regs *ctx)
 	return client_start(ctx, CLIENT_H1);
 }
 
+/* The operation goes over the *persistConn at pc. */
+static __noinline int got_conn(struct nh_op *op, struct nh_exe *e, struct tr_goexe *ge, __u64 pc)
+{
+	struct tr_gokey key = {};
+
+	if (!op || !e || !ge)
+		return 0;
+	key.tgid = op->ev.hdr.tgid;
+	key.id = op->ev.goid;
+	if (e->dials)
+		got_fresh(op, &key, pc);
+	if (read_u64(pc + e->pc_alt))
+		return 0; /* HTTP/2, where a stream is announced */
+	io_ids(&op->io, op);
+	announce(&op->io, ge, e, pc + e->pc_conn, 0);
+	put_peer(op, &op->io);
+	if (e->inject && (op->io.hand & HAND_MEMORY))
+		expect_write(op, &key, e, pc);
+	return 0;
+}
+
 /* in func (t *Transport) roundTrip(req *Request) (*Response, error), after getConn */
 SEC("uprobe")
 int nh_got_conn(struct pt_regs *ctx)
@@ -266,7 +287,7 @@ int nh_got_conn(struct pt_regs *ctx)
 	struct nh_exe *e;
 	struct tr_goexe *ge;
 	struct nh_op *op = client_op(&key, ctx, &e, &ge);
-	__u64 err, pc;
+	__u64 err;
 
 	if (!op)
 		return 0;
@@ -277,17 +298,7 @@ int nh_got_conn(struct pt_regs *ctx)
 		client_finish(op, &key);
 		return 0;
 	}
-	pc = go_loc_read(ctx, &e->conn_end[0]);
-	if (e->dials)
-		got_fresh(op, &key, pc);
-	if (!read_u64(pc + e->pc_alt)) { /* else HTTP/2, where a stream is announced */
-		io_ids(&op->io, op);
-		announce(&op->io, ge, e, pc + e->pc_conn, 0);
-		put_peer(op, &op->io);
-		if (e->inject && (op->io.hand & HAND_MEMORY))
-			expect_write(op, &key, e, pc);
-	}
-	return 0;
+	return got_conn(op, e, ge, go_loc_read(ctx, &e->conn_end[0]));
 }
 
 /* in func (t *Transport) roundTrip, after (*persistConn).roundTrip or the HTTP/2 one */

@@ -83,6 +83,28 @@ static __always_inline int pgx_exec_end(struct pt_regs *ctx)
 	return 0;
 }
 
+/* What the *baseRows at rows says of the connection and the statement. */
+static __noinline int put_rows(struct sq_op *op, struct sq_exe *e, __u64 rows)
+{
+	if (!op || !e)
+		return 0;
+	put_config(op, e, read_u64(rows + e->rows_conn));
+	if (!bpf_probe_read_user(&op->s, sizeof(op->s), (void *)(rows + e->rows_sql)))
+		put_text(op, op->s.ptr, op->s.len);
+	return 0;
+}
+
+/* The key is not the goroutine, whose g is g, but the *baseRows at rows. */
+static __noinline int rows_trace(struct sq_op *op, struct sq_exe *e, struct tr_goexe *ge, __u64 g,
+				 __u64 rows)
+{
+	if (!op || !e || !ge)
+		return 0;
+	op->ev.call.goid = read_u64(g + ge->g_goid);
+	op->ev.call.flags |= F_PGX;
+	return call_trace(&op->ev.call, ge, g, read_u64(rows + e->rows_ctx + 8));
+}
+
 static __always_inline int pgx_query_start(struct pt_regs *ctx, __u32 nth)
 {
 	struct tr_who w;
@@ -105,17 +127,11 @@ static __always_inline int pgx_query_start(struct pt_regs *ctx, __u32 nth)
 	op = call_new(&sq_ops, &sq_zero, &w);
 	if (!op)
 		return 0;
-	op->ev.call.goid = read_u64(GO_G(ctx) + w.ge->g_goid);
-	op->ev.call.flags |= F_PGX;
-	if (!call_trace(&op->ev.call, w.ge, GO_G(ctx), read_u64(rows + e->rows_ctx + 8)) &&
-	    !cfg_count_all) {
+	if (!rows_trace(op, e, w.ge, GO_G(ctx), rows) && !cfg_count_all) {
 		bpf_map_delete_elem(&sq_ops, &w.key);
 		return 0;
 	}
-	put_config(op, e, read_u64(rows + e->rows_conn));
-	if (!bpf_probe_read_user(&op->s, sizeof(op->s), (void *)(rows + e->rows_sql)))
-		put_text(op, op->s.ptr, op->s.len);
-	return 0;
+	return put_rows(op, e, rows);
 }
 
 #if defined(__TARGET_ARCH_x86)

@@ -334,19 +334,20 @@ int ws_fd_close(struct pt_regs *ctx)
  * being more words than there are registers left */
 static __always_inline int coder_read(struct pt_regs *ctx, bool old)
 {
-	struct tr_gokey key = {};
-	struct tr_proc *proc = watched(&key);
 	struct tr_who w;
 	struct ws_exe *e;
 	struct ws_op *op;
 	__s64 n;
 
-	if (!proc)
+	w.key.tgid = 0;
+	w.proc = watched(&w.key);
+	if (!w.proc)
 		return 0;
-	e = bpf_map_lookup_elem(&ws_exes, &proc->exe_id);
+	e = bpf_map_lookup_elem(&ws_exes, &w.proc->exe_id);
 	if (!e)
 		return 0;
-	op = conn_op(&w, read_u64(GO_ARG0(ctx) + (old ? e->n_reader_conn : e->c_reader_conn)));
+	w.key.id = read_u64(GO_ARG0(ctx) + (old ? e->n_reader_conn : e->c_reader_conn));
+	op = call_open(&ws_conns, &w);
 	if (!op)
 		return 0;
 	n = read_u64(GO_SP(ctx) + 8 + (old ? e->n_payload : e->c_payload));
