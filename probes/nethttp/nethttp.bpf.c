@@ -341,7 +341,7 @@ int nh_h2_call_end(struct pt_regs *ctx)
 	return h2_client_end(ctx, false);
 }
 
-/* in (*Request).write, at the call of
+/* in (*Request).write, at the first call of
  * func (h Header) writeSubset(w io.Writer, exclude map[string]bool, trace *ClientTrace) error
  * AX h, BX CX w */
 SEC("uprobe")
@@ -366,8 +366,10 @@ int nh_write_h1(struct pt_regs *ctx)
 	caller = *goid;
 	key.id = read_u64(GO_G(ctx) + ge->g_goid);
 	w = writer_new(&key, caller, GO_ARG0(ctx));
-	if (!w)
-		return 0; /* net/http's own headers, or an attempt that has ended */
+	if (!w) {
+		count_prop(PROP_UNKNOWN); /* another header map, or an attempt that has ended */
+		return 0;
+	}
 	if (h1_inject(w, ge, GO_ARG2(ctx)))
 		unsay(w);
 	/* The connection may carry the next request before this call's end is seen. */

@@ -231,14 +231,10 @@ func points() []probe.Point {
 		{Name: "x_client_end", Program: "nh_xh2_call_end", Group: groupXClient,
 			Site: after(3, []string{x + "Transport).roundTripViaPool", x + "Transport).RoundTripOpt"}, x+"ClientConn).RoundTrip", x+"ClientConn).roundTrip")},
 
+		// The first of two calls, which is for the request's own headers; the other is for
+		// net/http's extra ones.
 		{Name: "write_header", Program: "nh_write_h1", Group: groupWrite, Writes: true,
 			Site: call("net/http.Header.writeSubset", "net/http.(*Request).write")},
-		// One call is for the request's own headers, the other for net/http's extra ones;
-		// the program knows them by the header map.
-		{Name: "write_header_2", Program: "nh_write_h1", Group: groupWrite, Writes: true, Optional: true,
-			Site: probe.Site{Kind: probe.CallSite, Funcs: []string{"net/http.(*Request).write"},
-				Callees: []string{"net/http.Header.writeSubset"}, Nth: 1},
-			Lost: "nothing, where there is but one call"},
 		{Name: "h2_write_header", Program: "nh_write_h2", Group: groupH2Write, Writes: true,
 			Site: call("bufio.(*Writer).Flush", b+"ClientConn).writeHeaders", i+"ClientConn).writeHeaders")},
 		{Name: "x_write_header", Program: "nh_write_xh2", Group: groupXWrite, Writes: true,

@@ -58,13 +58,15 @@ func TestBytes(t *testing.T) {
 	with := harness.StartTarget(t, watched)
 	without := harness.StartTarget(t, path)
 	agent.WaitInstrumented(with.PID)
+	like := coverage{}
 	for _, k := range byteKinds {
 		t.Run(k.name, func(t *testing.T) {
 			facts := report(t, "")
-			b := &byteRun{t: t, agent: agent, with: with, without: without, kind: k.name, seed: seed, memory: memory}
+			b := &byteRun{t: t, agent: agent, with: with, without: without, kind: k.name, seed: seed, memory: memory, like: like}
 			b.compare(from*k.share/100, total*k.share/100, facts)
 		})
 	}
+	like.check(t, total)
 }
 
 // byteRun is one kind's comparison.
@@ -75,6 +77,7 @@ type byteRun struct {
 	kind          string
 	seed          int
 	memory        bool
+	like          coverage
 }
 
 // byteWorkers is how many requests are under way at once: as many as write at once.
@@ -116,6 +119,7 @@ func (b *byteRun) compare(from, n int, facts map[string]any) {
 		m := min(piece, n-done)
 		plain, traced := b.send(b.without, from+done, m, false), b.send(b.with, from+done, m, false)
 		for i := from + done; i < from+done+m; i++ {
+			b.like.add(b.kind, plain.got[i])
 			b.compareOne(i, plain.got[i], traced.got[i], seen, &sum)
 		}
 	}

@@ -235,7 +235,7 @@ func hits(before, after map[string]float64) map[string]int {
 }
 
 // checkHits: two hits per served request, three per call. Before Go 1.22 a request's
-// route costs one more. Writing a header costs two more with HTTP/1, one with HTTP/2.
+// route costs one more. Writing a header costs one more.
 func (ch *chain) checkHits(t *testing.T, got map[string]int, p proto, memory bool, facts map[string]any) {
 	t.Helper()
 	const calls = 2 * requests
@@ -254,7 +254,6 @@ func (ch *chain) checkHits(t *testing.T, got map[string]int, p proto, memory boo
 			if n > 4 {
 				t.Errorf("%d connections ended: %v", n, got)
 			}
-		case "write_header_2": // the same program as write_header, which counts both
 		default:
 			others += n
 		}
@@ -266,10 +265,8 @@ func (ch *chain) checkHits(t *testing.T, got map[string]int, p proto, memory boo
 	switch {
 	case p.name == "http2" && ch.minor < 21:
 		perCall = 2 // no stream is known, none announced, nothing written
-	case p.name == "http2" && memory:
-		perCall = 4
 	case memory:
-		perCall = 5
+		perCall = 4
 	}
 	if others != perCall*calls {
 		t.Errorf("%d hits for %d calls, want %d each: %v", others, calls, perCall, got)

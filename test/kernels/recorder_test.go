@@ -30,6 +30,7 @@ type arrival struct {
 	// called traceparent in any letter case.
 	ours  string
 	named int
+	shape shape
 	text  []byte // what sum is of, when it is kept
 }
 
@@ -45,12 +46,13 @@ type recorder struct {
 	open map[net.Conn]bool
 	done bool
 	got  map[int][]arrival // by the number in the path, one per attempt
+	sent map[int]bool      // those that were refused once, to be sent again (HTTP/2)
 	errs []error
 }
 
 func startRecorder(t *testing.T, kind string, keep bool) *recorder {
 	t.Helper()
-	r := &recorder{kind: kind, keep: keep, got: map[int][]arrival{}, open: map[net.Conn]bool{}}
+	r := &recorder{kind: kind, keep: keep, got: map[int][]arrival{}, sent: map[int]bool{}, open: map[net.Conn]bool{}}
 	s := httptest.NewUnstartedServer(nil)
 	s.StartTLS()
 	r.cert = s.TLS.Certificates[0]
@@ -149,17 +151,22 @@ const own = "feedfeedfeedfeed"
 
 func names(head []byte) int { return len(anyName.FindAllIndex(head, -1)) }
 
-// add keeps a request: its header, as text or as sorted lines, and all that follows.
-func (r *recorder) add(head, rest []byte) error {
+// number is a request's, which its path has.
+func number(head []byte) (int, error) {
 	m := inPath.FindSubmatch(head)
 	if m == nil {
-		return fmt.Errorf("a request without number: %.200q", head)
+		return 0, fmt.Errorf("a request without number: %.200q", head)
 	}
-	i, err := strconv.Atoi(string(m[1]))
+	return strconv.Atoi(string(m[1]))
+}
+
+// add keeps a request: its header, as text or as sorted lines, and all that follows.
+func (r *recorder) add(head, rest []byte, s shape) error {
+	i, err := number(head)
 	if err != nil {
 		return err
 	}
-	a := arrival{named: names(head)}
+	a := arrival{named: names(head), shape: s}
 	for _, at := range ourLine.FindAllSubmatchIndex(head, -1) {
 		value := string(head[at[2]:at[3]])
 		if strings.Contains(value, own) {
@@ -212,7 +219,7 @@ func (r *recorder) http1(c net.Conn) error {
 		if err != nil {
 			return fmt.Errorf("in a body: %w", err)
 		}
-		if err := r.add(head, body); err != nil {
+		if err := r.add(head, body, shapeOf(head, len(body))); err != nil {
 			return err
 		}
 		if served > 0 && bytes.Contains(head, []byte("\r\nX-Hang-Up: 1\r\n")) {
@@ -271,7 +278,33 @@ func readBody(br *bufio.Reader, head []byte) ([]byte, error) {
 }
 
 // stream is an HTTP/2 request in arrival.
-type stream struct{ head, data, trailer []byte }
+type stream struct {
+	head, data, trailer []byte
+	frame               uint32 // the length of the first one
+	continues           bool
+}
+
+func (s *stream) shape() shape {
+	sh := shapeOf(s.head, len(s.data))
+	sh.head, sh.continues = int(s.frame), s.continues
+	return sh
+}
+
+// refuses says whether a request is to be refused: the first time of those that ask for it.
+func (r *recorder) refuses(s *stream) (bool, error) {
+	if !bytes.Contains(s.head, []byte("\r\nx-hang-up: 1\r\n")) {
+		return false, nil
+	}
+	i, err := number(s.head)
+	if err != nil {
+		return false, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	again := r.sent[i]
+	r.sent[i] = true
+	return !again, nil
+}
 
 // http2 answers the requests of a connection.
 func (r *recorder) http2(c net.Conn) error {
@@ -311,7 +344,7 @@ func (r *recorder) http2(c net.Conn) error {
 			if s := streams[id]; s != nil {
 				s.trailer = fields(f)
 			} else {
-				streams[id] = &stream{head: fields(f)}
+				streams[id] = &stream{head: fields(f), frame: f.Header().Length, continues: !f.HeadersEnded()}
 				if bytes.Contains(streams[id].head, []byte("\r\nexpect: 100-continue\r\n")) {
 					err = answer(fr, id, "100", false)
 				}
@@ -344,8 +377,18 @@ func (r *recorder) http2(c net.Conn) error {
 		}
 		s := streams[id]
 		delete(streams, id)
-		if err := r.add(s.head, append(s.data, s.trailer...)); err != nil {
+		if err := r.add(s.head, append(s.data, s.trailer...), s.shape()); err != nil {
 			return err
+		}
+		refused, err := r.refuses(s)
+		if err != nil {
+			return err
+		}
+		if refused {
+			if err := fr.WriteRSTStream(id, http2.ErrCodeRefusedStream); err != nil {
+				return err
+			}
+			continue
 		}
 		if err := answer(fr, id, "200", true); err != nil {
 			return err

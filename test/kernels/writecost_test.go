@@ -32,7 +32,7 @@ func dryWrites(spec *ebpf.CollectionSpec) {
 	}
 }
 
-// TestWriteCost: each HTTP/1 call is written into at two hits more than it takes to see
+// TestWriteCost: each HTTP/1 call is written into at one hit more than it takes to see
 // it; what that costs is logged. Nothing is written, on no kernel: the write itself,
 // two copies of at most 70 bytes, is not in the figures.
 func TestWriteCost(t *testing.T) {
@@ -108,7 +108,7 @@ func costOf(t *testing.T, path string, peer *harness.Target, n int, write bool) 
 	}
 	want := 0
 	if write {
-		want = 2 * n
+		want = n
 	}
 	if int(added) != want {
 		t.Errorf("%d hits to write into %d calls, want %d", added, n, want)

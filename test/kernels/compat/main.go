@@ -122,7 +122,8 @@ HTTPS and HTTP/2 requests; lockdown forbids it. Kernel: pushed
 into plaintext HTTP/1, also on a connection from before the agent; calls go on when the agent
 is killed. Whole traces: of requests through three services with the header
 written, 16 in flight. Bytes: requests to servers that were compared with what they receive
-without the agent, and are the same but for one header. Hits: per served request / per HTTP/2 call of the newest Go, with the header written (HTTP/1: one more). A kernel that is not in the table was not tried; Debian's 6.12.95
+without the agent, and are the same but for one header. Hits: per served request / per
+call of the newest Go, with the header written. A kernel that is not in the table was not tried; Debian's 6.12.95
 panics in this emulator, in its own memory allocator, before a test begins.
 
 | kernel | arch | lockdown | programs load | largest, verified instructions | chain, by Go version | join | memory | whole traces | bytes | kernel | agent killed, started again | hits |
