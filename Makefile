@@ -39,6 +39,14 @@ generate: ## compile the BPF C and write the Go bindings (clang-19, libbpf heade
 generate-check: generate ## fail when the committed bindings are not what the C gives
 	@git diff --exit-code --stat -- '*.o' '*_bpfel.go' || { echo 'generated files differ: commit what make generate wrote'; exit 1; }
 
+.PHONY: manifests
+manifests: ## k8s/manifests from the chart
+	scripts/k8s/chart.sh render
+
+.PHONY: chart-check
+chart-check: ## helm lint and template with every switch; fail when k8s/manifests are not what the chart gives
+	scripts/k8s/chart.sh check
+
 .PHONY: clean
 clean: ## remove what make built
 	rm -rf bin out
@@ -98,6 +106,14 @@ soak: build ## attach and detach under load for SOAK=10m, no target error allowe
 .PHONY: test-k8s
 test-k8s: ## the Helm chart on a real Kubernetes of one node, made here (builds it first: minutes); needs root
 	scripts/k8s/test.sh
+
+.PHONY: test-gateway
+test-gateway: build ## deploy/collector with real Collectors (builds them first: minutes): a trace's spans meet, errors stay
+	TRACER_GATEWAY=$$(testdata/collector/build.sh deploy/collector/builder.yaml) go test -count=1 -v -run TestGateway ./test/e2e/
+
+.PHONY: vulncheck
+vulncheck: ## known vulnerabilities of what the agent calls; needs the database at vuln.go.dev
+	go run golang.org/x/vuln/cmd/govulncheck@v1.1.4 ./...
 
 .PHONY: fuzz
 fuzz: ## every fuzz test for FUZZTIME=30s

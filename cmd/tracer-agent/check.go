@@ -110,7 +110,7 @@ func examine(pid int) (*processReport, error) {
 func explainPID(pid int, err error) string {
 	switch {
 	case errors.Is(err, os.ErrPermission):
-		return "its executable cannot be read; run as root, or with CAP_SYS_PTRACE"
+		return "its executable cannot be read; run as root, or with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
 	case errors.Is(err, os.ErrNotExist):
 		if _, serr := os.Stat(fmt.Sprintf("/proc/%d", pid)); serr == nil {
 			return "a kernel thread, or it is ending; tracer-agent list shows what can be watched"

@@ -58,7 +58,7 @@ func newList() *cobra.Command {
 				return writeJSON(cmd, rows)
 			}
 			if unreadable > 0 {
-				fmt.Fprintf(cmd.ErrOrStderr(), "tracer-agent: %d executables could not be read; run as root, or with CAP_SYS_PTRACE\n", unreadable)
+				fmt.Fprintf(cmd.ErrOrStderr(), "tracer-agent: %d executables could not be read; run as root, or with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH\n", unreadable)
 			}
 			return printList(cmd.OutOrStdout(), rows)
 		},
@@ -171,7 +171,7 @@ func printList(w io.Writer, rows []listed) error {
 		for _, p := range r.Ports {
 			ports = append(ports, strconv.Itoa(int(p)))
 		}
-		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.PID, dash(console.Printable(r.Service)), dash(strings.TrimPrefix(r.Go, "go")),
+		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.PID, dash(console.Printable(r.Service)), dash(console.Printable(strings.TrimPrefix(r.Go, "go"))),
 			yesNo(!r.DebugInfo), dash(strings.Join(ports, ",")), yesNo(r.Able), console.Printable(r.Why), console.Printable(r.Exe))
 	}
 	if err := t.Flush(); err != nil {

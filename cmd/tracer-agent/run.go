@@ -16,6 +16,7 @@ import (
 
 	"github.com/tracer-agent/tracer-agent/internal/config"
 	"github.com/tracer-agent/tracer-agent/internal/kernel"
+	"github.com/tracer-agent/tracer-agent/internal/redact"
 	"github.com/tracer-agent/tracer-agent/internal/selfmetrics"
 )
 
@@ -92,6 +93,8 @@ func newLogger(cfg config.Log, w io.Writer) (*slog.Logger, *slog.LevelVar) {
 
 // runUntilStopped runs the agent with the signals that steer it.
 func runUntilStopped(cfg config.Config, file string, load func() (config.Config, error), stderr io.Writer) error {
+	// A destination's answers are quoted in the log, and may quote what it was sent.
+	stderr = redact.NewWriter(stderr, cfg.Secrets())
 	log, level := newLogger(cfg.Log, stderr)
 	metrics := selfmetrics.New()
 	metrics.RegisterRSS()
@@ -116,6 +119,14 @@ func runUntilStopped(cfg config.Config, file string, load func() (config.Config,
 		return err
 	}
 	steer.agent.Store(a)
+	if left, err := kernel.DropPrivileges(a.kernelMode != nil); err != nil {
+		log.Warn("privileges that are not needed any more are kept", "error", err)
+	} else {
+		log.Debug("privileges dropped", "left", left)
+	}
+	for _, c := range kernel.MissingCapabilities() {
+		log.Warn("a capability is missing", "capability", c.Name, "used_to", c.Use)
+	}
 	if !cfg.Enabled {
 		log.Info("disabled by the configuration: nothing is attached until enabled is true")
 	}

@@ -233,6 +233,20 @@ func (h Headers) MarshalText() ([]byte, error) { return []byte(h.String()), nil 
 // MarshalYAML covers the YAML package.
 func (h Headers) MarshalYAML() (any, error) { return h.String(), nil }
 
+// Secrets are the values that must not show anywhere but in the requests they are for:
+// header values, and their words ("Bearer abc").
+func (c *Config) Secrets() (out []string) {
+	for _, h := range []Headers{c.OTLP.Headers, c.MetricsOTLP.Headers} {
+		for _, v := range h {
+			out = append(out, v)
+			if words := strings.Fields(v); len(words) > 1 {
+				out = append(out, words...)
+			}
+		}
+	}
+	return out
+}
+
 // Batch bounds what waits between the decoders and an exporter.
 type Batch struct {
 	ScheduleDelay time.Duration `yaml:"schedule_delay"`

@@ -200,6 +200,9 @@ func (l *loader) endpoint(key, raw, protocol string) error {
 	if err != nil {
 		return l.invalid(key, "not a URL; want one such as %s", endpointExample)
 	}
+	if u.RawQuery != "" || u.Fragment != "" {
+		return l.invalid(key, "holds a query or a fragment, which OTLP does not send; send credentials as a header instead")
+	}
 	switch {
 	case u.Scheme == "unix" && protocol == ProtocolGRPC && u.Path != "":
 	case (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "":

@@ -303,16 +303,22 @@ func (f *facts) commandLine() string {
 func (f *facts) uid() string {
 	if !f.statusRead {
 		f.statusRead = true
-		for line := range strings.Lines(f.read("status", maxStatus)) {
-			if ids, ok := strings.CutPrefix(line, "Uid:"); ok {
-				if all := strings.Fields(ids); len(all) > 1 {
-					f.owner = all[1]
-				}
-				break
-			}
-		}
+		f.owner = effectiveUser(f.read("status", maxStatus))
 	}
 	return f.owner
+}
+
+// effectiveUser is in a /proc/PID/status file, "" when it is not.
+func effectiveUser(status string) string {
+	for line := range strings.Lines(status) {
+		if ids, ok := strings.CutPrefix(line, "Uid:"); ok {
+			if all := strings.Fields(ids); len(all) > 1 && digitsOnly(all[1]) {
+				return all[1]
+			}
+			return ""
+		}
+	}
+	return ""
 }
 
 func (f *facts) cgroups() []string {

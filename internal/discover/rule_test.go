@@ -145,3 +145,14 @@ func FuzzCgroups(f *testing.F) {
 		}
 	})
 }
+
+func FuzzEffectiveUser(f *testing.F) {
+	f.Add("Name:\tapi\\nUid:\t1\t2\nUid:\t1000\t1001\t1002\t1003\nGid:\t0\n")
+	f.Add("Uid:\tx\ty\n")
+	f.Add("Uid:")
+	f.Fuzz(func(t *testing.T, status string) {
+		if u := effectiveUser(status); u != "" && !digitsOnly(u) {
+			t.Errorf("user %q", u)
+		}
+	})
+}

@@ -205,31 +205,6 @@ const (
 	capSysAdmin = "CAP_SYS_ADMIN"
 )
 
-// capabilities reads the effective set. On a kernel without CAP_BPF (before 5.8)
-// those bits are never set, and CAP_SYS_ADMIN stands for them.
-func capabilities() []Capability {
-	wanted := []struct {
-		bit       uint
-		name, use string
-	}{
-		{unix.CAP_BPF, capBPF, "load BPF programs and maps"},
-		{unix.CAP_PERFMON, capPerfmon, "attach to tracepoints and programs, read their memory"},
-		{unix.CAP_SYS_ADMIN, capSysAdmin, "stands for the two above; perf uprobes need it on some kernels"},
-		{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE", "open executables of other users' processes"},
-	}
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if unix.Capget(&hdr, &data[0]) != nil {
-		data = [2]unix.CapUserData{}
-	}
-	effective := uint64(data[1].Effective)<<32 | uint64(data[0].Effective)
-	out := make([]Capability, 0, len(wanted))
-	for _, w := range wanted {
-		out = append(out, Capability{Name: w.name, OK: effective>>w.bit&1 == 1, Use: w.use})
-	}
-	return out
-}
-
 // asides are the BPF library's hints that do not hold here: Preflight has seen to
 // the memory limit, and a table has no room for a verifier log.
 var asides = regexp.MustCompile(` \((MEMLOCK may be too low, consider rlimit\.RemoveMemlock|\d+ line\(s\) omitted)\)`)

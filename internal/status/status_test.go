@@ -66,7 +66,7 @@ func TestServer(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &back); err != nil || back.Targets[0].Exe != hostile || back.Probes[0].Hits != 42 {
 		t.Errorf("%v: %s", err, body)
 	}
-	if _, html, _ := get("/", ""); !strings.Contains(html, "alert(1)") || !strings.Contains(html, "emulated") {
+	if _, html, _ := get("/", ""); !strings.Contains(html, "alert(1)") || !strings.Contains(html, "emulated") || strings.Contains(html, "\x1b") {
 		t.Errorf("the page shows no targets or probes: %s", html)
 	}
 	if code, _, _ := get("/", "evil.example"); code != http.StatusForbidden {

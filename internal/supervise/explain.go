@@ -18,7 +18,7 @@ func Explain(err error) string {
 	case errors.Is(err, probe.ErrNothingToDo):
 		return "a Go program without net/http, or any other library that is traced"
 	case errors.Is(err, fs.ErrPermission):
-		return "executable cannot be read: " + oneLine(err) + "; run as root, or with CAP_SYS_PTRACE"
+		return "executable cannot be read: " + oneLine(err) + "; run as root, or with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
 	}
 	return oneLine(err)
 }

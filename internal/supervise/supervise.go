@@ -296,7 +296,7 @@ func errNoProcess(pid int32) error {
 		}
 	}
 	if _, err := os.Readlink(discover.ExePath(pid)); errors.Is(err, fs.ErrPermission) {
-		return errors.New("its executable cannot be read; run as root, or with CAP_SYS_PTRACE")
+		return errors.New("its executable cannot be read; run as root, or with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH")
 	}
 	return errors.New("no such process, or a kernel thread; tracer-agent list shows what can be watched")
 }

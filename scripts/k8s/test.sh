@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # make test-k8s: the chart on a real Kubernetes of one node, two Go services under load, a
-# real Collector. It asserts k8s attributes on both services' spans, a pod that is made
-# again, an agent that is made again without an error of the services, and that nothing is
-# left after the uninstall.
+# real Collector. It asserts k8s attributes on both services' spans, the very first request
+# of a pod that gets it a second after its start, a pod that is made again, an agent that is
+# made again without an error of the services, and that nothing is left after the uninstall.
+# Every form of the chart, the plain manifests and the Collector example go past the API
+# server's validation before.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-cache=${TRACER_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tracer-agent}
 cluster=scripts/k8s/cluster.sh
 ip=10.251.0.1
 work=$(mktemp -d)
@@ -42,17 +43,19 @@ inside() { nsenter --net=/run/netns/tracer-k8s "$@"; }
 
 export CGO_ENABLED=0
 $cluster build
-helm=$cache/helm
-[ -x "$helm" ] || GOBIN=$cache go install helm.sh/helm/v3/cmd/helm@v3.19.0
+helm=$(scripts/k8s/chart.sh helm)
 collector=$(testdata/collector/build.sh)
 mkdir -p "$work/agent" "$work/target"
 go build -trimpath -buildvcs=false -ldflags '-s -w -buildid=' -o "$work/agent/tracer-agent" ./cmd/tracer-agent
 (cd testdata/targets/trivial && go build -trimpath -o "$work/target/shop" .)
+(cd testdata/targets/early && go build -trimpath -o "$work/target/early" .)
+# The definitions of PodMonitor and ServiceMonitor, as the Prometheus operator has them.
+operator=$(go mod download -json github.com/prometheus-operator/prometheus-operator@v0.85.0 | sed -n 's/.*"Dir": "\(.*\)",/\1/p')
 
 # By namespace, because this machine has other Go programs than the cluster's.
-"$helm" lint --quiet k8s/chart
-# The version, because helm built by go install takes an old one for the cluster's.
-"$helm" template tracer-agent k8s/chart --kube-version 1.34.4 --namespace observability --set image.repository=docker.io/local/agent,image.tag=test,image.pullPolicy=Never \
+scripts/k8s/chart.sh check
+template() { "$helm" template tracer-agent k8s/chart --kube-version 1.34.4 --namespace observability "$@"; }
+template --set image.repository=docker.io/local/agent,image.tag=test,image.pullPolicy=Never \
 	--set config.select.all_go=false --set 'config.instrument[0].all_go=true,config.instrument[0].k8s.namespace=default' \
 	--set "config.otlp.endpoint=http://$ip:4317" --set config.batch.schedule_delay=200ms --set stateHostPath= >"$work/agent.yaml"
 
@@ -67,8 +70,18 @@ YAML
 inside "$collector" --config "$work/collector.yaml" >"$work/collector.log" 2>&1 &
 pids+=($!)
 
-$cluster kubectl create namespace observability >/dev/null
-$cluster kubectl label namespace observability pod-security.kubernetes.io/enforce=privileged >/dev/null
+$cluster kubectl apply -f k8s/manifests/namespace.yaml >/dev/null
+for crd in podmonitors servicemonitors; do
+	$cluster kubectl create -f "$operator/example/prometheus-operator-crd/monitoring.coreos.com_$crd.yaml" >/dev/null
+done
+soon 20 "monitors are known" $cluster kubectl get podmonitors,servicemonitors -A >/dev/null
+valid() { $cluster kubectl apply --dry-run=server --validate=strict "$@" >/dev/null || fail "refused by the API server: $*"; }
+template | valid -f -
+template --set networkPolicy.enabled=true,podMonitor.enabled=true,serviceMonitor.enabled=true,podLabels.a=b,podAnnotations.c=d,stateHostPath= \
+	--set 'imagePullSecrets[0].name=x,env[0].name=A,env[0].valueFrom.secretKeyRef.name=s,env[0].valueFrom.secretKeyRef.key=k' | valid -f -
+valid -k k8s/manifests
+valid -k deploy/collector
+echo "ok: chart, plain manifests and the Collector example are valid"
 $cluster kubectl apply -f "$work/agent.yaml" >/dev/null
 # A pod that is there before its agent, and one that comes later.
 service() {
@@ -125,6 +138,18 @@ front=$(pod_of front)
 back=$(pod_of back)
 soon 60 "spans of front with its pod's names" traced front "$front"
 soon 30 "spans of back, called by front" traced back "$back"
+
+# Its first request comes a second after its start, and is the only one of that path.
+$cluster kubectl apply -f - >/dev/null <<YAML
+apiVersion: v1
+kind: Pod
+metadata: {name: early}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers: [{name: app, image: "docker.io/local/shop:test", imagePullPolicy: Never, command: [/early, -addr, ":8080"]}]
+YAML
+first() { grep -q '"url.path","value":{"stringValue":"/first"}' "$work/spans.json"; }
+soon 30 "the first request of a pod, a second after its start" first
 
 $cluster kubectl delete pod "$front" --wait=true >/dev/null
 $cluster kubectl rollout status deploy/front --timeout=60s >/dev/null

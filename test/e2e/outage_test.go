@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -23,6 +24,9 @@ type collectorProc struct {
 	addr     string
 	cmd      *exec.Cmd
 	log      bytes.Buffer
+
+	read int64          // of the file
+	got  map[string]int // what paths has found in it
 }
 
 func newCollectorProc(t *testing.T) *collectorProc {
@@ -77,17 +81,28 @@ func (c *collectorProc) stop() {
 
 var sentQuery = regexp.MustCompile(`outage-\d+`)
 
-// paths are the different requests whose spans the collector has.
+// paths are the different requests whose spans the collector has. Whole lines are read once:
+// after minutes the file is large.
 func (c *collectorProc) paths() map[string]int {
-	data, err := os.ReadFile(filepath.Join(c.dir, "spans.json"))
+	c.t.Helper()
+	f, err := os.Open(filepath.Join(c.dir, "spans.json"))
 	if err != nil {
-		return nil
+		return c.got
 	}
-	got := map[string]int{}
-	for _, p := range sentQuery.FindAllString(string(data), -1) {
-		got[p]++
+	defer f.Close()
+	if c.got == nil {
+		c.got = map[string]int{}
 	}
-	return got
+	data, err := io.ReadAll(io.NewSectionReader(f, c.read, 1<<32))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	data = data[:bytes.LastIndexByte(data, '\n')+1]
+	c.read += int64(len(data))
+	for _, p := range sentQuery.FindAll(data, -1) {
+		c.got[string(p)]++
+	}
+	return c.got
 }
 
 // TestOutage: with a queue on disk, no span is lost while the Collector is down and the

@@ -11,3 +11,6 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
+{{- define "tracer-agent.metricsPort" -}}
+{{ dig "metrics" "prometheus_port" 9464 .Values.config }}
+{{- end }}

@@ -264,8 +264,9 @@ func (r *Receiver) Scopes() []string {
 	return out
 }
 
-// Certificate makes a self-signed certificate for 127.0.0.1 and writes it to a file.
-func Certificate(t testing.TB) (tls.Certificate, string) {
+// Certificate makes a self-signed certificate for 127.0.0.1, and more addresses, and writes
+// it to a file.
+func Certificate(t testing.TB, more ...net.IP) (tls.Certificate, string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -274,7 +275,7 @@ func Certificate(t testing.TB) (tls.Certificate, string) {
 	tmpl := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "receiver"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+		IPAddresses: append(more, net.IPv4(127, 0, 0, 1)), IsCA: true, BasicConstraintsValid: true,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
 	if err != nil {
