@@ -4,7 +4,11 @@
 // Exit codes: 0 asked to stop, 1 failed, 2 wrong usage.
 package main
 
-import "os"
+import (
+	"os"
+
+	_ "golang.org/x/crypto/x509roots/fallback" // authorities, for images that have none
+)
 
 // Set by the linker (-X main.version=... -X main.commit=...).
 var (

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"go.opentelemetry.io/otel"
 	"golang.org/x/sys/unix"
 
 	"github.com/tracer-agent/tracer-agent/internal/config"
@@ -96,6 +97,7 @@ func runUntilStopped(cfg config.Config, file string, load func() (config.Config,
 	// A destination's answers are quoted in the log, and may quote what it was sent.
 	stderr = redact.NewWriter(stderr, cfg.Secrets())
 	log, level := newLogger(cfg.Log, stderr)
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("OpenTelemetry SDK", "error", oneLine(err)) }))
 	metrics := selfmetrics.New()
 	metrics.RegisterRSS()
 

@@ -56,10 +56,13 @@ func NewMetrics(ctx context.Context, cfg config.OTLP, m config.Metrics) (*Metric
 
 func (e *Metrics) grpc(ctx context.Context, cfg config.OTLP, m config.Metrics, u *url.URL, tlsConfig *tls.Config) (metric.Exporter, error) {
 	target, compressor, creds := grpcTarget(cfg, u, tlsConfig)
-	return otlpmetricgrpc.New(ctx,
+	var zip []otlpmetricgrpc.Option
+	if compressor != "" {
+		zip = append(zip, otlpmetricgrpc.WithCompressor(compressor))
+	}
+	return otlpmetricgrpc.New(ctx, append(zip,
 		otlpmetricgrpc.WithEndpoint(target),
 		otlpmetricgrpc.WithHeaders(cfg.Headers),
-		otlpmetricgrpc.WithCompressor(compressor),
 		otlpmetricgrpc.WithTimeout(cfg.Timeout),
 		otlpmetricgrpc.WithRetry(otlpmetricgrpc.RetryConfig{
 			Enabled: true, InitialInterval: retryInitial, MaxInterval: retryMax, MaxElapsedTime: retryElapsed,
@@ -68,7 +71,7 @@ func (e *Metrics) grpc(ctx context.Context, cfg config.OTLP, m config.Metrics, u
 			grpc.WithChainUnaryInterceptor(e.together.unary)),
 		otlpmetricgrpc.WithTemporalitySelector(temporality(m)),
 		otlpmetricgrpc.WithAggregationSelector(aggregation(m)),
-	)
+	)...)
 }
 
 func httpMetrics(ctx context.Context, cfg config.OTLP, m config.Metrics, u *url.URL, h *http.Client) (metric.Exporter, error) {

@@ -90,12 +90,16 @@ func newExporter(ctx context.Context, cfg config.OTLP, version string, again boo
 
 // grpcClient and traceHTTPClient pass every option, so that the environment,
 // which the SDK reads by itself, never overrules a file or a flag.
+// Only the compressor is left out when there is none: the SDK complains of any other.
 func grpcClient(cfg config.OTLP, u *url.URL, tlsConfig *tls.Config, again bool) otlptrace.Client {
 	target, compressor, creds := grpcTarget(cfg, u, tlsConfig)
-	return otlptracegrpc.NewClient(
+	var zip []otlptracegrpc.Option
+	if compressor != "" {
+		zip = append(zip, otlptracegrpc.WithCompressor(compressor))
+	}
+	return otlptracegrpc.NewClient(append(zip,
 		otlptracegrpc.WithEndpoint(target),
 		otlptracegrpc.WithHeaders(cfg.Headers),
-		otlptracegrpc.WithCompressor(compressor),
 		otlptracegrpc.WithTimeout(cfg.Timeout),
 		otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig{
 			Enabled: again, InitialInterval: retryInitial, MaxInterval: retryMax, MaxElapsedTime: retryElapsed,
@@ -104,7 +108,7 @@ func grpcClient(cfg config.OTLP, u *url.URL, tlsConfig *tls.Config, again bool) 
 			grpc.WithTransportCredentials(creds),
 			connectParams(),
 		),
-	)
+	)...)
 }
 
 // grpcTarget is what both signals need of the configuration.

@@ -92,18 +92,11 @@ kubeconfig() {
 
 # image NAME:TAG DIR CMD...: the folder as an image of one layer, loaded into containerd.
 image() {
-	local name=$1 root=$2 work sum cmd
-	shift 2
-	work=$(mktemp -d)
-	tar -C "$root" --owner=0 --group=0 --numeric-owner --sort=name --mtime=@0 -cf "$work/layer.tar" .
-	sum=$(sha256sum "$work/layer.tar" | cut -d' ' -f1)
-	cmd=$(printf '"%s",' "$@")
-	printf '{"architecture":"amd64","os":"linux","config":{"Entrypoint":[%s],"WorkingDir":"/"},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
-		"${cmd%,}" "$sum" >"$work/config.json"
-	printf '[{"Config":"config.json","RepoTags":["%s"],"Layers":["layer.tar"]}]' "$name" >"$work/manifest.json"
-	tar -C "$work" -cf "$work/image.tar" manifest.json config.json layer.tar
-	ctr -a "$sock" -n k8s.io images import "$work/image.tar" >/dev/null
-	rm -rf "$work"
+	local tar
+	tar=$(mktemp)
+	"$here/../image.sh" "$tar" "$@"
+	ctr -a "$sock" -n k8s.io images import "$tar" >/dev/null
+	rm -f "$tar"
 }
 
 network() {

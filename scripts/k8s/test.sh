@@ -45,8 +45,9 @@ export CGO_ENABLED=0
 $cluster build
 helm=$(scripts/k8s/chart.sh helm)
 collector=$(testdata/collector/build.sh)
-mkdir -p "$work/agent" "$work/target"
-go build -trimpath -buildvcs=false -ldflags '-s -w -buildid=' -o "$work/agent/tracer-agent" ./cmd/tracer-agent
+mkdir -p "$work/target"
+# The very root file system that make image packs.
+scripts/image.sh root "$work/agent"
 (cd testdata/targets/trivial && go build -trimpath -o "$work/target/shop" .)
 (cd testdata/targets/early && go build -trimpath -o "$work/target/early" .)
 # The definitions of PodMonitor and ServiceMonitor, as the Prometheus operator has them.

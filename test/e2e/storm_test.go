@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tracer-agent/tracer-agent/test/e2e/harness"
 )
 
@@ -28,27 +30,24 @@ func lasting(t *testing.T, variable string, usual time.Duration) time.Duration {
 	return d
 }
 
-// usage is a process's CPU time and resident memory so far.
+// usage is a process's CPU time, which the kernel keeps to the nanosecond, and resident
+// memory so far.
 func usage(t *testing.T, pid int) (cpu time.Duration, rss int64) {
 	t.Helper()
-	const userHZ = 100
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	const sched = 2 // CPUCLOCK_SCHED of a whole process
+	var ts unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|sched), &ts); err != nil {
+		t.Fatal(err)
+	}
+	statm, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	for _, ticks := range f[11:13] {
-		n, err := strconv.Atoi(ticks)
-		if err != nil {
-			t.Fatal(err)
-		}
-		cpu += time.Duration(n) * time.Second / userHZ
-	}
-	pages, err := strconv.ParseInt(f[21], 10, 64)
+	pages, err := strconv.ParseInt(strings.Fields(string(statm))[1], 10, 64)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return cpu, pages * int64(os.Getpagesize())
+	return time.Duration(ts.Nano()), pages * int64(os.Getpagesize())
 }
 
 // quiet waits until the agent has loaded what it loads after its start.

@@ -10,8 +10,8 @@ import (
 	"github.com/tracer-agent/tracer-agent/test/e2e/harness"
 )
 
-// TestUpheaval: the agent is reconfigured, killed and started again under load; the
-// program has no error. TRACER_UPHEAVAL=100 makes it so often.
+// TestUpheaval: the agent is reconfigured, killed and upgraded under load; the program has
+// no error. TRACER_UPHEAVAL=100 makes it so often.
 func TestUpheaval(t *testing.T) {
 	needs(t)
 	rounds := 10
@@ -41,6 +41,14 @@ func TestUpheaval(t *testing.T) {
 			}
 		})
 	}
+	// As a package manager does it: the new file takes the place of the one that runs.
+	installed := copyExe(t, harness.AgentPath(t), "tracer-agent")
+	t.Setenv("TRACER_AGENT_BIN", installed)
+	upgrade := func() {
+		if err := os.Rename(copyExe(t, installed, "new"), installed); err != nil {
+			t.Fatal(err)
+		}
+	}
 	config := func(enabled bool, http bool) string {
 		return fmt.Sprintf("enabled: %v\nselect: {exes: [%s]}\nprobes: {nethttp: %v}\n", enabled, path, http)
 	}
@@ -58,6 +66,7 @@ func TestUpheaval(t *testing.T) {
 			r.Kill()
 			r.Agent = harness.StartAgent(t, "--config", r.file)
 		default:
+			upgrade()
 			r.Stop()
 			r.Agent = harness.StartAgent(t, "--config", r.file)
 		}
