@@ -79,6 +79,13 @@ func values(t *testing.T, pid int) (v map[string]uint64, log string) {
 		}
 		v[i.Name+a.Encoded(attribute.DefaultEncoder())] = uint64(value + 0.5)
 	})
+	histograms, _ := s.OpenDistributions(telemetry.ProcessKey{PID: int32(pid), StartNs: 1})
+	histograms(func(i *telemetry.Instrument, d telemetry.Distribution) {
+		for n, c := range d.Counts {
+			v[fmt.Sprintf("%s#%d", i.Name, n+lowBound)] = c
+		}
+		v[i.Name+" us"] = uint64(d.Sum * 1e6)
+	})
 	return v, b.String()
 }
 
@@ -134,6 +141,19 @@ func compare(t *testing.T, build harness.Build, got, before, after map[string]ui
 		}
 		if v, ok := got[name]; !ok || v < low || v > high {
 			t.Errorf("%s is %d (read: %v), the program says %d, then %d", name, v, ok, before[own], after[own])
+		}
+	}
+	for name, own := range map[string]string{"go.schedule.duration": "/sched/latencies:seconds", "go.memory.gc.pause.duration": "/gc/pauses:seconds"} {
+		total := uint64(0)
+		for n := lowBound; n <= highBound+1; n++ {
+			at := fmt.Sprintf("#%d", n)
+			v, ok := got[name+at]
+			if total += v; !ok || v < before[own+at] || v > after[own+at] {
+				t.Errorf("%s has %d below 2^%d ns (read: %v), the program says %d, then %d", name, v, n, ok, before[own+at], after[own+at])
+			}
+		}
+		if us := got[name+" us"]; total == 0 || us == 0 || us > 1e6*total {
+			t.Errorf("%s: %d times, %d us in all", name, total, us)
 		}
 	}
 	used := got["go.memory.used"+"go.memory.type=stack"] + got["go.memory.used"+"go.memory.type=other"]

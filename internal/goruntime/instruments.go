@@ -2,8 +2,8 @@ package goruntime
 
 import "github.com/tracer-agent/tracer-agent/internal/telemetry"
 
-// The names are those of the semantic conventions for the Go runtime; the last three
-// are not in them.
+// The names are those of the semantic conventions for the Go runtime, except
+// go.memory.heap.objects.size and go.memory.gc.pause.time, which are not in them.
 var (
 	goroutines  = instrument(telemetry.UpDownCounter, "go.goroutine.count", "{goroutine}", "Count of live goroutines.")
 	processors  = instrument(telemetry.UpDownCounter, "go.processor.limit", "{thread}", "OS threads that can run Go code at once (GOMAXPROCS).")
@@ -16,6 +16,8 @@ var (
 	heapObjects = instrument(telemetry.UpDownCounter, "go.memory.heap.objects.size", "By", "Memory of live objects and of dead ones that are not swept yet.")
 	gcCycles    = instrument(telemetry.Counter, "go.memory.gc.cycles", "{gc_cycle}", "Completed collections.")
 	gcPause     = instrument(telemetry.Counter, "go.memory.gc.pause.time", "s", "Time that collections stopped the program.")
+	gcPauses    = instrument(telemetry.Histogram, "go.memory.gc.pause.duration", "s", "Time from the decision to stop the program for a collection until it went on.")
+	schedule    = instrument(telemetry.Histogram, "go.schedule.duration", "s", "Time that goroutines waited to run.")
 )
 
 // all is filled by the declarations above it; the compiler orders them.

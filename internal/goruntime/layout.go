@@ -81,6 +81,7 @@ func uses(off map[string]uint64) map[string][]goexe.Use {
 // wanted are the fields; of those in optional, a version may have none.
 var wanted = []string{
 	"schedt.gFree", "schedt.ngsys", "p.gFree",
+	"schedt.timeToRun", "schedt.stwTotalTimeGC", "mstats.gcPauseDist", "timeHistogram.underflow",
 	"mstats.heapStats", "mstats.stacks_sys", "mstats.mspan_sys", "mstats.mcache_sys", "mstats.buckhash_sys",
 	"mstats.gcMiscSys", "mstats.other_sys", "mstats.numgc", "mstats.pause_total_ns", "mstats.(size)",
 	"consistentHeapStats.stats",
@@ -95,6 +96,7 @@ var wanted = []string{
 var optional = map[string]bool{
 	"gcControllerState.memoryLimit": true, "gcControllerState.heapGoal": true, "gcControllerState.gcPercentHeapGoal": true,
 	"gcControllerState.sweepDistMinTrigger": true, "gcControllerState.triggered": true,
+	"schedt.stwTotalTimeGC": true, "mstats.gcPauseDist": true,
 }
 
 // Bounds of what is read at once, and of struct sizes that are believed.
@@ -170,6 +172,15 @@ func (l *layout) check() error {
 		if c.end > c.max {
 			return fmt.Errorf("%w: runtime.%s ends at %d of %d", goexe.ErrNoOffsets, c.what, c.end, c.max)
 		}
+	}
+	_, ofSched := l.off["schedt.stwTotalTimeGC"]
+	_, ofStats := l.off["mstats.gcPauseDist"]
+	buckets := uint64(160) // runtime.timeHistogram
+	if l.minor < 20 {
+		buckets = 720
+	}
+	if got := l.off["timeHistogram.underflow"] / 8; ofSched == ofStats || got != buckets {
+		return fmt.Errorf("%w: runtime.timeHistogram has %d buckets, want %d", goexe.ErrNoOffsets, got, buckets)
 	}
 	return nil
 }

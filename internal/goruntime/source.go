@@ -43,7 +43,10 @@ type found struct {
 	err    error
 }
 
-var _ metrics.Source = (*Source)(nil)
+var (
+	_ metrics.Source        = (*Source)(nil)
+	_ metrics.Distributions = (*Source)(nil)
+)
 
 // New makes a source; log says which executables cannot be read.
 func New(log *slog.Logger) *Source {
@@ -52,16 +55,46 @@ func New(log *slog.Logger) *Source {
 
 // Open implements metrics.Source. Nothing is opened before the first collection.
 func (s *Source) Open(key telemetry.ProcessKey) (metrics.Reading, time.Time) {
-	if key == metrics.Agent {
-		return nil, time.Time{}
+	p, began := s.process(key)
+	if p == nil {
+		return nil, began
 	}
+	return func(observe telemetry.Observe) {
+		p.read(func() error {
+			v, err := p.r.read()
+			if err == nil {
+				v.observe(observe)
+			}
+			return err
+		})
+	}, began
+}
+
+// OpenDistributions implements metrics.Distributions.
+func (s *Source) OpenDistributions(key telemetry.ProcessKey) (metrics.DistributionReading, time.Time) {
+	p, began := s.process(key)
+	if p == nil {
+		return nil, began
+	}
+	return func(observe telemetry.ObserveDistribution) {
+		p.read(func() error {
+			waits, pauses, err := p.r.readTimes()
+			if err == nil {
+				observe(schedule, waits)
+				observe(gcPauses, pauses)
+			}
+			return err
+		})
+	}, began
+}
+
+// process returns what reads a process and when that began; nil when there is no such.
+func (s *Source) process(key telemetry.ProcessKey) (*process, time.Time) {
 	var boot unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil {
+	if key == metrics.Agent || unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot) != nil {
 		return nil, time.Time{}
 	}
-	began := time.Now().Add(time.Duration(key.StartNs) - time.Duration(boot.Nano()))
-	p := &process{s: s, pid: int(key.PID)}
-	return p.read, began
+	return &process{s: s, pid: int(key.PID)}, time.Now().Add(time.Duration(key.StartNs) - time.Duration(boot.Nano()))
 }
 
 // process is the reading of one process.
@@ -78,7 +111,8 @@ type process struct {
 // runtime of one that has just started may not have set them all.
 const patience = 3
 
-func (p *process) read(observe telemetry.Observe) {
+// read finds the process's memory and lets values read it.
+func (p *process) read(values func() error) {
 	if p.dead {
 		return
 	}
@@ -94,8 +128,7 @@ func (p *process) read(observe telemetry.Observe) {
 			return
 		}
 	}
-	v, err := p.r.read()
-	switch {
+	switch err := values(); {
 	case errors.Is(err, errImplausible):
 		if p.bad++; p.bad >= patience {
 			p.dead = true
@@ -107,7 +140,6 @@ func (p *process) read(observe telemetry.Observe) {
 		return
 	}
 	p.bad = 0
-	v.observe(observe)
 }
 
 func (s *Source) path(pid int, name string) string {

@@ -84,6 +84,13 @@ func (e *entity) announce(r *telemetry.Resource) {
 			if reading, since := src.Open(e.key); reading != nil {
 				o.add(reading, since)
 			}
+			d, ok := src.(Distributions)
+			if !ok {
+				continue
+			}
+			if reading, since := d.OpenDistributions(e.key); reading != nil {
+				o.addDistributions(reading, since)
+			}
 		}
 	}
 }

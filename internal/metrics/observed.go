@@ -23,10 +23,13 @@ type observed struct {
 
 	mu       sync.Mutex
 	readings []openReading
-	families map[*telemetry.Instrument]*family
-	order    []*family
-	last     time.Time // of the collection before
-	now      time.Time // of this one
+	// histograms that others keep, and what they were at the collection before.
+	histograms []openDistributions
+	before     map[*telemetry.Instrument]telemetry.Distribution
+	families   map[*telemetry.Instrument]*family
+	order      []*family
+	last       time.Time // of the collection before
+	now        time.Time // of this one
 }
 
 type openReading struct {
@@ -54,10 +57,17 @@ func (o *observed) add(r Reading, since time.Time) {
 	o.readings = append(o.readings, openReading{r, since})
 }
 
+func (o *observed) addDistributions(r DistributionReading, since time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.histograms = append(o.histograms, openDistributions{r, since})
+}
+
 func (o *observed) stop() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.readings, o.families, o.order = nil, map[*telemetry.Instrument]*family{}, nil
+	o.histograms, o.before = nil, nil
 }
 
 // Produce implements metric.Producer.
@@ -89,7 +99,7 @@ func (o *observed) read() []metricdata.Metrics {
 	for _, r := range o.readings {
 		r.read(func(i *telemetry.Instrument, v float64, a attribute.Set) { o.observe(i, v, a, r.since) })
 	}
-	out := o.metrics()
+	out := append(o.metrics(), o.distributions()...)
 	o.last = o.now
 	return out
 }

@@ -13,7 +13,7 @@ const (
 	UpDownCounter
 	// Gauge is the last value.
 	Gauge
-	// Histogram is a distribution; it is measured, never observed.
+	// Histogram is a distribution; it is measured, or observed as a whole.
 	Histogram
 )
 
@@ -45,6 +45,17 @@ type Measurement struct {
 
 // Observe takes the value an instrument has now.
 type Observe func(i *Instrument, value float64, attributes attribute.Set)
+
+// Distribution is a histogram that somebody else keeps: how many values there were since
+// the process began that are at most each bound, and above the last.
+type Distribution struct {
+	Bounds []float64 // ascending
+	Counts []uint64  // one more than bounds
+	Sum    float64
+}
+
+// ObserveDistribution takes what a histogram is now. It does not keep d.
+type ObserveDistribution func(i *Instrument, d Distribution)
 
 // DurationBounds are the boundaries that the conventions advise for durations of
 // requests, in seconds.
