@@ -103,6 +103,10 @@ test-large: build ## a large third-party program, plain and stripped (builds it 
 soak: build ## attach and detach under load for SOAK=10m, no target error allowed
 	TRACER_REQUIRE_KERNEL=1 TRACER_SOAK=$(SOAK) go test -count=1 -timeout 60m -v -run 'TestSoak' ./test/e2e/
 
+.PHONY: test-mongo
+test-mongo: build ## COMMANDS=100000 MongoDB commands from 64 requests at a time: every span its own reply's and its own request's
+	TRACER_REQUIRE_KERNEL=1 TRACER_COMMANDS=$(or $(COMMANDS),100000) go test -count=1 -timeout 30m -v -run 'TestMongoComplete$$' ./test/e2e/
+
 .PHONY: test-k8s
 test-k8s: ## the Helm chart on a real Kubernetes of one node, made here (builds it first: minutes); needs root
 	scripts/k8s/test.sh

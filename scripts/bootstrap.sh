@@ -32,6 +32,7 @@ if [ "${1:-}" = dev ]; then
   want promtool prometheus
   want curl curl
   [ -e /usr/lib/postgresql ] || need+=(postgresql)
+  [ -e /usr/sbin/mariadbd ] || need+=(mariadb-server-core)
   want ip iproute2
   want nft nftables
   [ -e /usr/sbin/nginx ] || need+=(nginx-light)

@@ -127,13 +127,21 @@ static __noinline __attribute__((unused)) int call_trace(struct tr_call *c, stru
 	return 1;
 }
 
+#define EEXIST 17
+
 /* A new entry for w's key, its head filled but for ids; NULL and counted when the map
- * is full. An entry that is there is overwritten: its call never came to its end. */
+ * is full. An entry that is there is overwritten, and counted: its call never came to its
+ * end. */
 static __always_inline void *call_new(void *map, const void *zero, struct tr_who *w)
 {
 	struct tr_call *c;
+	long err = bpf_map_update_elem(map, &w->key, zero, BPF_NOEXIST);
 
-	if (bpf_map_update_elem(map, &w->key, zero, BPF_ANY)) {
+	if (err == -EEXIST) {
+		count_lost(probe_id, LOST_UNENDED);
+		err = bpf_map_update_elem(map, &w->key, zero, BPF_ANY);
+	}
+	if (err) {
 		count_lost(probe_id, LOST_MAP_FULL);
 		return NULL;
 	}

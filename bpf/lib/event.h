@@ -28,7 +28,8 @@ enum lost_place {
 	LOST_MAP_FULL = 1, /* more operations in flight than the map holds */
 	LOST_READ = 2,     /* a read of the target's memory that had to work did not */
 	LOST_UNSANE = 3,   /* a value failed its sanity check */
-	LOST_PLACES = 4,
+	LOST_UNENDED = 4,  /* an operation's end was not seen; user space adds its own */
+	LOST_PLACES = 5,
 };
 
 struct {

@@ -278,14 +278,17 @@ static __noinline struct tr_scope *scope_by_ctx(struct tr_goexe *ge, __u32 tgid,
 						__u64 now, __u32 epoch)
 {
 	struct tr_gokey key = { .tgid = tgid };
+	struct tr_scope *s;
 	__u64 child = 0;
 
 	for (int i = 0; i < MAX_CTX_HOPS; i++) {
 		if (!ctx)
 			break;
+		/* What is not the scope's context is one that was at this address before. */
 		key.id = ctx_goid(tgid, ctx, epoch);
-		if (key.id)
-			return scope_registered(&key, ctx, child, now, epoch);
+		s = key.id ? scope_registered(&key, ctx, child, now, epoch) : NULL;
+		if (s)
+			return s;
 		/* timerCtx of Go 1.20 begins with a *cancelCtx: a heap address, where others
 		 * have the itab of the parent interface. */
 		__u64 first = ge->timer_ptr ? read_u64(ctx) : 0;

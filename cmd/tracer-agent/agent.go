@@ -311,7 +311,7 @@ func (a *agent) emit(op *telemetry.Operation) {
 		a.unselected.Inc()
 		return
 	}
-	if p.policy != nil && !p.policy.Apply(op) {
+	if p.policy != nil && !op.TakesBack && !p.policy.Apply(op) {
 		return
 	}
 	if !a.dir.hold(op) {

@@ -41,7 +41,7 @@ func (m *Manager) load() error {
 	m.colls = map[string]*ebpf.Collection{}
 	m.parsed = map[string]*ebpf.CollectionSpec{}
 	m.runIndex, m.loadErrs = map[string]int{}, map[string]error{}
-	m.epochs, m.opens = map[string]uint32{}, map[string]uint32{}
+	m.epochs, m.opens, m.starts = map[string]uint32{}, map[string]uint32{}, map[string]uint32{}
 	shared := map[string]*ebpf.Map{"tr_procs": m.procs, "tr_exe_auto": m.exeAuto}
 	err = m.loadSpecs(shared)
 	m.releaseParsed()
@@ -124,6 +124,11 @@ func (m *Manager) loadSpec(s *Spec, shared map[string]*ebpf.Map) (*ebpf.Collecti
 	for _, f := range s.InFlight {
 		if at, ok := epochOffset(spec.Maps[f.Map].Value, 0); ok {
 			m.epochs[f.Map] = at
+		}
+		if at, ok := memberOffset(spec.Maps[f.Map].Value, "start_ns", 8, 0); ok {
+			m.starts[f.Map] = at
+		} else if f.MaxAge != 0 {
+			return nil, fmt.Errorf("%s: no member start_ns to tell an entry's age by", f.Map)
 		}
 		if at, ok := memberOffset(spec.Maps[f.Map].Value, "open", 2, 0); ok {
 			m.opens[f.Map] = at
@@ -492,14 +497,21 @@ func (m *Manager) forgetIf(pid uint32, gone func(f InFlight, value []byte) bool)
 			mp := m.colls[s.Name].Maps[f.Map]
 			deleted := 0
 			for _, k := range keysOf(mp, uint64(pid)) {
-				if gone != nil {
-					value, err := mp.LookupBytes(k)
-					if err != nil || value == nil || !gone(f, value) {
+				var value []byte
+				if gone != nil || f.Ended != nil {
+					var err error
+					if value, err = mp.LookupBytes(k); err != nil || value == nil || gone != nil && !gone(f, value) {
 						continue
 					}
 				}
-				if mp.Delete(k) == nil { // else it ended meanwhile
-					deleted++
+				if mp.Delete(k) != nil { // it ended meanwhile
+					continue
+				}
+				deleted++
+				if f.Ended != nil {
+					if op := f.Ended(value); op != nil {
+						m.emit(op)
+					}
 				}
 			}
 			if f.Forgotten != "" && deleted > 0 {

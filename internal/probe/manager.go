@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 
@@ -25,7 +26,7 @@ const maxExes = 1024
 type ManagerOptions struct {
 	Logger *slog.Logger
 	Specs  []*Spec
-	// Emit takes finished operations; it must not block. Called by one goroutine.
+	// Emit takes finished operations; it must not block. Called by one goroutine at a time.
 	Emit     func(*telemetry.Operation)
 	Sampling Sampling
 	// CountAll: operations that are not sampled make records, too, for metrics.
@@ -68,6 +69,9 @@ type Manager struct {
 	colls                                map[string]*ebpf.Collection
 	opens                                map[string]uint32 // likewise: where it says whether an entry is open
 	active                               activeCounts
+	starts                               map[string]uint32               // by map of operations in flight: where the start's time is
+	aged                                 map[string]*atomic.Uint64       // by probe: operations that were aged out
+	emitting                             sync.Mutex                      // guards opts.Emit
 	epochs                               map[string]uint32               // by map of operations in flight: where the epoch is
 	loading                              sync.Mutex                      // guards what follows, and the programs of colls
 	parsed                               map[string]*ebpf.CollectionSpec // by probe, while programs are loaded from them
@@ -132,12 +136,17 @@ func NewManager(opts ManagerOptions) (*Manager, error) {
 		m.closeMaps()
 		return nil, err
 	}
+	m.aged = map[string]*atomic.Uint64{}
+	for _, s := range opts.Specs {
+		m.aged[s.Name] = new(atomic.Uint64)
+	}
 	m.registerMetrics()
 	m.startGovernor()
 	ctx, cancel := context.WithCancel(context.Background())
 	m.ctx, m.cancel = ctx, cancel
 	m.wg.Go(func() { m.read(ctx) })
 	m.wg.Go(func() { m.work(ctx) })
+	m.wg.Go(func() { m.age(ctx) })
 	if m.runs != nil {
 		m.wg.Go(func() { m.runs.run(ctx) })
 	}
@@ -184,7 +193,7 @@ func (m *Manager) read(ctx context.Context) {
 			return
 		}
 		records[rec.ProbeID].Inc()
-		if err := d.Decode(rec, m.opts.Emit); err != nil {
+		if err := d.Decode(rec, m.emit); err != nil {
 			broken[rec.ProbeID].Inc()
 		}
 	}
@@ -203,6 +212,13 @@ func (m *Manager) work(ctx context.Context) {
 			job()
 		}
 	}
+}
+
+// emit hands an operation on, for decoders and for what is forgotten without a record.
+func (m *Manager) emit(op *telemetry.Operation) {
+	m.emitting.Lock()
+	defer m.emitting.Unlock()
+	m.opts.Emit(op)
 }
 
 func (m *Manager) later(job func()) {

@@ -47,7 +47,10 @@ func (m *Manager) Stats() []PointStats {
 }
 
 // lostPlaces is enum lost_place of bpf/lib/event.h.
-var lostPlaces = []selfmetrics.Place{selfmetrics.RingFull, "map_full", "read_failed", "not_sane"}
+var lostPlaces = []selfmetrics.Place{selfmetrics.RingFull, "map_full", "read_failed", "not_sane", placeUnended}
+
+// placeUnended is where operations are lost whose end was not seen.
+const placeUnended selfmetrics.Place = "unended"
 
 // Lost returns how many records a probe lost in the kernel, by place.
 func (m *Manager) Lost(s *Spec) map[selfmetrics.Place]uint64 {
@@ -58,6 +61,7 @@ func (m *Manager) Lost(s *Spec) map[selfmetrics.Place]uint64 {
 			out[place] = binary.NativeEndian.Uint64(raw)
 		}
 	}
+	out[placeUnended] += m.aged[s.Name].Load()
 	return out
 }
 

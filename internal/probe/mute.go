@@ -63,6 +63,8 @@ func (m *Manager) forgetSpec(s *Spec, exeID uint32) {
 		return
 	}
 	for pid := range m.pidsOf(exeID) {
-		m.forgetIf(pid, func(f InFlight, _ []byte) bool { return slices.Contains(s.InFlight, f) })
+		m.forgetIf(pid, func(f InFlight, _ []byte) bool {
+			return slices.ContainsFunc(s.InFlight, func(own InFlight) bool { return own.Map == f.Map })
+		})
 	}
 }

@@ -2,6 +2,7 @@ package probe
 
 import (
 	"slices"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -157,7 +158,16 @@ type InFlight struct {
 	// Forgotten names the variable that counts the entries deleted by user space,
 	// "" if the programs do not ask.
 	Forgotten string
+	// MaxAge: an entry that is older is deleted and counted as lost, because its end will
+	// not come or has not been seen. 0: the ends of all are seen.
+	MaxAge time.Duration
+	// Ended makes what is still to be said of an entry that user space deletes: a process
+	// has ended, or is no longer watched. nil: nothing.
+	Ended func(value []byte) *telemetry.Operation
 }
+
+// CallMaxAge is the MaxAge of calls: what a program waits for so long is not missed.
+const CallMaxAge = time.Hour
 
 // Group is a set of points that only make sense together.
 type Group struct {

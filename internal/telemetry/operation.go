@@ -53,6 +53,9 @@ type Operation struct {
 	// MetricsOnly: the operation is not sampled and no span; of what it is, only the
 	// attributes of its measurements may be known. It is not used after Emit has returned.
 	MetricsOnly bool
+	// TakesBack: its measurements undo some that were taken before; no setting of its
+	// probe that has changed since stops it.
+	TakesBack bool
 
 	// Resource is set by enrichment.
 	Resource *Resource

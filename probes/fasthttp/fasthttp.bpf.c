@@ -103,10 +103,11 @@ struct {
 	__type(value, struct fh_exe);
 } fh_exes SEC(".maps");
 
-/* Requests in flight. Key: tgid, goid. Deleted at the end. LRU, because a request whose
- * body is refused has no end that is seen on every release. */
+/* Requests in flight. Key: tgid, goid. Deleted at the end. A request whose body is
+ * refused has no end that is seen on every release: its entry is overwritten by the next
+ * one on the goroutine, or user space ages it out. */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
 	__type(key, struct tr_gokey);
 	__type(value, struct fh_op);

@@ -74,7 +74,7 @@ func New(cfg Config) *probe.Spec {
 		Fields:    fields(),
 		Table:     func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
 		Load:      loadBpf,
-		InFlight:  []probe.InFlight{{Map: "fh_ops", Active: httpattr.ServerActive}},
+		InFlight:  []probe.InFlight{{Map: "fh_ops", MaxAge: probe.CallMaxAge, Active: httpattr.ServerActive}},
 		AttachExe: func(c *ebpf.Collection, p *probe.Placed) error { return attachExe(c, p, cfg.Join) },
 		NewDecoder: func(env probe.DecoderEnv) probe.Decoder {
 			return &decoder{env: env, cfg: cfg, duration: httpattr.NewServerDuration()}

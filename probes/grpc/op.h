@@ -135,11 +135,12 @@ struct {
 } gr_server SEC(".maps");
 
 /* Calls of a goroutine: unary ones until their end, streaming ones until there is a
- * stream. Key: tgid, goid. LRU, because a streaming call may fail before anything is
- * made of it that has an end. User space sets the size. */
+ * stream. Key: tgid, goid. A streaming call may fail before anything is made of it that
+ * has an end: its entry is overwritten by the goroutine's next call, or user space ages
+ * it out. User space sets the size. */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 8192);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
 	__type(key, struct tr_gokey);
 	__type(value, struct gr_rpc);
 } gr_calls SEC(".maps");

@@ -45,7 +45,7 @@ func New(cfg Config) *probe.Spec {
 		Fields:   allFields(),
 		Table:    func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
 		Load:     loadBpf,
-		InFlight: []probe.InFlight{{Map: "gr_server"}, {Map: "gr_calls"}, {Map: "gr_streams"}},
+		InFlight: []probe.InFlight{{Map: "gr_server"}, {Map: "gr_calls", MaxAge: probe.CallMaxAge}, {Map: "gr_streams"}},
 		Prepare: func(cs *ebpf.CollectionSpec) error {
 			if err := cs.Variables["cfg_hdrs"].Set(metadataRules()); err != nil {
 				return fmt.Errorf("set cfg_hdrs: %w", err)

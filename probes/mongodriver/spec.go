@@ -55,7 +55,7 @@ func New(cfg Config) *probe.Spec {
 		Doc:        "the official MongoDB driver, go.mongodb.org/mongo-driver",
 		Table:      func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
 		Load:       loadBpf,
-		InFlight:   []probe.InFlight{{Map: "mg_ops"}},
+		InFlight:   []probe.InFlight{{Map: "mg_ops", MaxAge: probe.CallMaxAge}},
 		AttachExe:  cfg.attachExe,
 		NewDecoder: func(env probe.DecoderEnv) probe.Decoder { return newDecoder(env, cfg) },
 	}

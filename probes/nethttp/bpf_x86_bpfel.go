@@ -27,7 +27,8 @@ const (
 	bpfLostPlaceLOST_MAP_FULL  bpfLostPlace = 1
 	bpfLostPlaceLOST_READ      bpfLostPlace = 2
 	bpfLostPlaceLOST_UNSANE    bpfLostPlace = 3
-	bpfLostPlaceLOST_PLACES    bpfLostPlace = 4
+	bpfLostPlaceLOST_UNENDED   bpfLostPlace = 4
+	bpfLostPlaceLOST_PLACES    bpfLostPlace = 5
 )
 
 type bpfNethttpEvent struct {

@@ -65,7 +65,7 @@ func New(cfg Config) *probe.Spec {
 		Fields:   allFields(),
 		Table:    func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
 		Load:     loadBpf,
-		InFlight: []probe.InFlight{{Map: "rd_ops"}},
+		InFlight: []probe.InFlight{{Map: "rd_ops", MaxAge: probe.CallMaxAge}},
 		Prepare: func(cs *ebpf.CollectionSpec) error {
 			if cfg.QueryText != TextFull {
 				return nil

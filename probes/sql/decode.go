@@ -214,6 +214,10 @@ func (d *decoder) rows(a []attribute.KeyValue) []attribute.KeyValue {
 		return append(a, affectedRows.Int64(int64(raw[0])))
 	case "*sqlite.result", "*sqlite3.SQLiteResult": // lastInsertID, rowsAffected
 		return append(a, affectedRows.Int64(int64(raw[1])))
+	case "*mysql.mysqlResult": // affectedRows []int64, by statement
+		if raw[1] == 1 {
+			return append(a, affectedRows.Int64(int64(d.ev.Code[0])))
+		}
 	}
 	return a
 }

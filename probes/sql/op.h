@@ -81,8 +81,8 @@ const struct sq_op sq_zero = {};
 
 /* Operations in flight. Key: tgid, goid; of pgx's queries, which go on until their rows
  * are closed and of which a goroutine may have several, tgid, *baseRows. Inserted at the
- * start, deleted at the end and by the agent when the process exits. User space sets the
- * size. */
+ * start, deleted at the end and by the agent when the process exits, or when they are so
+ * old that their end, rows that are never closed, will not come. User space sets the size. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);

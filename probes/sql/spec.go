@@ -68,7 +68,7 @@ func New(cfg Config) *probe.Spec {
 		Fields:    pgxFields(),
 		Table:     func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
 		Load:      loadBpf,
-		InFlight:  []probe.InFlight{{Map: "sq_ops"}},
+		InFlight:  []probe.InFlight{{Map: "sq_ops", MaxAge: probe.CallMaxAge}},
 		AttachExe: cfg.attachExe,
 		NewDecoder: func(env probe.DecoderEnv) probe.Decoder {
 			return &decoder{env: env, cfg: cfg, texts: map[statementKey]statement{}, duration: probe.NewDBDuration(),

@@ -170,6 +170,8 @@ static __noinline int put_result(struct sq_op *op, struct tr_goexe *ge)
 	op->ev.call.flags |= F_RESULT;
 	err_type(&op->ev.result, ge, read_u64(op->s.ptr + 8));
 	bpf_probe_read_user(op->ev.result_raw, sizeof(op->ev.result_raw), (void *)op->s.len);
+	if (op->ev.result_raw[1] == 1) /* perhaps a slice of one: MySQL's */
+		op->ev.code[0] = read_u64(op->ev.result_raw[0]);
 	return 0;
 }
 

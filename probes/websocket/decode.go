@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"unsafe"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -27,6 +28,28 @@ const (
 )
 
 type decoder struct{}
+
+// forgotten says of a connection whose end will not be seen, because its program has ended
+// or is no longer watched, that it is not open any more.
+func forgotten(value []byte) *telemetry.Operation {
+	if len(value) < probe.CallLen {
+		return nil
+	}
+	raw := slices.Clone(value[:probe.CallLen])
+	binary.NativeEndian.PutUint32(raw[4:], uint32(len(raw))) // the header's length is set when a record is sent
+	rec, err := event.Parse(raw)
+	if err != nil {
+		return nil
+	}
+	call, _, _, err := probe.ParseCall(rec.Raw, probe.CallLen)
+	if err != nil {
+		return nil
+	}
+	op := call.Operation(rec, "websocket")
+	op.MetricsOnly, op.TakesBack = true, true
+	op.Measurements = ended(call.Flags, 0)
+	return op
+}
 
 // Decode implements probe.Decoder.
 func (decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) error {

@@ -37,7 +37,7 @@ func New() *probe.Spec {
 		Fields:     netFields(),
 		Table:      func() (*offsets.Table, error) { return offsets.Parse(netJSON) },
 		Load:       loadBpf,
-		InFlight:   []probe.InFlight{{Map: "ws_conns"}, {Map: "ws_fds"}},
+		InFlight:   []probe.InFlight{{Map: "ws_conns", Ended: forgotten}, {Map: "ws_fds"}},
 		Counters:   counters(),
 		AttachExe:  attachExe,
 		NewDecoder: func(probe.DecoderEnv) probe.Decoder { return decoder{} },

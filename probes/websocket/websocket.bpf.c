@@ -86,6 +86,40 @@ static __noinline int peer(struct ws_op *op, struct tr_who *w, struct ws_exe *e,
 	return 1;
 }
 
+static __noinline int end(struct ws_op *op, struct tr_gokey *key)
+{
+	struct tr_call *c;
+	struct tr_gokey other = {};
+	struct tr_scope *s;
+	__u32 client;
+
+	if (!op || !key)
+		return 0;
+	c = &op->ev.call;
+	client = c->flags & WS_CLIENT;
+	count(COUNT_CLOSED + client, 1);
+	count(COUNT_MSGS_IN + client, op->ev.msgs_in);
+	count(COUNT_MSGS_OUT + client, op->ev.msgs_out);
+	count(COUNT_BYTES_IN + client, op->ev.bytes_in);
+	count(COUNT_BYTES_OUT + client, op->ev.bytes_out);
+	other.tgid = key->tgid;
+	other.id = c->goid;
+	s = bpf_map_lookup_elem(&tr_scopes, &other);
+	if (s && s->span_id == c->span_id) {
+		s->end_ns = bpf_ktime_get_ns();
+		s->trace_flags &= ~SCOPE_HELD;
+	}
+	if (op->fd) {
+		other.id = op->fd;
+		bpf_map_delete_elem(&ws_fds, &other);
+	}
+	if (cfg_count_all || c->trace_flags & TRACE_FLAG_SAMPLED)
+		call_finish(&ws_conns, key, c, WS_CONN, offsetof(struct ws_event, tail), 7);
+	else
+		bpf_map_delete_elem(&ws_conns, key);
+	return 0;
+}
+
 static __always_inline int begin(struct pt_regs *ctx, __u32 where, bool client)
 {
 	struct tr_who w;
@@ -103,6 +137,9 @@ static __always_inline int begin(struct pt_regs *ctx, __u32 where, bool client)
 		return 0;
 	goid = w.key.id;
 	w.key.id = conn;
+	op = call_open(&ws_conns, &w);
+	if (op)
+		end(op, &w.key); /* another connection was at this address: it is closed */
 	op = call_new(&ws_conns, &ws_zero, &w);
 	if (!op)
 		return 0; /* lost, and counted as that: its end will not be seen either */
@@ -181,40 +218,6 @@ static __always_inline struct ws_op *conn_op(struct tr_who *w, __u64 conn)
 		return NULL;
 	w->key.id = conn;
 	return call_open(&ws_conns, w);
-}
-
-static __noinline int end(struct ws_op *op, struct tr_gokey *key)
-{
-	struct tr_call *c;
-	struct tr_gokey other = {};
-	struct tr_scope *s;
-	__u32 client;
-
-	if (!op || !key)
-		return 0;
-	c = &op->ev.call;
-	client = c->flags & WS_CLIENT;
-	count(COUNT_CLOSED + client, 1);
-	count(COUNT_MSGS_IN + client, op->ev.msgs_in);
-	count(COUNT_MSGS_OUT + client, op->ev.msgs_out);
-	count(COUNT_BYTES_IN + client, op->ev.bytes_in);
-	count(COUNT_BYTES_OUT + client, op->ev.bytes_out);
-	other.tgid = key->tgid;
-	other.id = c->goid;
-	s = bpf_map_lookup_elem(&tr_scopes, &other);
-	if (s && s->span_id == c->span_id) {
-		s->end_ns = bpf_ktime_get_ns();
-		s->trace_flags &= ~SCOPE_HELD;
-	}
-	if (op->fd) {
-		other.id = op->fd;
-		bpf_map_delete_elem(&ws_fds, &other);
-	}
-	if (cfg_count_all || c->trace_flags & TRACE_FLAG_SAMPLED)
-		call_finish(&ws_conns, key, c, WS_CONN, offsetof(struct ws_event, tail), 7);
-	else
-		bpf_map_delete_elem(&ws_conns, key);
-	return 0;
 }
 
 /* What the message before the one that is now asked for was. */

@@ -33,11 +33,17 @@ func countingAgent(t *testing.T, tg *harness.Target, sampler string) (*harness.A
 		"OTEL_TRACES_SAMPLER=" + sampler, "OTEL_TRACES_SAMPLER_ARG=0.01",
 	}, "--pid", strconv.Itoa(tg.PID))
 	a.WaitInstrumented(tg.PID)
+	return a, prometheusURL(t, a)
+}
+
+// prometheusURL is where an agent's metrics are.
+func prometheusURL(t *testing.T, a *harness.Agent) string {
+	t.Helper()
 	m := regexp.MustCompile(`url=(\S+)`).FindStringSubmatch(a.WaitLog("metrics for Prometheus"))
 	if m == nil {
 		t.Fatal("no URL in the log")
 	}
-	return a, m[1]
+	return m[1]
 }
 
 // scrape returns the lines of a metric.

@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"fmt"
+	"net"
 	"net/url"
+	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
@@ -115,6 +117,39 @@ func TestWebSocketMetrics(t *testing.T) {
 			t.Errorf("%s: %d opened, %d closed, %d open, want %d, %d, 0", side, got(opened, side), got(closed, side), got(active, side), n, n)
 		}
 	}
+}
+
+// TestWebSocketForgotten: a connection that is open when the agent stops looking at its
+// program is not open for ever in the metrics.
+func TestWebSocketForgotten(t *testing.T) {
+	needs(t)
+	exe := copyExe(t, harness.Build{Dir: websocketDir}.Path(t), "websocket")
+	tg := harness.StartTarget(t, exe)
+	r := &reloadRig{t: t, file: filepath.Join(t.TempDir(), "agent.yaml")}
+	config := "instrument:\n  - {exes: [" + exe + "]}\n"
+	r.write(config)
+	r.Agent = harness.StartAgentEnv(t, []string{"OTEL_TRACES_EXPORTER=json", "OTEL_METRICS_EXPORTER=prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT=0"},
+		"--config", r.file)
+	r.WaitInstrumented(tg.PID)
+	from := prometheusURL(t, r.Agent)
+	conn, err := net.Dial("tcp", tg.HTTP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_, err = fmt.Fprintf(conn, "GET /gorilla HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	open, closed := -1, -1
+	counted := func() {
+		side := `websocket_side="server"`
+		open, closed = sum(scrape(t, from, "websocket_connections_active"), side), sum(scrape(t, from, "websocket_connections_closed_total"), side)
+	}
+	r.until("counted as open", 20*time.Second, func() bool { counted(); return open == 1 })
+	r.reload(config + "probes: {websocket: false}\n")
+	r.until("counted as closed", 20*time.Second, func() bool { counted(); return open == 0 && closed == 1 })
 }
 
 // TestWebSocketHitBudget: one hit per message at each end and way.

@@ -83,6 +83,21 @@ func StartPostgres(t testing.TB) *Server {
 	return s
 }
 
+// StartMariaDB starts a MariaDB server with the database shop, in which everybody may do
+// everything, or skips the test where there is none.
+func StartMariaDB(t testing.TB) *Server {
+	t.Helper()
+	path := tool(t, "mariadbd")
+	dir := t.TempDir()
+	create := filepath.Join(dir, "create.sql")
+	if err := os.WriteFile(create, []byte("CREATE DATABASE IF NOT EXISTS shop;\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	port := freePort(t)
+	return startServer(t, port, exec.Command(path, "--no-defaults", "--user=root", "--datadir="+t.TempDir(), "--skip-grant-tables",
+		"--bind-address=127.0.0.1", "--port="+port, "--socket="+filepath.Join(dir, "socket"), "--init-file="+create))
+}
+
 // tool finds a program that scripts/bootstrap.sh dev installs.
 func tool(t testing.TB, name string) string {
 	t.Helper()

@@ -54,3 +54,5 @@ func transaction(ctx context.Context, c *client, _ int) error {
 func unordered() *options.InsertManyOptionsBuilder { return options.InsertMany().SetOrdered(false) }
 
 func batch(n int32) *options.FindOptionsBuilder { return options.Find().SetBatchSize(n) }
+
+func limit(n int64) *options.FindOptionsBuilder { return options.Find().SetLimit(n) }

@@ -28,7 +28,7 @@ func main() {
 		os.Exit(1)
 	}
 	s := &server{client: c, jobs: make(chan job)}
-	for i := 0; i < 4; i++ {
+	for i := 0; i < workers; i++ {
 		go s.work()
 	}
 	ln, err := net.Listen("tcp", *http10)
@@ -41,10 +41,16 @@ func main() {
 	http.HandleFunc("/do", s.do)
 	http.HandleFunc("/pool", s.pool)
 	http.HandleFunc("/burst", s.burst)
+	http.HandleFunc("/own/", s.own)
 	http.HandleFunc("/plain", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "ok") })
 	http.HandleFunc("/fence/", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "ok") })
 	_ = http.Serve(ln, nil)
 }
+
+const workers = 16
+
+// ownSteps is how many commands a request for /own/ID makes.
+const ownSteps = 10
 
 type server struct {
 	client *client
@@ -54,13 +60,14 @@ type server struct {
 type job struct {
 	ctx  context.Context
 	op   string
+	n    int
 	done chan error
 }
 
 // work makes calls for requests on a goroutine that no request has started.
 func (s *server) work() {
 	for j := range s.jobs {
-		j.done <- s.run(j.ctx, j.op, 0)
+		j.done <- s.run(j.ctx, j.op, j.n)
 	}
 }
 
@@ -107,6 +114,22 @@ func (s *server) pool(w http.ResponseWriter, r *http.Request) {
 	j := job{ctx: r.Context(), op: r.FormValue("op"), done: make(chan error, 1)}
 	s.jobs <- j
 	s.answer(w, <-j.done)
+}
+
+// own makes a request's own commands, one after the other, one of three on a worker.
+func (s *server) own(w http.ResponseWriter, r *http.Request) {
+	id, err := strconv.Atoi(r.URL.Path[len("/own/"):])
+	for step := 0; step < ownSteps && err == nil; step++ {
+		n := ownSteps*id + step
+		if n%3 != 0 {
+			err = s.run(r.Context(), "own", n)
+			continue
+		}
+		j := job{ctx: r.Context(), op: "own", n: n, done: make(chan error, 1)}
+		s.jobs <- j
+		err = <-j.done
+	}
+	s.answer(w, err)
 }
 
 // burst makes n calls of op, c at a time, and says how many succeeded.
