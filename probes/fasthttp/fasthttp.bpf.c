@@ -103,9 +103,8 @@ struct {
 	__type(value, struct fh_exe);
 } fh_exes SEC(".maps");
 
-/* Requests in flight. Key: tgid, goid. Deleted at the end. A request whose body is
- * refused has no end that is seen on every release: its entry is overwritten by the next
- * one on the goroutine, or user space ages it out. */
+/* Requests in flight. Key: tgid, goid. Deleted at the end, or, of a body that is refused
+ * without an end that is seen, by the goroutine's next one, or aged out by user space. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
