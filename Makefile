@@ -31,6 +31,23 @@ build: ## bin/tracer-agent: one static binary; needs Go only, no clang
 package: ## deb and rpm for amd64 and arm64, man pages, completions: out/package
 	scripts/package.sh
 
+.PHONY: package-test
+package-test: package ## install, upgrade and remove them in a bare Debian root and in an empty one for rpm; needs root
+	scripts/package-test.sh
+
+.PHONY: image
+image: ## out/image/tracer-agent.tar: the image, for docker load or ctr images import; no registry, no daemon
+	@mkdir -p out/image
+	scripts/image.sh agent out/image/tracer-agent.tar
+
+.PHONY: image-check
+image-check: ## fail when two builds, in two folders, do not give the same image
+	scripts/image.sh check
+
+.PHONY: release-snapshot
+release-snapshot: ## what a release would publish: archives, packages, SBOMs, checksums: out/release
+	scripts/release.sh
+
 .PHONY: generate
 generate: ## compile the BPF C and write the Go bindings (clang-19, libbpf headers)
 	go generate ./...

@@ -3,6 +3,7 @@
 # binary, the same bytes every time. docker load and ctr images import take them.
 #   image.sh agent OUT.tar                     the agent's image, tagged tracer-agent:VERSION
 #   image.sh root DIR                          its root file system only
+#   image.sh check                             builds it twice, in two folders, and compares
 #   image.sh OUT.tar NAME:TAG DIR COMMAND...   any folder as an image of one layer
 # GOARCH picks the architecture; VERSION, COMMIT what the agent says of itself.
 set -euo pipefail
@@ -31,8 +32,27 @@ pack() {
 	rm -rf "$work"
 }
 
+# check builds a second time from a copy elsewhere, with another umask and time zone.
+check() {
+	local work first second
+	work=$(mktemp -d)
+	# shellcheck disable=SC2064 # the folder of now
+	trap "rm -rf '$work'" EXIT
+	mkdir "$work/elsewhere"
+	git -C "$top" ls-files -z | tar -C "$top" --null -T - -cf - | tar -C "$work/elsewhere" -xf -
+	export VERSION=${VERSION:-$(version)}
+	first=$("$0" agent "$work/first.tar" | cut -d' ' -f1)
+	second=$(umask 077 && TZ=Asia/Tokyo LC_ALL=C "$work/elsewhere/scripts/image.sh" agent "$work/second.tar" | cut -d' ' -f1)
+	[ "$first" = "$second" ] || {
+		echo "image: two builds differ: $first, $second" >&2
+		return 1
+	}
+	echo "image: both builds are sha256:$first"
+}
+
 case ${1:-} in
 root) root "$2" ;;
+check) check ;;
 agent)
 	dir=$(mktemp -d)
 	trap 'rm -rf "$dir"' EXIT
@@ -43,7 +63,7 @@ agent)
 	sha256sum "$2"
 	;;
 '' | -*)
-	sed -n '2,7p' "$0"
+	sed -n '2,8p' "$0"
 	exit 2
 	;;
 *)

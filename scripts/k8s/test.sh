@@ -75,7 +75,7 @@ $cluster kubectl apply -f k8s/manifests/namespace.yaml >/dev/null
 for crd in podmonitors servicemonitors; do
 	$cluster kubectl create -f "$operator/example/prometheus-operator-crd/monitoring.coreos.com_$crd.yaml" >/dev/null
 done
-soon 20 "monitors are known" $cluster kubectl get podmonitors,servicemonitors -A >/dev/null
+$cluster kubectl wait --for=condition=established --timeout=20s crd --all >/dev/null
 valid() { $cluster kubectl apply --dry-run=server --validate=strict "$@" >/dev/null || fail "refused by the API server: $*"; }
 template | valid -f -
 template --set networkPolicy.enabled=true,podMonitor.enabled=true,serviceMonitor.enabled=true,podLabels.a=b,podAnnotations.c=d,stateHostPath= \
