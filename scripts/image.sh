@@ -22,8 +22,8 @@ root() {
 pack() {
 	local out=$1 name=$2 dir=$3 config=$4 work sum
 	work=$(mktemp -d)
-	flat() { tar --owner=0 --group=0 --numeric-owner --sort=name --mtime=@0 --format=ustar "$@"; }
-	flat -C "$dir" --mode=go-w -cf "$work/layer.tar" .
+	flat() { tar --owner=0 --group=0 --numeric-owner --sort=name --mtime=@0 --format=ustar --mode=a=rX,u+w "$@"; }
+	flat -C "$dir" -cf "$work/layer.tar" .
 	sum=$(sha256sum "$work/layer.tar" | cut -d' ' -f1)
 	printf '{"architecture":"%s","os":"linux","config":%s,"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
 		"$(arch)" "$config" "$sum" >"$work/config.json"

@@ -33,8 +33,8 @@ changed() { grep -q '^enabled: true' "$root$config" || fail "the changed configu
 
 # A version later than this one, of the same files.
 later() {
-	ARCH=$arch VERSION=9999.0.0 go run "${NFPM:-github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4}" package --config packaging/nfpm.yaml --packager "$1" --target "$root/../$(basename "$root").$1"
-	echo "$root/../$(basename "$root").$1"
+	ARCH=$arch VERSION=9999.0.0 go run "${NFPM:-github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4}" package --config packaging/nfpm.yaml --packager "$1" --target "$root.$1" >/dev/null
+	echo "$root.$1"
 }
 
 echo "== $deb"
@@ -46,21 +46,21 @@ if [ ! -f "$base" ]; then
 	rm -rf "$root/b"
 fi
 tar -C "$root" -xf "$base"
-in() { chroot "$root" env DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"; }
+inside() { chroot "$root" env DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"; }
 new=$(later deb)
 trap 'rm -rf "$root" "$root".deb "$root".rpm' EXIT
 cp "$deb" "$root/a.deb"
 cp "$new" "$root/b.deb"
-in dpkg -i /a.deb >/dev/null
+inside dpkg -i /a.deb >/dev/null
 installed
-in tracer-agent version >/dev/null
+inside tracer-agent version >/dev/null
 change
-in dpkg -i /b.deb >/dev/null
+inside dpkg -i /b.deb >/dev/null
 changed 'an upgrade'
-in dpkg -r tracer-agent >/dev/null
+inside dpkg -r tracer-agent >/dev/null
 [ ! -e "$root/usr/bin/tracer-agent" ] || fail "dpkg -r left the program"
 changed 'a removal, which keeps configuration'
-in dpkg -P tracer-agent >/dev/null
+inside dpkg -P tracer-agent >/dev/null
 [ ! -e "$root/etc/tracer-agent" ] || fail "dpkg -P left the configuration"
 [ -z "$(find "$root" -xdev -name '*tracer-agent*' -not -path '*/var/log/*')" ] || fail "left: $(find "$root" -xdev -name '*tracer-agent*')"
 

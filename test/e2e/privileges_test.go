@@ -127,6 +127,11 @@ func TestPrivileges(t *testing.T) {
 	if d := cmp.Diff([]string{"1"}, noNew); d != "" {
 		t.Errorf("no_new_privs of the agent's threads:\n%s", d)
 	}
+	for _, addr := range listening(t, agent.PID()) {
+		if addr != "0100007F:210D" { // 127.0.0.1:8461
+			t.Errorf("the agent listens on %s", addr)
+		}
+	}
 	late := stranger(t, src, "late")
 	agent.WaitInstrumented(late.PID)
 	for _, tg := range []*harness.Target{early, late} {
@@ -237,4 +242,32 @@ func leased(t *testing.T, pid int) bool {
 		}
 	}
 	return false
+}
+
+// listening are the TCP addresses that a process listens on, as /proc/net/tcp has them.
+func listening(t *testing.T, pid int) (out []string) {
+	t.Helper()
+	sockets := map[string]bool{}
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("files of %d: %v, %v", pid, files, err)
+	}
+	for _, file := range files {
+		if to, err := os.Readlink(file); err == nil {
+			sockets[to] = true
+		}
+	}
+	for _, name := range []string{"tcp", "tcp6"} {
+		table, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/%s", pid, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(table)) {
+			const listen = "0A"
+			if f := strings.Fields(line); len(f) > 9 && f[3] == listen && sockets["socket:["+f[9]+"]"] {
+				out = append(out, f[1])
+			}
+		}
+	}
+	return out
 }

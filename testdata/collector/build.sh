@@ -8,7 +8,6 @@
 #   testdata/collector/build.sh deploy/collector/builder.yaml   # another one
 set -eu
 
-version=v0.165.0
 here=$(cd "$(dirname "$0")" && pwd)
 cache=${TRACER_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tracer-agent}
 dir=$cache/collector
@@ -17,6 +16,7 @@ if [ $# -gt 0 ]; then
 	config=$(realpath "$1")
 	dir=$cache/collector-of-$(sed -n 's/^  name: //p' "$config")
 fi
+version=v$(sed -n 's/^  version: //p' "$config")
 mkdir -p "$dir"
 bin=$dir/$(sed -n 's/^  name: //p' "$config")
 
