@@ -29,7 +29,7 @@ func main() {
 	flag.BoolVar(&o.check, "check", false, "end with 1 when a limit is broken")
 	flag.IntVar(&o.rounds, "rounds", 7, "rounds of each comparison")
 	flag.DurationVar(&o.length, "length", 2*time.Second, "length of one load")
-	flag.StringVar(&o.only, "only", "", "parts to run, comma separated: cost, mongo, redis, sql, grpc, parse, complete, hits, join, memory, attach")
+	flag.StringVar(&o.only, "only", "", "parts to run, comma separated: cost, mongo, redis, sql, grpc, parse, complete, hits, join, memory, fleet, attach")
 	flag.Parse()
 	exit(run(o))
 }
@@ -67,7 +67,7 @@ func run(o options) error {
 		name string
 		run  func() error
 	}{
-		{"cost", b.cost}, {"mongo", b.mongo}, {"redis", b.redis}, {"sql", b.sql}, {"grpc", b.grpc}, {"parse", b.parse}, {"complete", b.complete}, {"hits", b.hits}, {"join", b.join}, {"memory", b.memory}, {"attach", b.attach},
+		{"cost", b.cost}, {"mongo", b.mongo}, {"redis", b.redis}, {"sql", b.sql}, {"grpc", b.grpc}, {"parse", b.parse}, {"complete", b.complete}, {"hits", b.hits}, {"join", b.join}, {"memory", b.memory}, {"fleet", b.fleet}, {"attach", b.attach},
 	} {
 		if o.only != "" && !slices.Contains(strings.Split(o.only, ","), part.name) {
 			continue
@@ -122,17 +122,25 @@ func (b *bench) server(path, name string, env []string, args ...string) (*proc, 
 }
 
 // agent starts an agent that sends to the sink, on the second processor.
-func (b *bench) agent(to *sink, args ...string) (*proc, error) {
-	return launch(procSpec{path: b.agentPath, args: append([]string{"run", "--max-overhead", "0"}, args...), cpu: loadCPU, env: otlpEnv(to)})
+func (b *bench) agent(to *sink, args ...string) (*proc, error) { return b.agentEnv(to, nil, args...) }
+
+func (b *bench) agentEnv(to *sink, env []string, args ...string) (*proc, error) {
+	return launch(procSpec{
+		path: b.agentPath, args: append([]string{"run", "--max-overhead", "0"}, args...), cpu: loadCPU, env: append(otlpEnv(to), env...),
+	})
 }
 
 // traced starts an agent on the processes and waits until it says so of each.
 func (b *bench) traced(to *sink, procs ...*proc) (*proc, error) {
+	return b.tracedEnv(to, nil, procs...)
+}
+
+func (b *bench) tracedEnv(to *sink, env []string, procs ...*proc) (*proc, error) {
 	var args []string
 	for _, p := range procs {
 		args = append(args, "--pid", fmt.Sprint(p.pid()))
 	}
-	agent, err := b.agent(to, args...)
+	agent, err := b.agentEnv(to, env, args...)
 	if err != nil {
 		return nil, err
 	}

@@ -98,6 +98,10 @@ func sinkMain() error {
 		spans.Add(int64(n))
 		w.Header().Set("Content-Type", "application/x-protobuf")
 	})
+	http.HandleFunc("/v1/metrics", func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "application/x-protobuf")
+	})
 	fmt.Printf("ready {\"pid\":%d,\"http\":%q}\n", os.Getpid(), l.Addr())
 	return http.Serve(l, nil)
 }

@@ -161,10 +161,22 @@ func TestPromtool(t *testing.T) {
 	}
 }
 
+// TestNativeExemplar: native histograms have them, too, in the form in which alone they are
+// scraped. Prometheus keeps those since 2.50.
+func TestNativeExemplar(t *testing.T) {
+	_, url := serve(t, config.HistogramExponential)
+	raw := get(t, url, "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited")
+	if n := strings.Count(raw, "ab000000000000000000000000000000"); n != 1 {
+		t.Errorf("%d exemplars, want that of the sampled request", n)
+	}
+}
+
 // TestPrometheus: a real server scrapes, with native histograms and exemplars.
 func TestPrometheus(t *testing.T) {
 	bin := tool(t, "prometheus")
+	const trace = "ab000000000000000000000000000000"
 	for _, tt := range []struct{ name, histogram, query, want string }{
+		{"exemplar", config.HistogramExplicit, "exemplars of http_server_request_duration_seconds_bucket", trace},
 		{"explicit", config.HistogramExplicit, `http_server_request_duration_seconds_count{service_name="shop"}`, "10"},
 		{"native", config.HistogramExponential, `histogram_count(http_server_request_duration_seconds{service_name="shop"})`, "10"},
 		{"memory", config.HistogramExplicit, `sum(process_memory_usage_bytes)`, "3000"},
@@ -220,9 +232,13 @@ func start(t *testing.T, bin, target string) string {
 	return "http://" + addr
 }
 
-// ask returns the value of the one sample that a query gives, "" without one.
+// ask returns the value of the one sample that a query gives, or the trace id of the one
+// exemplar; "" without one.
 func ask(t *testing.T, base, query string) string {
 	t.Helper()
+	if name, ok := strings.CutPrefix(query, "exemplars of "); ok {
+		return exemplar(base, name)
+	}
 	resp, err := http.Get(base + "/api/v1/query?query=" + url.QueryEscape(query))
 	if err != nil {
 		return "" // not up yet
@@ -237,4 +253,21 @@ func ask(t *testing.T, base, query string) string {
 		return ""
 	}
 	return fmt.Sprint(doc.Data.Result[0].Value[1])
+}
+
+func exemplar(base, name string) string {
+	resp, err := http.Get(base + "/api/v1/query_exemplars?start=0&end=9999999999&query=" + name)
+	if err != nil {
+		return ""
+	}
+	defer resp.Body.Close()
+	var doc struct {
+		Data []struct {
+			Exemplars []struct{ Labels map[string]string }
+		}
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&doc); err != nil || len(doc.Data) != 1 || len(doc.Data[0].Exemplars) != 1 {
+		return ""
+	}
+	return doc.Data[0].Exemplars[0].Labels["trace_id"]
 }

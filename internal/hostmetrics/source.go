@@ -34,7 +34,7 @@ type Source struct {
 	fs     procfs.FS
 	blocks blockdevice.FS
 	boot   time.Time
-	netNS  string // the agent's, which is the host's when the agent is allowed to run
+	netNS  string // the host's, or the agent's where that is not to be known
 	groups mounts
 	// file and groupValues are used by one collection at a time.
 	collecting  sync.Mutex
@@ -67,7 +67,9 @@ func New(o Options) (*Source, error) {
 		return nil, fmt.Errorf("read boot time: %w", err)
 	}
 	s.boot = time.Unix(int64(stat.BootTime), 0)
-	s.netNS, _ = os.Readlink(o.Proc + "/1/ns/net")
+	if s.netNS, err = os.Readlink(o.Proc + "/1/ns/net"); err != nil {
+		s.netNS, _ = os.Readlink(o.Proc + "/self/ns/net") // PID 1 may be somebody else's
+	}
 	s.groups = findMounts(o.Proc)
 	return s, nil
 }

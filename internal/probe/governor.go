@@ -1,29 +1,6 @@
 package probe
 
-import (
-	"time"
-
-	"github.com/tracer-agent/tracer-agent/internal/goexe"
-)
-
-// What a breakpoint costs the program that runs into it, without the BPF program
-// itself: measured, in docs/adr/0002-where-probes-sit.md. The kernel counts the rest.
-const (
-	trapEmulated   = 1200 * time.Nanosecond
-	trapTrampoline = 560 * time.Nanosecond
-	trapStepped    = 14 * time.Microsecond
-)
-
-func trapCost(c goexe.Class) time.Duration {
-	switch c {
-	case goexe.ClassEmulated:
-		return trapEmulated
-	case goexe.ClassTrampoline:
-		return trapTrampoline
-	default:
-		return trapStepped
-	}
-}
+import "time"
 
 // The governor looks at one second in five, and acts when two looks in a row are past
 // the limit: a burst is no reason.

@@ -58,6 +58,7 @@ type Manager struct {
 	runs  *runStats // nil: the kernel does not count
 
 	governed *governed // nil: no limit
+	traps    atomic.Pointer[trapCosts]
 
 	secret uint64 // what ids are made with
 
@@ -149,6 +150,9 @@ func NewManager(opts ManagerOptions) (*Manager, error) {
 	m.wg.Go(func() { m.age(ctx) })
 	if m.runs != nil {
 		m.wg.Go(func() { m.runs.run(ctx) })
+	}
+	if m.governed != nil {
+		m.wg.Go(m.calibrate)
 	}
 	return m, nil
 }

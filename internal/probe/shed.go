@@ -43,11 +43,12 @@ func (g *governed) isOff(probe string) bool {
 // prices says what each probe cost in a window, by the kernel's counts of its programs
 // and the cost of a trap where they sit; the dearest place counts where they differ.
 func (m *Manager) prices(counted []runs, long time.Duration) []price {
+	costs := m.traps.Load()
 	trap := map[pointKey]time.Duration{}
 	for _, a := range m.everything() {
 		a.Points(func(spec, point string, at goexe.Point) {
 			k := pointKey{spec, point}
-			trap[k] = max(trap[k], trapCost(at.Class))
+			trap[k] = max(trap[k], costs.of(at.Class))
 		})
 	}
 	m.loading.Lock()
@@ -168,6 +169,7 @@ func (m *Manager) startGovernor() {
 		m.log.Warn("--max-overhead is not kept: the kernel does not count what probes cost")
 		return
 	}
+	m.registerTraps()
 	m.governed = newGoverned(m.opts.MaxOverhead)
 	m.runs.times, m.runs.looked = cadence{governPeriod, governWindow, governPeriod}, m.govern
 	g := m.governed

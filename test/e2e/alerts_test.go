@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -23,7 +24,8 @@ func TestAlertsFire(t *testing.T) {
 		t.Skip("takes a minute; set TRACER_TEST_ALERTS=1")
 	}
 	needs(t)
-	broker, backend, bot := demo(t)
+	mongo := startMongoProxy(t, startMongo(t), nil)
+	broker, backend, bot := demo(t, "-mongo", "mongodb://"+mongo.addr)
 	a := harness.StartAgentEnv(t, []string{
 		"OTEL_TRACES_EXPORTER=none", "OTEL_METRICS_EXPORTER=prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT=0",
 	}, "--pid", strconv.Itoa(broker.PID), "--pid", strconv.Itoa(backend.PID),
@@ -37,27 +39,50 @@ func TestAlertsFire(t *testing.T) {
 			t.Fatalf("inject a fault: %v\n%s", err, out)
 		}
 	}
-	// await sends signals until an alert fires.
-	await := func(alert string, signals int) {
+	// await does what makes an alert fire until it does.
+	await := func(alert string, cause func()) {
 		t.Helper()
 		for deadline := time.Now().Add(60 * time.Second); !slices.Contains(firing(base), alert); time.Sleep(100 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("%s does not fire; firing: %v", alert, firing(base))
 			}
-			if signals > 0 {
-				bot(signals)
-			}
+			cause()
 		}
 		t.Logf("%s fires", alert)
 	}
+	signals := func(n int) func() { return func() { bot(n) } }
 	bot(3)
+	await("WebSocketDisconnects", func() { watchersVanish(t, backend) })
+	mongo.slow.Store(int64(1200 * time.Millisecond))
+	await("SlowMongoDB", signals(1))
+	mongo.slow.Store(0)
 	fault("status=503")
-	await("HighErrorRatio", 3)
-	await("TradeFailures", 3)
+	await("HighErrorRatio", signals(3))
+	await("TradeFailures", signals(3))
 	fault("status=0&delay=2100ms")
-	await("SlowResponses", 1)
+	await("SlowResponses", signals(1))
 	a.Kill()
-	await("TargetDown", 0)
+	await("TargetDown", func() {})
+}
+
+// watchersVanish lets watchers of the demo's orders connect, and kills them.
+func watchersVanish(t *testing.T, backend *harness.Target) {
+	t.Helper()
+	path := harness.Build{Dir: "testdata/demo", Pkg: "watcher"}.Path(t)
+	for range 15 {
+		cmd := exec.Command(path, "-backend", "http://"+backend.HTTP)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+		if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "ready\n" {
+			t.Fatalf("a watcher says %q: %v", line, err)
+		}
+	}
 }
 
 // prometheus runs a server with the rules of deploy/ on a target.

@@ -66,6 +66,7 @@ type mongoProxy struct {
 	addr string
 	cut  atomic.Bool
 	gate sync.RWMutex
+	slow atomic.Int64 // nanoseconds by which everything is late
 }
 
 func startMongoProxy(t *testing.T, server string, conf *tls.Config) *mongoProxy {
@@ -110,6 +111,7 @@ func startMongoProxy(t *testing.T, server string, conf *tls.Config) *mongoProxy 
 					}
 					p.gate.RLock()
 					p.gate.RUnlock() //nolint:staticcheck // only to wait for it
+					time.Sleep(time.Duration(p.slow.Load()))
 					if _, err := up.Write(buf[:n]); err != nil {
 						return
 					}

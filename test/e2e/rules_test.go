@@ -12,12 +12,12 @@ import (
 )
 
 // demo starts the demo's broker and backend, and says how to run its bot.
-func demo(t *testing.T) (broker, backend *harness.Target, bot func(n int)) {
+func demo(t *testing.T, options ...string) (broker, backend *harness.Target, bot func(n int)) {
 	t.Helper()
 	program := func(name string) string { return harness.Build{Dir: "testdata/demo", Pkg: name}.Path(t) }
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	broker = harness.StartTarget(t, program("broker"), "-ca", ca)
-	backend = harness.StartTarget(t, program("backend"), "-broker", "https://"+broker.HTTP, "-ca", ca)
+	backend = harness.StartTarget(t, program("backend"), append([]string{"-broker", "https://" + broker.HTTP, "-ca", ca}, options...)...)
 	return broker, backend, func(n int) {
 		t.Helper()
 		out, err := exec.Command(program("bot"), "-backend", "http://"+backend.HTTP, "-n", strconv.Itoa(n), "-pause", "0s").CombinedOutput()
