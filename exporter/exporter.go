@@ -35,6 +35,12 @@ type Prompt interface {
 	MaxDelay() time.Duration
 }
 
+// Noter is implemented by exporters that have more to say of their state than whether the
+// last batch went well; "" is nothing.
+type Noter interface {
+	Note() string
+}
+
 // ErrGone says that the destination is gone for good, for example a closed pipe.
 var ErrGone = errors.New("destination is gone")
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tracer-agent/tracer-agent/internal/config"
 	"github.com/tracer-agent/tracer-agent/internal/goexe"
+	"github.com/tracer-agent/tracer-agent/internal/redact"
 	"github.com/tracer-agent/tracer-agent/internal/selfmetrics"
 	"github.com/tracer-agent/tracer-agent/internal/status"
 	"github.com/tracer-agent/tracer-agent/internal/supervise"
@@ -31,7 +32,11 @@ func (a *agent) openStatus(cfg config.Config, self *selfmetrics.Registry) {
 	started := time.Now()
 	s, err := status.New(status.Options{
 		Address: cfg.Health.Address, Log: a.log, Ready: a.ready,
-		Snapshot: func(ctx context.Context) (status.Snapshot, error) { return a.snapshot(ctx, self, started) },
+		Snapshot: func(ctx context.Context) (status.Snapshot, error) {
+			s, err := a.snapshot(ctx, self, started)
+			s.Exporters = a.exporters(redact.Known(cfg.Secrets()))
+			return s, err
+		},
 	})
 	if err != nil {
 		a.log.Info("no status page", "error", err)
@@ -87,6 +92,29 @@ func (a *agent) snapshot(ctx context.Context, self *selfmetrics.Registry, starte
 		}
 	}
 	return s, nil
+}
+
+// exporters says how they fare; mask, which may be nil, takes out what a destination's
+// answer quotes.
+func (a *agent) exporters(mask func(string) string) []status.Exporter {
+	out := []status.Exporter{}
+	for _, e := range a.pipeline.Exporters() {
+		s := status.Exporter{Name: e.Name, Waiting: e.Waiting, Taken: e.Exported, State: "idle"}
+		if !e.Tried.IsZero() {
+			s.Tried, s.State = &e.Tried, "ok"
+		}
+		if e.Note != "" {
+			s.State = e.Note
+		}
+		if e.Failing != nil {
+			s.State = oneLine(e.Failing)
+		}
+		if mask != nil {
+			s.State = mask(s.State)
+		}
+		out = append(out, s)
+	}
+	return out
 }
 
 func (a *agent) target(t supervise.Target, class map[string]string) status.Target {

@@ -42,13 +42,19 @@ type Durable struct {
 
 	lost, refused, delivered *selfmetrics.Counter
 
+	mu      sync.Mutex
+	trouble error // why the last batch was not delivered, nil when it was
+
 	kick   chan struct{}
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 	once   sync.Once
 }
 
-var _ exporter.Exporter = (*Durable)(nil)
+var (
+	_ exporter.Exporter = (*Durable)(nil)
+	_ exporter.Noter    = (*Durable)(nil)
+)
 
 // NewDurable is New with a queue on disk.
 func NewDurable(ctx context.Context, cfg config.OTLP, disk config.DiskQueue, version string, log *slog.Logger, metrics *selfmetrics.Registry) (*Durable, error) {
@@ -127,7 +133,25 @@ var errQueued = errors.New("others wait on disk")
 
 func (d *Durable) upload(ctx context.Context, spans []*tracepb.ResourceSpans) error {
 	d.answer.Store(0)
-	return d.client.UploadTraces(ctx, spans)
+	err := d.client.UploadTraces(ctx, spans)
+	d.mu.Lock()
+	d.trouble = err
+	d.mu.Unlock()
+	return err
+}
+
+// Note implements exporter.Noter.
+func (d *Durable) Note() string {
+	n, size := d.queue.Len()
+	if n == 0 {
+		return ""
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.trouble == nil {
+		return fmt.Sprintf("%d batches, %d bytes, are being sent from disk", n, size)
+	}
+	return fmt.Sprintf("%d batches, %d bytes, wait on disk: %v", n, size, d.trouble)
 }
 
 // permanent says that the destination will never take the batch, which would hold up

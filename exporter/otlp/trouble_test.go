@@ -227,6 +227,9 @@ func TestTrouble(t *testing.T) {
 				if n, _ := d.queue.Len(); n == 0 {
 					t.Fatal("nothing is on disk")
 				}
+				if note := d.Note(); !strings.Contains(note, "1 batches, ") || !strings.Contains(note, "wait on disk: ") {
+					t.Errorf("it says of itself: %q", note)
+				}
 				if what != down && what != nameGone {
 					// It is tried again, and stays.
 					eventually(t, 20*time.Second, "tried again", func() bool { _, asked := p.got(); return asked > 1 })

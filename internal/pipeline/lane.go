@@ -38,6 +38,8 @@ type lane struct {
 	closed   bool   // accept nothing more
 	gone     bool   // exporter.ErrGone was seen
 	waiters  []flushWaiter
+	tried    time.Time // when a batch was exported last, well or not
+	failing  error     // of that batch
 
 	kick    chan struct{} // there is something to look at
 	urgent  chan struct{} // do not wait for the batch to fill
@@ -116,6 +118,18 @@ func signal(c chan struct{}) {
 	}
 }
 
+// report says how the exporter fares.
+func (l *lane) report() ExporterState {
+	l.mu.Lock()
+	s := ExporterState{Name: l.name, Waiting: l.n, Tried: l.tried, Failing: l.failing}
+	l.mu.Unlock()
+	s.Exported = l.exported.Value()
+	if n, ok := l.exp.(exporter.Noter); ok {
+		s.Note = n.Note()
+	}
+	return s
+}
+
 func (l *lane) length() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -177,6 +191,9 @@ func (l *lane) export(ops []*telemetry.Operation) {
 	ctx, cancel := context.WithTimeout(l.ctx, l.timeout)
 	err := l.exp.ExportSpans(ctx, ops)
 	cancel()
+	l.mu.Lock()
+	l.tried, l.failing = time.Now(), err
+	l.mu.Unlock()
 	l.account(ops, err)
 	l.done(len(ops))
 }

@@ -155,6 +155,25 @@ func (p *Pipeline) resourceOf(key telemetry.ProcessKey) *telemetry.Resource {
 	return p.unknown
 }
 
+// ExporterState is how an exporter fares.
+type ExporterState struct {
+	Name     string
+	Waiting  int       // spans in its queue
+	Exported uint64    // spans
+	Tried    time.Time // when a batch was exported last; zero: never
+	Failing  error     // why that batch was not delivered, nil when it was
+	Note     string    // what the exporter says of itself
+}
+
+// Exporters says how each exporter fares.
+func (p *Pipeline) Exporters() []ExporterState {
+	out := make([]ExporterState, 0, len(p.lanes))
+	for _, l := range p.lanes {
+		out = append(out, l.report())
+	}
+	return out
+}
+
 // Dead is closed when no exporter is left, for example because the only one
 // wrote to a pipe that was closed. It is never closed when there was none.
 func (p *Pipeline) Dead() <-chan struct{} { return p.dead }

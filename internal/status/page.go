@@ -40,7 +40,11 @@ td.n{text-align:right;font-variant-numeric:tabular-nums}.bad{color:#a00}
 <table><tr><th>probe</th><th>point</th><th>cost class</th><th>executables</th><th>hits</th><th>time in the kernel</th></tr>
 {{range .Probes}}<tr><td>{{.Probe}}</td><td>{{.Point}}</td><td>{{.Class}}</td><td class="n">{{.Attached}}</td><td class="n">{{.Hits}}</td><td class="n">{{.Time}}</td></tr>
 {{else}}<tr><td colspan="6">none attached</td></tr>{{end}}</table>
-<h2>Exporters and the agent itself</h2>
+<h2>Exporters</h2>
+<table><tr><th>exporter</th><th>spans waiting</th><th>spans taken</th><th>last batch</th><th>state</th></tr>
+{{range .Exporters}}<tr><td>{{.Name}}</td><td class="n">{{.Waiting}}</td><td class="n">{{.Taken}}</td><td>{{with .Tried}}{{.UTC.Format "15:04:05"}} UTC{{end}}</td><td>{{shown .State}}</td></tr>
+{{else}}<tr><td colspan="5">none</td></tr>{{end}}</table>
+<h2>The agent itself</h2>
 <table>{{range .Metrics}}<tr><td>{{.Name}}</td><td>{{shown .Labels}}</td><td class="n">{{.Value}}</td></tr>
 {{end}}</table>
 </body></html>

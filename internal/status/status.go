@@ -33,6 +33,8 @@ type Snapshot struct {
 	Enabled bool     `json:"enabled"`
 	Targets []Target `json:"targets"`
 	Probes  []Probe  `json:"probes"`
+	// Exporters of spans, and how they fare.
+	Exporters []Exporter `json:"exporters"`
 	// Losses and Metrics are the agent's own counters that are not zero.
 	Losses  []Value `json:"losses"`
 	Metrics []Value `json:"metrics"`
@@ -49,6 +51,17 @@ type Target struct {
 	Propagation string   `json:"propagation,omitempty"`
 	Probes      []string `json:"probes,omitempty"`
 	Why         string   `json:"why,omitempty"`
+}
+
+// Exporter is one destination of spans.
+type Exporter struct {
+	Name    string `json:"name"`
+	Waiting int    `json:"spans_waiting"`
+	Taken   uint64 `json:"spans_taken"`
+	// Tried is when a batch was sent last, nil before the first.
+	Tried *time.Time `json:"last_tried,omitempty"`
+	// State is "idle", "ok", or what is wrong.
+	State string `json:"state"`
 }
 
 // Probe is one attach point of all executables.

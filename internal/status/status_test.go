@@ -22,9 +22,10 @@ func TestServer(t *testing.T) {
 		Snapshot: func(context.Context) (Snapshot, error) {
 			return Snapshot{
 				Version: "1.2.3", Ready: true, Enabled: true,
-				Targets: []Target{{PID: 7, Exe: hostile, Service: hostile, Why: hostile}},
-				Probes:  []Probe{{Probe: "nethttp", Point: "start", Class: "emulated", Attached: 1, Hits: 42}},
-				Losses:  []Value{{Name: "lost", Labels: hostile, Value: 3}},
+				Targets:   []Target{{PID: 7, Exe: hostile, Service: hostile, Why: hostile}},
+				Probes:    []Probe{{Probe: "nethttp", Point: "start", Class: "emulated", Attached: 1, Hits: 42}},
+				Exporters: []Exporter{{Name: "otlp", Waiting: 5, State: hostile}},
+				Losses:    []Value{{Name: "lost", Labels: hostile, Value: 3}},
 			}, stuck
 		},
 	})

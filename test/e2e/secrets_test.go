@@ -76,13 +76,18 @@ func TestSecretsStay(t *testing.T) {
 			agent := harness.StartAgentEnv(t, c.env, "--config", file)
 			agent.WaitInstrumented(tg.PID)
 			harness.Get(t, tg.URL("/"))
-			said := agent.WaitLog("refused", "exporter=otlp")
+			said := agent.WaitLog("spans lost on export", "exporter=otlp")
 			if !strings.Contains(said, "REDACTED") {
 				t.Errorf("the destination was not sent the key, or the log does not quote it: %s", said)
 			}
 			seen := map[string]string{}
 			for _, path := range []string{"/", "/status.json", "/debug/pprof/", "/debug/pprof/goroutine?debug=2", "/debug/pprof/heap?debug=1"} {
 				seen[path] = fetch(t, "http://"+page+path)
+			}
+			for _, path := range []string{"/", "/status.json"} { // which quote the destination as well
+				if !strings.Contains(seen[path], "REDACTED") {
+					t.Errorf("%s does not say how the exporter fares: %s", path, seen[path])
+				}
 			}
 			agent.Metrics() // prints them on standard error
 			// A file that is refused is complained about.
