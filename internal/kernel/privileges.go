@@ -65,7 +65,8 @@ func MissingCapabilities() (missing []Capability) {
 	return missing
 }
 
-// ErrManyThreads: a binary built with cgo has threads that Go does not know of.
+// ErrManyThreads means that the binary was built with cgo, which has threads that Go does
+// not know of.
 var ErrManyThreads = errors.New("privileges cannot be dropped by a binary that was built with cgo")
 
 // DropPrivileges gives up for good, in all threads, every capability that is not needed
