@@ -24,7 +24,7 @@
 #define TR_CALL_H
 
 #include "event.h"
-#include "goctx.h"
+#include "gokin.h"
 #include "tracectx.h"
 
 /* Set by user space from the probe's spec. */

@@ -1,20 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * goctx.h - who is running in a Go program, and whose child is a call.
+ * goctx.h - who is running in a Go program, and which operation a context belongs to.
  *
  * A scope is an operation that may have children (a server request). It is found
- * again by three ways, none of which needs a probe:
- *   1. the chain of context.Context values of the call, bounded;
- *   2. the calling goroutine's id (ids are not reused, g structs are);
- *   3. g.parentGoid (Go 1.21+), and for deeper ones what is remembered of
- *      goroutines that made calls before (tr_kin).
- * Where they disagree the context wins: it is what the programmer said. A parent
- * is of the same process, started before the child, and open or closed less
- * than PARENT_GRACE_NS ago. When in doubt there is no parent.
- *
- * Wrong by design: a goroutine without a context that makes its first call only
- * after the keep-alive connection that started it has gone on to its next
- * request is taken for a child of that next request.
+ * again without a probe: by the calling goroutine's id (ids are not reused, g structs
+ * are), by the chain of context.Context values of the call, bounded, or by ancestry
+ * (gokin.h).
  */
 #ifndef TR_GOCTX_H
 #define TR_GOCTX_H
@@ -36,6 +27,7 @@
  * process of it is let in. */
 struct tr_goexe {
 	__u64 types_addr; /* link-time address of moduledata.types */
+	__u64 allgs;      /* link-time address of the slice runtime.allgs, 0 if unknown */
 	__u16 g_goid;
 	__u16 g_parent_goid; /* OFF_NONE before Go 1.21 */
 	__u16 g_m;
@@ -121,22 +113,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct tr_ctxset);
 } tr_ctxs SEC(".maps");
-
-/* Which operation a goroutine descends from. */
-struct tr_kin {
-	__u64 goid;    /* of the goroutine that ran it: the key in tr_scopes */
-	__u64 span_id; /* that very operation; the goroutine may have gone on to its next */
-	__u64 epoch;   /* tr_proc.epoch of the program whose goroutine it is */
-};
-
-/* Key: tgid, goid of a goroutine that once found its parent by ancestry. It pins
- * the goroutine to the operation that started it. LRU as above. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, MAX_SCOPES);
-	__type(key, struct tr_gokey);
-	__type(value, struct tr_kin);
-} tr_kins SEC(".maps");
 
 /* The watched process this task belongs to, or NULL. Sets key->tgid; a pid is the
  * low half of it, which little-endian machines have first. */
@@ -297,69 +273,6 @@ static __noinline struct tr_scope *scope_by_ctx(struct tr_goexe *ge, __u32 tgid,
 		ctx = (first >> 32) - 0xc0 < 0x10 ? first : read_u64(ctx + 8);
 	}
 	return NULL;
-}
-
-/* Pin a goroutine to the operation of s. */
-static __noinline int kin_put(const struct tr_gokey *key, const struct tr_scope *s)
-{
-	struct tr_kin kin;
-
-	if (!s)
-		return 0;
-	kin.goid = s->goid;
-	kin.span_id = s->span_id;
-	kin.epoch = s->epoch;
-	return bpf_map_update_elem(&tr_kins, key, &kin, BPF_ANY);
-}
-
-/* The scope of an ancestor of goroutine key (g); the answer is remembered for it. What
- * was remembered for the same number in another program does not count. */
-static __noinline struct tr_scope *scope_by_kin(struct tr_goexe *ge, const struct tr_gokey *key,
-						__u64 g, __u64 now, __u32 epoch)
-{
-	struct tr_kin *kin = bpf_map_lookup_elem(&tr_kins, key);
-	struct tr_gokey up = { .tgid = key->tgid };
-	struct tr_scope *s;
-
-	if (!kin || kin->epoch != epoch) {
-		if (ge->g_parent_goid == OFF_NONE)
-			return NULL;
-		up.id = read_u64(g + ge->g_parent_goid);
-		if (!up.id)
-			return NULL;
-		s = bpf_map_lookup_elem(&tr_scopes, &up);
-		if (s && s->epoch == epoch) {
-			if (!scope_usable(s, now))
-				return NULL;
-			kin_put(key, s);
-			return s;
-		}
-		kin = bpf_map_lookup_elem(&tr_kins, &up);
-		if (!kin || kin->epoch != epoch)
-			return NULL;
-		bpf_map_update_elem(&tr_kins, key, kin, BPF_ANY);
-	}
-	up.id = kin->goid;
-	s = bpf_map_lookup_elem(&tr_scopes, &up);
-	return s && s->span_id == kin->span_id && s->epoch == epoch && scope_usable(s, now) ? s
-											    : NULL;
-}
-
-/* The parent scope of a call made by goroutine goid (g) with context ctx, or NULL.
- * A scope of a program that the process ran before is of another epoch: as if it
- * were not there. */
-static __always_inline struct tr_scope *find_scope(struct tr_goexe *ge, __u32 tgid, __u64 g,
-						   __u64 goid, __u64 ctx, __u64 now, __u32 epoch)
-{
-	struct tr_scope *s = scope_by_ctx(ge, tgid, ctx, now, epoch);
-	struct tr_gokey key = { .tgid = tgid, .id = goid };
-
-	if (s)
-		return s;
-	s = bpf_map_lookup_elem(&tr_scopes, &key);
-	if (s && s->epoch == epoch)
-		return scope_usable(s, now) ? s : NULL;
-	return scope_by_kin(ge, &key, g, now, epoch);
 }
 
 #endif

@@ -32,6 +32,8 @@ struct tr_proc {
 	__u32 epoch;
 	__u32 hand; /* enum tr_hand: how its traces are handed on */
 	__u32 pad;
+	/* When its searches for ancestors (gokin.h) will have been paid for: CLOCK_MONOTONIC. */
+	__u64 search_ns;
 };
 
 struct {

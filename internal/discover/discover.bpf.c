@@ -193,6 +193,7 @@ static __always_inline bool decide(__u32 tgid, struct task_struct *leader, struc
 	proc.epoch = bpf_ktime_get_ns() >> 20;
 	proc.hand = exe->hand;
 	proc.pad = 0;
+	proc.search_ns = 0;
 	return bpf_map_update_elem(&tr_procs, &tgid, &proc, BPF_ANY) == 0;
 }
 

@@ -40,6 +40,7 @@ func (e *Exe) exercise() {
 	}
 	e.AfterCall(caller, []string{callee}, 3)
 	e.Closure(parents, []string{"net/http.(*conn).close"})
+	e.AllGs()
 	e.TypeName(1)
 	e.TypeName(64)
 }

@@ -55,7 +55,7 @@ func fuzzBase(f *testing.F, mode string) (data []byte, regions [][2]int64) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	for _, name := range []string{"net/http.serverHandler.ServeHTTP", "net/http.(*Transport).roundTrip", "net/http.(*conn).serve.func1"} {
+	for _, name := range []string{"net/http.serverHandler.ServeHTTP", "net/http.(*Transport).roundTrip", "net/http.(*conn).serve.func1", AllGsFunc} {
 		fn, _ := e.Func(name)
 		off, err := e.FileOffset(fn.Addr)
 		if err != nil {

@@ -78,6 +78,9 @@ type arch interface {
 	argRegs() []uint8
 	// contextReg returns the machine register of a closure's context.
 	contextReg() uint8
+	// fixedWords returns the addresses of the 8-byte variables that a function's code
+	// loads and stores.
+	fixedWords(b *body) map[uint64]bool
 }
 
 func (e *Exe) arch() arch {

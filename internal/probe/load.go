@@ -379,6 +379,7 @@ type procValue struct {
 	Epoch   uint32 // CLOCK_MONOTONIC >> 20
 	Hand    Hand
 	_       uint32
+	Search  uint64 // the programs' own
 }
 
 // bias returns the load bias of a process whose mm->start_code is startCode.

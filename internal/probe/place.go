@@ -17,7 +17,7 @@ var ErrNothingToDo = errors.New("the program has nothing that a probe is for")
 
 // indexFuncs finds, in one pass, every function that the specs ask about.
 func indexFuncs(exe *goexe.Exe, specs []*Spec) error {
-	var exact, parents []string
+	exact, parents := []string{goexe.AllGsFunc}, []string(nil)
 	for _, s := range specs {
 		for _, p := range s.Points {
 			exact = append(exact, p.Site.Funcs...)

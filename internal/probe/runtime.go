@@ -42,6 +42,7 @@ const typeStrOff = 40
 // goExe mirrors struct tr_goexe in bpf/lib/goctx.h.
 type goExe struct {
 	TypesAddr     uint64
+	AllGs         uint64
 	GGoid         uint16
 	GParentGoid   uint16
 	GM            uint16
@@ -89,6 +90,10 @@ func encodeRuntime(exe *goexe.Exe, offs map[goexe.Field]int64) ([]byte, error) {
 		GPanic:      need(fGPanic),
 		PanicGoexit: p.Offset(fGoexit),
 		TypeStr:     typeStrOff,
+	}
+	if g.GParentGoid != OffNone {
+		// Without it distant ancestors are not found, and nothing else is lost.
+		g.AllGs, _ = exe.AllGs()
 	}
 	if exe.GoVersion().Minor == 20 {
 		g.TimerPtr = 1

@@ -72,13 +72,14 @@ type bpfTrIsn struct {
 }
 
 type bpfTrProc struct {
-	_       structs.HostLayout
-	StartNs uint64
-	Bias    uint64
-	ExeId   uint32
-	Epoch   uint32
-	Hand    uint32
-	Pad     uint32
+	_        structs.HostLayout
+	StartNs  uint64
+	Bias     uint64
+	ExeId    uint32
+	Epoch    uint32
+	Hand     uint32
+	Pad      uint32
+	SearchNs uint64
 }
 
 type bpfTrSaidports struct {

@@ -235,6 +235,7 @@ type bpfTrCtxset struct {
 type bpfTrGoexe struct {
 	_             structs.HostLayout
 	TypesAddr     uint64
+	Allgs         uint64
 	G_goid        uint16
 	G_parentGoid  uint16
 	G_m           uint16
@@ -276,13 +277,14 @@ type bpfTrKin struct {
 }
 
 type bpfTrProc struct {
-	_       structs.HostLayout
-	StartNs uint64
-	Bias    uint64
-	ExeId   uint32
-	Epoch   uint32
-	Hand    uint32
-	Pad     uint32
+	_        structs.HostLayout
+	StartNs  uint64
+	Bias     uint64
+	ExeId    uint32
+	Epoch    uint32
+	Hand     uint32
+	Pad      uint32
+	SearchNs uint64
 }
 
 type bpfTrSaidports struct {

@@ -118,14 +118,14 @@ SEC("uprobe")
 int nh_mux(struct pt_regs *ctx)
 {
 	struct tr_gokey key = {};
-	struct nh_exe *e;
-	struct tr_goexe *ge;
+	struct nh_exe *e = NULL;
+	struct tr_goexe *ge = NULL;
 	struct nh_op *op = server_op(&key, ctx, &e, &ge);
 
-	if (!op || op->mux_req)
-		return 0;
-	op->mux_req = GO_ARG1(ctx);
-	op->ev.flags |= op->mux_req == op->req ? F_MUX_SAME : F_MUX_COPY;
+	if (!op && e && ge)
+		op = timeout_op(&key, ge, e, GO_G(ctx), GO_ARG1(ctx));
+	if (op && !op->mux_req)
+		op->mux_req = GO_ARG1(ctx);
 	return 0;
 }
 

@@ -12,6 +12,7 @@
 #include "../../bpf/lib/event.h"
 #include "../../bpf/lib/goconn.h"
 #include "../../bpf/lib/goerr.h"
+#include "../../bpf/lib/gokin.h"
 #include "../../bpf/lib/headers.h"
 #include "../../bpf/lib/tracectx.h"
 

@@ -50,6 +50,8 @@ var serverCases = []serverCase{
 		attrs: map[string]string{"http.request.method": "DELETE", "url.path": "/orders/42", "http.response.status_code": "405", "http.response.body.size": "19"}},
 	{name: "middleware copies the request", send: "GET /mw/orders/1 HTTP/1.1", span: "GET /mw/orders/{id}",
 		attrs: map[string]string{"http.route": "/mw/orders/{id}", "url.path": "/mw/orders/1", "http.response.body.size": "2"}},
+	{name: "behind http.TimeoutHandler", send: "GET /timeout/orders/1 HTTP/1.1", span: "GET /timeout/orders/{id}",
+		attrs: map[string]string{"http.route": "/timeout/orders/{id}", "url.path": "/timeout/orders/1", "http.response.body.size": "2"}},
 	{name: "sub-mux", send: "GET /api/items/9 HTTP/1.1", span: "GET /api/",
 		attrs: map[string]string{"http.route": "/api/", "url.path": "/api/items/9", "http.response.body.size": "2"}},
 	{name: "query", send: "GET /plain?symbol=ACME&token=s3cret HTTP/1.1", span: "GET /plain",

@@ -18,12 +18,13 @@ type app struct {
 	gen     int
 	cert    tls.Certificate
 	workers chan<- job
+	grown   chan job // done by workers that requests have started
 	mu      sync.Mutex
 	clients map[string]*http.Client
 }
 
 func newApp() *app {
-	return &app{workers: startPool(4), clients: map[string]*http.Client{}}
+	return &app{workers: startPool(4), grown: make(chan job), clients: map[string]*http.Client{}}
 }
 
 // outcome is one call's result as the program itself sees it.
@@ -37,7 +38,9 @@ type outcome struct {
 // call makes outgoing calls as the query says and answers their outcomes.
 //
 //	url, method, size    what is called, with a body of size bytes
-//	style                inline, go, go4, pool, fanout
+//	style                inline, go, go4, pool, fanout; deep: four goroutines deep, of which
+//	                     each waits for the next; grow: start a worker as deep that does
+//	                     what requests of style grown send it
 //	n                    how many calls (fanout: at once, else one after the other)
 //	ctx=0                do not hand on the request's context
 //	client               default, insecure, insecure1, strict, short, fresh, h2c
@@ -63,10 +66,18 @@ func (a *app) call(w http.ResponseWriter, r *http.Request) {
 		go each(ctx, n, &wg, one)
 	case "go4":
 		go func() { go func() { go func() { go each(ctx, n, &wg, one) }() }() }()
-	case "pool":
+	case "deep":
+		deepen(4, func() { each(ctx, n, &wg, one) })
+	case "grow":
+		go deepen(3, func() { work(a.grown) })
+	case "pool", "grown":
+		workers := a.workers
+		if q.Get("style") == "grown" {
+			workers = a.grown
+		}
 		for i := 0; i < n; i++ {
 			i := i
-			a.workers <- job{ctx, func(ctx context.Context) { one(ctx, i) }, &wg}
+			workers <- job{ctx, func(ctx context.Context) { one(ctx, i) }, &wg}
 		}
 	case "fanout":
 		for i := 0; i < n; i++ {
@@ -84,6 +95,20 @@ func (a *app) call(w http.ResponseWriter, r *http.Request) {
 		os.Exit(0)
 	}
 	json.NewEncoder(w).Encode(out)
+}
+
+// deepen runs f n goroutines down, and waits.
+func deepen(n int, f func()) {
+	if n == 0 {
+		f()
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		deepen(n-1, f)
+	}()
+	<-done
 }
 
 func each(ctx context.Context, n int, wg *sync.WaitGroup, one func(context.Context, int)) {

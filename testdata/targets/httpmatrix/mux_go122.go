@@ -13,6 +13,7 @@ func addPatterns(mux *http.ServeMux) {
 	mux.HandleFunc("GET /orders/{id}", plain)
 	mux.HandleFunc("POST /orders/{id}/cancel", plain)
 	mux.HandleFunc("GET /mw/orders/{id}", plain)
+	mux.HandleFunc("GET /timeout/orders/{id}", plain)
 	mux.HandleFunc("/files/{path...}", plain)
 	mux.HandleFunc("GET 127.0.0.1/host/{x}", plain)
 

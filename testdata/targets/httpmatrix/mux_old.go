@@ -8,6 +8,7 @@ import "net/http"
 func addPatterns(mux *http.ServeMux) {
 	mux.HandleFunc("/orders/", plain)
 	mux.HandleFunc("/mw/orders/", plain)
+	mux.HandleFunc("/timeout/orders/", plain)
 	mux.HandleFunc("/files/", plain)
 
 	inner := http.NewServeMux()

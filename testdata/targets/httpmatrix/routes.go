@@ -46,7 +46,12 @@ func (a *app) handler() http.Handler {
 	inner.HandleFunc("/inner", plain)
 	mux.Handle("/sub/", http.StripPrefix("/sub", inner))
 
+	timeout := http.TimeoutHandler(mux, 10*time.Second, "")
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/timeout/") {
+			timeout.ServeHTTP(w, r)
+			return
+		}
 		if strings.HasPrefix(r.URL.Path, "/mw/") {
 			r = r.WithContext(context.WithValue(r.Context(), ctxKey{}, "middleware"))
 		}
@@ -224,12 +229,14 @@ type job struct {
 func startPool(n int) chan<- job {
 	ch := make(chan job)
 	for i := 0; i < n; i++ {
-		go func() {
-			for j := range ch {
-				j.run(j.ctx)
-				j.done.Done()
-			}
-		}()
+		go work(ch)
 	}
 	return ch
+}
+
+func work(ch <-chan job) {
+	for j := range ch {
+		j.run(j.ctx)
+		j.done.Done()
+	}
 }
