@@ -112,6 +112,23 @@ int nh_xh2_end(struct pt_regs *ctx)
 	return h2_finish(ctx, true);
 }
 
+/* http.TimeoutHandler serves a copy of the request in a goroutine that the request's own
+ * starts and waits for. That RequestURI is the same bytes says that it is such a copy. */
+static __always_inline struct nh_op *timeout_op(struct tr_gokey *key, struct tr_goexe *ge,
+						struct nh_exe *e, __u64 g, __u64 req)
+{
+	struct tr_proc *proc = watched(key);
+	struct nh_op *op;
+
+	if (!proc || ge->g_parent_goid == OFF_NONE)
+		return NULL;
+	key->id = read_u64(g + ge->g_parent_goid);
+	op = bpf_map_lookup_elem(&nh_server, key);
+	if (!op || !op->open || op->epoch != proc->epoch || !op->uri_ptr)
+		return NULL;
+	return read_u64(req + e->req_uri) == op->uri_ptr ? op : NULL;
+}
+
 /* func (mux *ServeMux) findHandler(r *Request) (...)   Go 1.22+; BX r
  * Only to find the request that carries the pattern when middleware copied it. */
 SEC("uprobe")
