@@ -77,12 +77,12 @@ static __noinline int kin_known(const struct tr_gokey *up, __u32 epoch)
 	return (s && s->epoch == epoch) || kin_get(up, epoch);
 }
 
-/* What is known of goroutine up holds for its descendant key. That it has no operation
+/* What is known of goroutine id holds for its descendant key. That it has no operation
  * is not remembered once more: a goroutine for each job would fill the map. */
-static __noinline int kin_inherit(const struct tr_gokey *key, const struct tr_gokey *up, __u64 now,
-				  __u32 epoch)
+static __noinline int kin_inherit(const struct tr_gokey *key, __u64 id, __u64 now, __u32 epoch)
 {
-	struct tr_scope *s = bpf_map_lookup_elem(&tr_scopes, up);
+	struct tr_gokey up = { .tgid = key->tgid, .id = id };
+	struct tr_scope *s = bpf_map_lookup_elem(&tr_scopes, &up);
 	struct tr_kin *kin;
 
 	if (s && s->epoch == epoch) {
@@ -90,7 +90,7 @@ static __noinline int kin_inherit(const struct tr_gokey *key, const struct tr_go
 			return kin_put(key, s->goid, s->span_id, epoch);
 		return kin_put(key, 0, 0, epoch);
 	}
-	kin = kin_get(up, epoch);
+	kin = kin_get(&up, epoch);
 	if (!kin || !kin->goid)
 		return 0;
 	return kin_put(key, kin->goid, kin->span_id, epoch);
@@ -128,68 +128,70 @@ __noinline __u64 tr_g_find_all(__u64 allgs, __u32 g_goid, __u64 want)
 	return 0;
 }
 
-/* Go up from goroutine up, of which nothing is known, to the first ancestor of which
- * something is; false if none is found. */
-static __noinline bool kin_climb(struct tr_goexe *ge, __u64 allgs, struct tr_gokey *up, __u64 began,
-				 __u32 epoch)
-{
-#pragma clang loop unroll(disable)
-	for (int i = 0; i < MAX_CLIMB; i++) {
-		__u64 id = up->id, g = tr_g_find_all(allgs, ge->g_goid, id);
-		bool known;
-
-		if (!g)
-			return false;
-		up->id = read_u64(g + ge->g_parent_goid);
-		known = up->id && kin_known(up, epoch);
-		/* The runtime gives a g that it uses anew its parent first and its own id
-		 * some instructions later: some time after, the id must still be the same. */
-		if (read_u64(g + ge->g_goid) != id)
-			return false;
-		if (known || up->id <= 1) /* 1: the main goroutine */
-			return known;
-		if (bpf_ktime_get_ns() - began > SEARCH_MAX_NS)
-			return false;
-	}
-	return false;
-}
-
 /* A search has taken the time since began. */
-static __noinline int search_paid(const struct tr_gokey *key, __u64 began)
+static __always_inline void search_paid(struct tr_proc *proc, __u64 began)
 {
-	struct tr_proc *proc = bpf_map_lookup_elem(&tr_procs, &key->tgid);
-
-	if (!proc)
-		return 0;
 	if (proc->search_ns < began)
 		proc->search_ns = began;
 	proc->search_ns += (bpf_ktime_get_ns() - began) * SEARCH_SHARE;
-	return 0;
+}
+
+/* Go up from goroutine up, of which nothing is known, to the first ancestor of which
+ * something is: its id, 0 if none is found. */
+static __noinline __u64 kin_climb(struct tr_goexe *ge, struct tr_proc *proc,
+				  const struct tr_gokey *up)
+{
+	struct tr_gokey at = { .tgid = up->tgid, .id = up->id };
+	__u64 began = bpf_ktime_get_ns();
+
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < MAX_CLIMB; i++) {
+		__u64 id = at.id, g = tr_g_find_all(ge->allgs + proc->bias, ge->g_goid, id);
+		int known;
+
+		if (!g)
+			goto none;
+		at.id = read_u64(g + ge->g_parent_goid);
+		known = kin_known(&at, proc->epoch);
+		/* The runtime gives a g that it uses anew its parent first and its own id
+		 * some instructions later: some time after, the id must still be the same. */
+		if (read_u64(g + ge->g_goid) != id)
+			goto none;
+		if (known)
+			goto out;
+		/* 1: the main goroutine; its parent is 0 */
+		if (at.id <= 1 || bpf_ktime_get_ns() - began > SEARCH_MAX_NS)
+			goto none;
+	}
+none:
+	at.id = 0;
+out:
+	search_paid(proc, began);
+	return at.id;
 }
 
 /* Search the ancestors of goroutine up, which key descends from, and remember the answer
  * for both; not before earlier searches are paid for. */
 static __always_inline bool kin_search(struct tr_goexe *ge, const struct tr_gokey *key,
-				       struct tr_gokey *up, __u64 now, __u32 epoch)
+				       const struct tr_gokey *up, __u64 now, __u32 epoch)
 {
 	struct tr_proc *proc = bpf_map_lookup_elem(&tr_procs, &key->tgid);
-	__u64 began = bpf_ktime_get_ns(), parent = up->id;
 	struct tr_kin *kin = NULL;
+	__u64 id;
 
-	if (!ge->allgs || !proc || proc->search_ns > began + SEARCH_BURST_NS)
+	if (!ge->allgs || !proc || proc->search_ns > bpf_ktime_get_ns() + SEARCH_BURST_NS)
 		return false;
-	if (kin_climb(ge, ge->allgs + proc->bias, up, began, epoch)) {
-		kin_inherit(key, up, now, epoch);
+	id = kin_climb(ge, proc, up);
+	if (id) {
+		kin_inherit(key, id, now, epoch);
 		kin = kin_get(key, epoch);
 	}
-	up->id = parent;
 	if (kin) {
 		kin_put(up, kin->goid, kin->span_id, epoch);
 	} else {
 		kin_put(key, 0, 0, epoch);
 		kin_put(up, 0, 0, epoch);
 	}
-	search_paid(key, began);
 	return true;
 }
 
@@ -209,7 +211,7 @@ static __noinline struct tr_scope *scope_by_kin(struct tr_goexe *ge, const struc
 		if (!up.id)
 			return NULL;
 		if (kin_known(&up, epoch))
-			kin_inherit(key, &up, now, epoch);
+			kin_inherit(key, up.id, now, epoch);
 		else if (up.id == 1 || !kin_search(ge, key, &up, now, epoch))
 			return NULL;
 		kin = kin_get(key, epoch);
