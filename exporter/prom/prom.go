@@ -59,7 +59,7 @@ func New(cfg config.Metrics, log *slog.Logger) (*Endpoint, error) {
 	}
 	e.addr = l.Addr()
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{
+	mux.Handle("GET /metrics", promhttp.HandlerFor(plural(reg), promhttp.HandlerOpts{
 		// Exemplars are only in this format.
 		EnableOpenMetrics: true, MaxRequestsInFlight: maxScrapes, Timeout: scrapeTimeout,
 		ErrorHandling: promhttp.ContinueOnError, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),

@@ -13,10 +13,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
@@ -148,6 +150,26 @@ func TestEndpoint(t *testing.T) {
 	}
 	if t.Failed() {
 		t.Log(text)
+	}
+}
+
+func TestPlural(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	for _, name := range []string{"process_thread_count", "taken_count", "takens", "other"} {
+		reg.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: name}))
+	}
+	reg.MustRegister(prometheus.NewCounter(prometheus.CounterOpts{Name: "counter_count"}))
+	reg.MustRegister(prometheus.NewHistogram(prometheus.HistogramOpts{Name: "seconds"}))
+	all, err := plural(reg).Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, f := range all {
+		got = append(got, f.GetName())
+	}
+	if want := []string{"counter_count", "other", "process_threads", "seconds", "taken_count", "takens"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 

@@ -14,7 +14,7 @@ type Use struct {
 }
 
 // maxRefs bounds the references that are kept of one function.
-const maxRefs = 4096
+const maxRefs = 1024
 
 // FindVars returns the link-time addresses of variables of an executable whose symbols
 // were stripped: each has the one address at which all that is known of its uses holds.

@@ -33,9 +33,6 @@ func TestVariablesOfStripped(t *testing.T) {
 			}
 		}
 	}
-	for _, v := range releases {
-		paths["runtimestats-"+v] = harness.Build{Dir: "testdata/targets/runtimestats", Go: v}.Path(t)
-	}
 	for name, path := range paths {
 		t.Run(name, func(t *testing.T) {
 			exe, err := goexe.Open(path)

@@ -424,6 +424,18 @@ func TestCgroupV1(t *testing.T) {
 	if got["container.cpu.limit"] != 0.25 || got["container.memory.limit"] != 64<<20 {
 		t.Errorf("limits %v CPUs, %v bytes", got["container.cpu.limit"], got["container.memory.limit"])
 	}
+	if v, ok := got["container.memory.oom_kills"]; !ok || v != 0 {
+		t.Errorf("%v processes were killed (read: %v), want none", v, ok)
+	}
+	// A program that takes memory without end is killed by the kernel.
+	hog := exec.Command("/bin/sh", "-c", "echo $$ > "+memDir+"/cgroup.procs && exec tail /dev/zero")
+	if err := hog.Run(); err == nil {
+		t.Error("a program that takes all memory was not killed")
+	}
+	clear(s.groupValues)
+	if v := take(read)["container.memory.oom_kills"]; v != 1 {
+		t.Errorf("%v processes were killed, want 1", v)
+	}
 }
 
 // TestCgroupV2 reads files as kernel 6.12 wrote them.

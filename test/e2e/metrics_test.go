@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"regexp"
 	"strconv"
 	"strings"
@@ -157,13 +158,34 @@ func TestClientMetrics(t *testing.T) {
 	if spans := a.Since(0); len(spans) > 0 {
 		t.Errorf("%d spans, none is sampled", len(spans))
 	}
-	for _, name := range []string{"process_cpu_time_seconds_total", "go_goroutine_count", "go_memory_allocated_bytes_total"} {
+	for _, name := range []string{"process_cpu_time_seconds_total", "go_goroutines", "go_memory_allocated_bytes_total", "go_schedule_duration_seconds_count"} {
 		if lines := scrape(t, url, name); len(lines) == 0 {
 			t.Errorf("no %s of the process", name)
 		}
 	}
+	promtool(t, url)
 	if t.Failed() {
 		t.Log(strings.Join(lines, "\n"))
+	}
+}
+
+// promtool checks everything that an agent shows.
+func promtool(t *testing.T, url string) {
+	t.Helper()
+	bin, err := exec.LookPath("promtool")
+	if err != nil {
+		t.Log("promtool is not installed; scripts/bootstrap.sh dev does that")
+		return
+	}
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	cmd := exec.Command(bin, "check", "metrics")
+	cmd.Stdin = resp.Body
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("promtool check metrics: %v\n%s", err, out)
 	}
 }
 
