@@ -28,7 +28,7 @@ build: ## bin/tracer-agent: one static binary; needs Go only, no clang
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/tracer-agent ./cmd/tracer-agent
 
 .PHONY: package
-package: ## deb and rpm for amd64 and arm64, man pages, completions: out/package
+package: ## deb, rpm and SBOM for amd64 and arm64, man pages, completions, checksums: out/package
 	scripts/package.sh
 
 .PHONY: package-test

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Packages without a network beyond Go's module proxy: out/package/*.deb and *.rpm for
-# amd64 and arm64, their checksums, man pages and completions.
+# amd64 and arm64, a list of what is in each binary (CycloneDX), checksums of all, man pages
+# and completions.
 #   scripts/package.sh           everything
 #   scripts/package.sh assets    man pages, completions and the schema only
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=out/package
 NFPM=${NFPM:-github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4}
+CYCLONEDX=${CYCLONEDX:-github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0}
 VERSION=${VERSION:-$(git describe --tags --always 2>/dev/null || echo 0.0.0)}
 COMMIT=${COMMIT:-$(git rev-parse --short HEAD 2>/dev/null || echo none)}
 # Packages are dated like the commit, so that the same commit gives the same bytes.
@@ -45,7 +47,10 @@ for arch in amd64 arm64; do
 	for kind in deb rpm; do
 		ARCH=$arch VERSION=$VERSION go run "$NFPM" package --config packaging/nfpm.yaml --packager "$kind" --target "$out/"
 	done
+	# Without number and time, so that the same binary has the same list.
+	go run "$CYCLONEDX" bin -json -std -noserial -notimestamp -version "$VERSION" \
+		-output "$out/tracer-agent_${VERSION}_$arch.cdx.json" "$out/$arch/tracer-agent"
 done
 cd "$out"
-sha256sum ./*.deb ./*.rpm >SHA256SUMS
+sha256sum ./*.deb ./*.rpm ./*.cdx.json >SHA256SUMS
 cat SHA256SUMS

@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/tracer-agent/tracer-agent/test/e2e/harness"
 )
@@ -25,7 +27,8 @@ func TestUpheaval(t *testing.T) {
 	path := copyExe(t, harness.Build{Dir: httpmatrix}.Path(t), "upheaval")
 	tg := harness.StartTarget(t, path)
 	stop, loading := make(chan struct{}), sync.WaitGroup{}
-	var sent, failed [2]int
+	var sent [2]int
+	var failed [2][]string
 	for i := range sent {
 		loading.Go(func() {
 			for {
@@ -35,8 +38,9 @@ func TestUpheaval(t *testing.T) {
 				default:
 				}
 				sent[i]++
+				begin := time.Now()
 				if _, err := harness.TryGet(tg.URL("/plain")); err != nil {
-					failed[i]++
+					failed[i] = append(failed[i], fmt.Sprintf("%s, after %v: %v", begin.UTC().Format(time.RFC3339Nano), time.Since(begin), err))
 				}
 			}
 		})
@@ -75,7 +79,7 @@ func TestUpheaval(t *testing.T) {
 	close(stop)
 	loading.Wait()
 	t.Logf("%d rounds, %d requests", rounds, sent[0]+sent[1])
-	if n := failed[0] + failed[1]; n > 0 || !tg.Alive() {
-		t.Errorf("%d of %d requests failed, alive: %v", n, sent[0]+sent[1], tg.Alive())
+	if errs := append(failed[0], failed[1]...); len(errs) > 0 || !tg.Alive() {
+		t.Errorf("%d of %d requests failed, alive: %v\n%s", len(errs), sent[0]+sent[1], tg.Alive(), strings.Join(errs[:min(10, len(errs))], "\n"))
 	}
 }
