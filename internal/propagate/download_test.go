@@ -3,11 +3,13 @@ package propagate
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -15,8 +17,8 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// startNginx serves a file of 1 MiB.
-func startNginx(t testing.TB) (url string) {
+// startNginx serves a file of 1 MiB; worker is the process that does.
+func startNginx(t testing.TB) (url string, worker int) {
 	t.Helper()
 	path, err := exec.LookPath("nginx")
 	if err != nil {
@@ -59,7 +61,14 @@ server { listen %[2]s; root %[1]s; } }`, dir, addr)
 		c, err := net.Dial("tcp", addr)
 		if err == nil {
 			c.Close()
-			return "http://" + addr
+			children, err := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", cmd.Process.Pid))
+			if err == nil {
+				_, err = fmt.Sscan(string(children), &worker)
+			}
+			if err != nil {
+				t.Fatalf("nginx has no worker: %v", err)
+			}
+			return "http://" + addr, worker
 		}
 		if time.Now().After(deadline) {
 			t.Fatal(err)
@@ -67,15 +76,106 @@ server { listen %[2]s; root %[1]s; } }`, dir, addr)
 	}
 }
 
-// leastThroughput is what a test can tell from other work on the machine; 0.95 is promised,
-// and what is measured is logged.
-const leastThroughput = 0.85
+// leastThroughput is what is promised. A test fails when the rounds show less, see pairs.
+const leastThroughput = 0.95
+
+// pairs are rounds of two measurements, one right after the other and each first in turn,
+// because others use the machine: what counts is each round's ratio.
+type pairs struct {
+	rate, cpu []float64 // with kernel mode to without: MiB/s, CPU time of client and server
+}
+
+// compare measures n rounds of times downloads.
+func compare(t *testing.T, n, times int, pids []int, with, without func(), download func()) pairs {
+	t.Helper()
+	measure := func() (rate, cpu float64) {
+		before, start := cpuOf(t, pids), time.Now()
+		download()
+		took := time.Since(start)
+		return float64(times) / took.Seconds(), float64(cpuOf(t, pids) - before)
+	}
+	var p pairs
+	for i := range n {
+		var rate, cpu [2]float64
+		for j := range 2 {
+			k := (i + j) % 2
+			if k == 1 {
+				with()
+			} else {
+				without()
+			}
+			rate[k], cpu[k] = measure()
+		}
+		p.rate, p.cpu = append(p.rate, rate[1]/rate[0]), append(p.cpu, cpu[1]/cpu[0])
+	}
+	slices.Sort(p.rate)
+	slices.Sort(p.cpu)
+	return p
+}
+
+// check requires that the rounds do not show less than is promised: that the median's
+// interval, with 95 % confidence, reaches it.
+func (p pairs) check(t *testing.T, what string) {
+	t.Helper()
+	n := len(p.rate)
+	rank := int(float64(n)/2 + 0.98*math.Sqrt(float64(n))) // of the interval's upper end
+	median, cpu, upper := p.rate[n/2], p.cpu[n/2], p.rate[min(rank, n-1)]
+	t.Logf("%s: %.3f of the throughput (at most %.3f), %.3f of the CPU time; medians of %d rounds", what, median, upper, cpu, n)
+	if upper < leastThroughput {
+		t.Errorf("%s: %.3f of the throughput, want %v", what, median, leastThroughput)
+	}
+	if file := os.Getenv("TRACER_DOWNLOAD_RESULT"); file != "" {
+		if err := os.WriteFile(file, fmt.Appendf(nil, "%.3f %.3f %d\n", median, cpu, n), 0o644); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// cpuOf is the time that the processes' threads have run.
+func cpuOf(t *testing.T, pids []int) time.Duration {
+	t.Helper()
+	var sum time.Duration
+	for _, pid := range pids {
+		files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("process %d: no threads: %v", pid, err)
+		}
+		for _, f := range files {
+			var ns int64
+			b, err := os.ReadFile(f)
+			if err == nil {
+				_, err = fmt.Sscan(string(b), &ns)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum += time.Duration(ns)
+		}
+	}
+	return sum
+}
+
+// rounds is how often TestDownload measures: TRACER_DOWNLOAD_ROUNDS, or what fits into
+// the usual run.
+func rounds(t *testing.T) int {
+	t.Helper()
+	v := os.Getenv("TRACER_DOWNLOAD_ROUNDS")
+	if v == "" {
+		return 61
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 1 {
+		t.Fatalf("TRACER_DOWNLOAD_ROUNDS: %q", v)
+	}
+	return n
+}
 
 // TestDownload: a client whose connection is in the map downloads from nginx as fast as
 // it does when the same connection is not.
 func TestDownload(t *testing.T) {
-	const rounds, times, least = 81, 20, leastThroughput
-	url := startNginx(t)
+	const times = 20
+	n := rounds(t)
+	url, server := startNginx(t)
 	c := startClient(t)
 	opts := maps(t)
 	w := watch(t, c.cmd.Process.Pid)
@@ -94,74 +194,58 @@ func TestDownload(t *testing.T) {
 		}
 	}
 	out := func() {
+		c.do(t, order{Method: "GET", URL: url + "/body"}) // as much before it as in gets
 		var cookie uint64
-		if err := k.objs.PgSocks.NextKey(nil, &cookie); err != nil {
-			t.Fatalf("the connection was not in the map: %v; %+v", err, k.Stats())
+		if err := k.objs.PgSocks.NextKey(nil, &cookie); errors.Is(err, ebpf.ErrKeyNotExist) {
+			return
+		} else if err != nil {
+			t.Fatal(err)
 		}
 		if err := k.objs.PgSocks.Delete(cookie); err != nil {
 			t.Fatal(err)
 		}
 	}
-	rate := func() float64 { // MiB/s
-		start := time.Now()
-		c.do(t, order{Method: "GET", URL: url + "/body", Times: times})
-		return times / time.Since(start).Seconds()
-	}
-	rate()
-	// Others may use this machine: many short rounds in turn, and their medians.
-	var without, with []float64
-	for range rounds {
-		in()
-		with = append(with, rate())
-		out()
-		without = append(without, rate())
-	}
-	slices.Sort(with)
-	slices.Sort(without)
-	s, ratio := k.Stats(), with[rounds/2]/without[rounds/2]
-	t.Logf("%.0f MiB/s in the map, %.0f not in it: %.3f; %+v", with[rounds/2], without[rounds/2], ratio, s)
-	if s.Pushed != rounds*times || s.Adopted != rounds {
+	download := func() { c.do(t, order{Method: "GET", URL: url + "/body", Times: times}) }
+	download()
+	p := compare(t, n, times, []int{c.cmd.Process.Pid, server}, in, out, download)
+	s := k.Stats()
+	t.Logf("%+v", s)
+	if int(s.Pushed) < n*times || int(s.Adopted) < n/2 {
 		t.Errorf("the connection was not in the map: %+v", s)
 	}
-	if ratio < least {
-		t.Errorf("%.3f of the throughput, want %v", ratio, least)
-	}
+	p.check(t, "in the map")
 }
 
 // TestServerUntouched: nginx serves a client that nobody watches as fast with kernel
 // mode on as without, on new connections, too, and none of them is in the map.
 func TestServerUntouched(t *testing.T) {
-	const rounds, times, least = 41, 20, leastThroughput
-	url := startNginx(t)
+	const rounds, times = 41, 20
+	url, server := startNginx(t)
 	c := startClient(t)
-	rate := func() float64 { // MiB/s
-		start := time.Now()
-		c.do(t, order{Method: "GET", URL: url + "/body", How: "fresh", Times: times})
-		return times / time.Since(start).Seconds()
-	}
-	rate()
 	opts := maps(t)
-	var off, on []float64
-	for range rounds {
-		off = append(off, rate())
-		k, err := newUnproven(opts)
-		if err != nil {
-			needLoop(t, err)
-			t.Fatal(err)
+	var k *Kernel
+	off := func() {
+		if k == nil {
+			return
 		}
-		on = append(on, rate())
 		if err := k.objs.PgSocks.NextKey(nil, new(uint64)); !errors.Is(err, ebpf.ErrKeyNotExist) {
 			t.Errorf("a connection is in the map (%v): %+v", err, k.Stats())
 		}
 		if err := k.Close(); err != nil {
 			t.Fatal(err)
 		}
+		k = nil
 	}
-	slices.Sort(off)
-	slices.Sort(on)
-	ratio := on[rounds/2] / off[rounds/2]
-	t.Logf("%.0f MiB/s with kernel mode on, %.0f with it off: %.3f", on[rounds/2], off[rounds/2], ratio)
-	if ratio < least {
-		t.Errorf("%.3f of the throughput, want %v", ratio, least)
+	defer off()
+	on := func() {
+		off()
+		var err error
+		if k, err = newUnproven(opts); err != nil {
+			needLoop(t, err)
+			t.Fatal(err)
+		}
 	}
+	download := func() { c.do(t, order{Method: "GET", URL: url + "/body", How: "fresh", Times: times}) }
+	download()
+	compare(t, rounds, times, []int{c.cmd.Process.Pid, server}, on, off, download).check(t, "kernel mode on")
 }
