@@ -127,6 +127,18 @@ static __noinline __attribute__((unused)) int call_trace(struct tr_call *c, stru
 	return 1;
 }
 
+/* The head of a call that begins now, but for ids. */
+static __always_inline void call_fill(struct tr_call *c, struct tr_who *w)
+{
+	c->hdr.probe_id = probe_id;
+	c->hdr.tgid = w->key.tgid;
+	c->hdr.exe_id = w->proc->exe_id;
+	c->hdr.proc_start_ns = w->proc->start_ns;
+	c->goid = w->key.id;
+	c->start_ns = bpf_ktime_get_ns();
+	c->epoch = w->proc->epoch;
+}
+
 #define EEXIST 17
 
 /* A new entry for w's key, its head filled but for ids; NULL and counted when the map
@@ -146,15 +158,8 @@ static __always_inline void *call_new(void *map, const void *zero, struct tr_who
 		return NULL;
 	}
 	c = bpf_map_lookup_elem(map, &w->key);
-	if (!c)
-		return NULL;
-	c->hdr.probe_id = probe_id;
-	c->hdr.tgid = w->key.tgid;
-	c->hdr.exe_id = w->proc->exe_id;
-	c->hdr.proc_start_ns = w->proc->start_ns;
-	c->goid = w->key.id;
-	c->start_ns = bpf_ktime_get_ns();
-	c->epoch = w->proc->epoch;
+	if (c)
+		call_fill(c, w);
 	return c;
 }
 

@@ -14,6 +14,8 @@ const (
 	// crowdedAge is the MaxAge of a map that is more than half full: what is left behind
 	// must not keep new operations out.
 	crowdedAge = 5 * time.Minute
+	// keptAge is how long a closed entry waits for its goroutine's next operation.
+	keptAge = time.Minute
 )
 
 // age deletes operations in flight that are too old to end.
@@ -33,40 +35,57 @@ func (m *Manager) age(ctx context.Context) {
 	}
 }
 
-// dropOld deletes and counts what is older than its MaxAge at a time of CLOCK_MONOTONIC.
+// dropOld deletes and counts what is older than its MaxAge at a time of CLOCK_MONOTONIC;
+// what is closed and kept for a next operation is no loss.
 func (m *Manager) dropOld(nowNs uint64) {
 	for _, s := range m.opts.Specs {
 		for _, f := range s.InFlight {
-			if f.MaxAge == 0 {
-				continue
-			}
-			mp, at := m.colls[s.Name].Maps[f.Map], m.starts[f.Map]
-			old := map[goKey]bool{} // a key may come twice
-			n := 0
-			eachKey(mp, func([]byte) { n++ })
-			limit := f.MaxAge
-			if n > m.opts.MaxInFlight/2 {
-				limit = min(limit, crowdedAge)
-			}
-			if n == 0 {
-				continue
-			}
-			eachKey(mp, func(raw []byte) {
-				k := goKey{binary.NativeEndian.Uint64(raw), binary.NativeEndian.Uint64(raw[8:])}
-				value, err := mp.LookupBytes(k)
-				if err != nil || value == nil {
-					return
-				}
-				start := binary.NativeEndian.Uint64(value[at:])
-				if start != 0 && nowNs > start && time.Duration(nowNs-start) > limit {
-					old[k] = true
-				}
-			})
-			for k := range old {
-				if mp.Delete(k) == nil {
-					m.aged[s.Name].Add(1)
-				}
+			if f.MaxAge != 0 {
+				m.dropOldOf(s, f, nowNs)
 			}
 		}
+	}
+}
+
+func (m *Manager) dropOldOf(s *Spec, f InFlight, nowNs uint64) {
+	coll := m.colls[s.Name]
+	mp, n := coll.Maps[f.Map], 0
+	eachKey(mp, func([]byte) { n++ })
+	if n == 0 {
+		return
+	}
+	limit, crowded := f.MaxAge, n > m.opts.MaxInFlight/2
+	if crowded {
+		limit = min(limit, crowdedAge)
+	}
+	at, open := m.starts[f.Map], m.opens[f.Map]
+	keys := map[goKey]bool{} // one may come twice
+	eachKey(mp, func(raw []byte) {
+		keys[goKey{binary.NativeEndian.Uint64(raw), binary.NativeEndian.Uint64(raw[8:])}] = true
+	})
+	forgotten := uint64(0)
+	for k := range keys {
+		value, err := mp.LookupBytes(k)
+		if err != nil || value == nil {
+			continue
+		}
+		start := binary.NativeEndian.Uint64(value[at:])
+		if start == 0 || nowNs <= start {
+			continue
+		}
+		age := time.Duration(nowNs - start)
+		closed := open != 0 && binary.NativeEndian.Uint16(value[open:]) == 0
+		// A goroutine may begin its next operation in a closed one at any time: one is
+		// only taken away when the room is needed.
+		if closed && (!crowded || age <= keptAge) || !closed && age <= limit || mp.Delete(k) != nil {
+			continue
+		}
+		forgotten++
+		if !closed {
+			m.aged[s.Name].Add(1)
+		}
+	}
+	if f.Forgotten != "" && forgotten > 0 {
+		m.addForgotten(coll.Variables[f.Forgotten], forgotten)
 	}
 }

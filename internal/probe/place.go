@@ -166,6 +166,10 @@ func findSite(exe *goexe.Exe, site Site) (goexe.Point, error) {
 		return exe.OnError(fn, site.Callees, site.Results)
 	case CallSite:
 		return exe.CallSiteN(fn, site.Callees, site.Nth)
+	case Guard:
+		if p, err := exe.Guard(site.Funcs[len(site.Funcs)-1], site.Callees); err == nil {
+			return p, nil
+		}
 	}
 	if site.Args > 0 {
 		return exe.EntryPointArgs(fn, site.Args)

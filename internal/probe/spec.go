@@ -36,6 +36,9 @@ const (
 	// OnError is where Funcs goes only when its call of one of Callees has returned an
 	// error, which is the last two of the Results words.
 	OnError
+	// Guard is the conditional jump in the last of Funcs that decides whether it calls one
+	// of Callees; where there is none, the Entry of the first of Funcs.
+	Guard
 )
 
 // Site says where in a function a program sits; the address is computed from

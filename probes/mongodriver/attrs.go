@@ -38,7 +38,8 @@ type attrs struct {
 }
 
 func (d *decoder) request(op *telemetry.Operation, req *mongo.Request, r *record) *attrs {
-	a := &attrs{op: op, list: make([]attribute.KeyValue, 0, 14)}
+	d.attrs = attrs{op: op, list: make([]attribute.KeyValue, 0, 14)}
+	a := &d.attrs
 	a.list = append(a.list, semconv.DBSystemNameMongoDB, semconv.DBOperationName(req.Command))
 	op.Name = req.Command
 	if req.DB != "" {

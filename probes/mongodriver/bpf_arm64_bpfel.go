@@ -46,9 +46,11 @@ const (
 )
 
 type bpfMgOp struct {
-	_  structs.HostLayout
-	Ev bpfMongoEvent
-	S  struct {
+	_    structs.HostLayout
+	Ev   bpfMongoEvent
+	Open uint16
+	Pad  [3]uint16
+	S    struct {
 		_   structs.HostLayout
 		Ptr uint64
 		Len uint64
@@ -91,8 +93,8 @@ type bpfMongoEvent struct {
 	}
 	Pad  uint32
 	Pool uint64
-	Tail [3323]uint8
-	_    [5]byte
+	Tail [2301]uint8
+	_    [3]byte
 }
 
 type bpfMongoEventType uint32
@@ -240,6 +242,7 @@ const (
 	bpfVarCfgCountAll    = "cfg_count_all"
 	bpfVarCfgCountFull   = "cfg_count_full"
 	bpfVarCfgIdSecret    = "cfg_id_secret"
+	bpfVarCfgKeep        = "cfg_keep"
 	bpfVarCfgParentBased = "cfg_parent_based"
 	bpfVarCfgRatioBound  = "cfg_ratio_bound"
 	bpfVarCfgSamplerRoot = "cfg_sampler_root"
@@ -247,6 +250,8 @@ const (
 	bpfVarKeepCheck      = "keep_check"
 	bpfVarKeepFlag       = "keep_flag"
 	bpfVarKeepType       = "keep_type"
+	bpfVarMgEntries      = "mg_entries"
+	bpfVarMgForgotten    = "mg_forgotten"
 	bpfVarMgZero         = "mg_zero"
 	bpfVarProbeId        = "probe_id"
 )
@@ -324,6 +329,7 @@ type bpfVariableSpecs struct {
 	CfgCountAll    *ebpf.VariableSpec `ebpf:"cfg_count_all"`
 	CfgCountFull   *ebpf.VariableSpec `ebpf:"cfg_count_full"`
 	CfgIdSecret    *ebpf.VariableSpec `ebpf:"cfg_id_secret"`
+	CfgKeep        *ebpf.VariableSpec `ebpf:"cfg_keep"`
 	CfgParentBased *ebpf.VariableSpec `ebpf:"cfg_parent_based"`
 	CfgRatioBound  *ebpf.VariableSpec `ebpf:"cfg_ratio_bound"`
 	CfgSamplerRoot *ebpf.VariableSpec `ebpf:"cfg_sampler_root"`
@@ -331,6 +337,8 @@ type bpfVariableSpecs struct {
 	KeepCheck      *ebpf.VariableSpec `ebpf:"keep_check"`
 	KeepFlag       *ebpf.VariableSpec `ebpf:"keep_flag"`
 	KeepType       *ebpf.VariableSpec `ebpf:"keep_type"`
+	MgEntries      *ebpf.VariableSpec `ebpf:"mg_entries"`
+	MgForgotten    *ebpf.VariableSpec `ebpf:"mg_forgotten"`
 	MgZero         *ebpf.VariableSpec `ebpf:"mg_zero"`
 	ProbeId        *ebpf.VariableSpec `ebpf:"probe_id"`
 }
@@ -389,6 +397,7 @@ type bpfVariables struct {
 	CfgCountAll    *ebpf.Variable `ebpf:"cfg_count_all"`
 	CfgCountFull   *ebpf.Variable `ebpf:"cfg_count_full"`
 	CfgIdSecret    *ebpf.Variable `ebpf:"cfg_id_secret"`
+	CfgKeep        *ebpf.Variable `ebpf:"cfg_keep"`
 	CfgParentBased *ebpf.Variable `ebpf:"cfg_parent_based"`
 	CfgRatioBound  *ebpf.Variable `ebpf:"cfg_ratio_bound"`
 	CfgSamplerRoot *ebpf.Variable `ebpf:"cfg_sampler_root"`
@@ -396,6 +405,8 @@ type bpfVariables struct {
 	KeepCheck      *ebpf.Variable `ebpf:"keep_check"`
 	KeepFlag       *ebpf.Variable `ebpf:"keep_flag"`
 	KeepType       *ebpf.Variable `ebpf:"keep_type"`
+	MgEntries      *ebpf.Variable `ebpf:"mg_entries"`
+	MgForgotten    *ebpf.Variable `ebpf:"mg_forgotten"`
 	MgZero         *ebpf.Variable `ebpf:"mg_zero"`
 	ProbeId        *ebpf.Variable `ebpf:"probe_id"`
 }

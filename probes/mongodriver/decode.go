@@ -31,6 +31,7 @@ type decoder struct {
 	cfg    Config
 	parser *mongo.Parser
 	peers  map[string]peer
+	attrs  attrs // of the command in work
 
 	duration *telemetry.DurationOf
 }

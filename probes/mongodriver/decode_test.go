@@ -219,3 +219,25 @@ func FuzzDecode(f *testing.F) {
 	f.Add(raw(nil, message(f, 7, 0, bson.D{{Key: "ping", Value: 1}}), message(f, 1, 7, bson.D{{Key: "ok", Value: 1}})))
 	f.Fuzz(func(t *testing.T, b []byte) { _, _ = decode(t, b, mongo.TextFull) })
 }
+
+// TestAllocations: of a command like one before, the span itself is allocated: the
+// operation, its name, its attributes, its measurement, and one small temporary.
+func TestAllocations(t *testing.T) {
+	request := message(t, 7, 0, bson.D{{Key: "find", Value: "orders"}, {Key: "filter", Value: bson.D{{Key: "user", Value: "x"}}}, {Key: "$db", Value: "shop"}})
+	reply := message(t, 1, 7, bson.D{{Key: "cursor", Value: bson.D{{Key: "firstBatch", Value: bson.A{}}}}, {Key: "ok", Value: 1.0}})
+	rec, err := event.Parse(raw(nil, request, reply))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := newDecoder(probe.DecoderEnv{}, Config{QueryText: mongo.TextShape})
+	spans := 0
+	emit := func(*telemetry.Operation) { spans++ }
+	n := testing.AllocsPerRun(1000, func() {
+		if err := d.Decode(rec, emit); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if n > 5 || spans == 0 {
+		t.Errorf("%v allocations a command, want 5 at most; %d spans", n, spans)
+	}
+}

@@ -28,7 +28,11 @@
 #define REPLY_MAX   1023
 #define TEXT_MAX    127
 #define END_MAX     127
-#define TAIL_CAP    (ADDR_MAX + REQUEST_MAX + END_MAX + REPLY_MAX)
+/* Where a string of the tail begins at the latest, and one further. */
+#define REQUEST_CAP (ADDR_MAX + 1)
+#define END_CAP     (REQUEST_CAP + REQUEST_MAX)
+#define REPLY_CAP   (END_CAP + END_MAX) /* or the text of an error */
+#define TAIL_MAX    (REPLY_CAP + REPLY_MAX)
 #define MAX_DOCS    1000
 
 /* https://www.mongodb.com/docs/manual/reference/mongodb-wire-protocol/ */
@@ -63,11 +67,13 @@ struct mongo_event {
 	struct tr_str addr, request, end, reply, text;
 	__u32 pad;
 	__u64 pool; /* *topology.pool of the connection, 0 if not known */
-	__u8 tail[TAIL_CAP + REQUEST_MAX];
+	__u8 tail[TAIL_MAX];
 };
 
 struct mg_op {
 	struct mongo_event ev;
+	__u16 open; /* 0: its command has ended, it waits for the goroutine's next one */
+	__u16 pad[3];
 	struct go_str s; /* scratch */
 	__u8 head[64];   /* the same: first bytes of a message */
 };
@@ -92,8 +98,10 @@ struct {
 	__type(value, struct mg_exe);
 } mg_exes SEC(".maps");
 
-/* Commands in flight. Key: tgid, goid. Inserted when a command is written, deleted when
- * its reply is read or the connection fails, and by the agent when the process exits. */
+/* Commands in flight. Key: tgid, goid. Inserted when a command is written; closed when
+ * its reply is read or the connection fails, and kept for the goroutine's next command,
+ * because inserting and deleting are dear, unless the map is half full. Deleted by the
+ * agent when the process exits, or when a closed one has not been used for a while. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
@@ -101,8 +109,57 @@ struct {
 	__type(value, struct mg_op);
 } mg_ops SEC(".maps");
 
+/* Entries that programs inserted less those they deleted, and those that user space
+ * deleted. Past cfg_keep none is kept for a next command. */
+__u64 mg_entries = 0;
+volatile __u64 mg_forgotten = 0;
+const volatile __u64 cfg_keep = 2048;
+
 /* The template of new entries. */
 const struct mg_op mg_zero = {};
+
+static __always_inline void put_away(struct mg_op *op, struct tr_gokey *key)
+{
+	op->open = 0;
+	if (mg_entries - mg_forgotten > cfg_keep && !bpf_map_delete_elem(&mg_ops, key))
+		__sync_fetch_and_add(&mg_entries, -1);
+}
+
+/* The entry of a command that is written now; NULL when there is no room for it, or it is
+ * neither to be recorded nor to be counted. */
+static __noinline struct mg_op *begin(struct tr_who *w, __u64 g, __u64 context)
+{
+	struct mg_op *op;
+
+	if (!w || !w->proc || !w->ge)
+		return NULL;
+	op = bpf_map_lookup_elem(&mg_ops, &w->key);
+	if (op) {
+		if (op->open && op->ev.call.epoch == w->proc->epoch)
+			count_lost(probe_id, LOST_UNENDED);
+		__builtin_memset(&op->ev, 0, offsetof(struct mongo_event, tail));
+		call_fill(&op->ev.call, w);
+	} else {
+		op = call_new(&mg_ops, &mg_zero, w);
+		if (!op)
+			return NULL;
+		__sync_fetch_and_add(&mg_entries, 1);
+	}
+	op->open = 1;
+	if (!w->key.id)
+		call_unsane(&op->ev.call, CALL_CHECK_G);
+	else if (call_trace(&op->ev.call, w->ge, g, context) || cfg_count_all)
+		return op;
+	put_away(op, &w->key);
+	return NULL;
+}
+
+static __always_inline struct mg_op *open_op(struct tr_who *w)
+{
+	struct mg_op *op = call_open(&mg_ops, w);
+
+	return op && op->open ? op : NULL;
+}
 
 /* How many documents are at p up to end, one behind the other or, keyed, as elements of
  * an array; -1 when it is not documents only, or more than MAX_DOCS. */
@@ -193,8 +250,9 @@ static __always_inline bool is_message(const struct mg_op *op, __u64 len)
 
 static __always_inline void finish(struct mg_op *op, struct tr_gokey *key)
 {
-	call_finish(&mg_ops, key, &op->ev.call, MG_COMMAND, offsetof(struct mongo_event, tail),
-		    TAIL_CAP + REQUEST_MAX);
+	op->ev.call.end_ns = bpf_ktime_get_ns();
+	call_emit(&op->ev.call, MG_COMMAND, offsetof(struct mongo_event, tail), TAIL_MAX);
+	put_away(op, key);
 }
 
 static __noinline int fail(struct mg_op *op, struct tr_goexe *ge, __u64 itab, __u64 data)
@@ -203,7 +261,7 @@ static __noinline int fail(struct mg_op *op, struct tr_goexe *ge, __u64 itab, __
 	err_chain(&op->ev.err, ge, op->ev.call.hdr.exe_id, itab, data);
 	if (err_has_text(&op->ev.err))
 		call_put(&op->ev.call, op->ev.tail, &op->ev.text, op->ev.err.raw[0],
-			 op->ev.err.raw[1], TAIL_CAP, TEXT_MAX);
+			 op->ev.err.raw[1], REPLY_CAP, TEXT_MAX);
 	return 0;
 }
 
@@ -215,17 +273,16 @@ static __always_inline void put_end(struct mg_op *op, __u64 wm, __u64 len)
 
 	if (u32_at(&op->head[12]) == OP_MSG && end > REQUEST_MAX && end <= len)
 		call_put(&op->ev.call, op->ev.tail, &op->ev.end, wm + end - END_MAX, END_MAX,
-			 TAIL_CAP, END_MAX);
+			 END_CAP, END_MAX);
 }
 
 /* Fill an entry from the connection c and what is written to it. 0, or what does not look
  * as expected at the first look at an executable's driver. */
 static __noinline int fill(struct mg_op *op, struct mg_driver *d, __u64 c, __u64 wm, __u64 len)
 {
-	if (bpf_probe_read_user(op->head, 32, (void *)wm))
+	if ((!d->sane || len > REQUEST_MAX) && bpf_probe_read_user(op->head, 32, (void *)wm))
 		count_lost(probe_id, LOST_READ);
-	call_put_gostr(&op->ev.call, op->ev.tail, &op->ev.addr, c + d->addr, &op->s, TAIL_CAP,
-		       ADDR_MAX);
+	call_put_gostr(&op->ev.call, op->ev.tail, &op->ev.addr, c + d->addr, &op->s, 1, ADDR_MAX);
 	if (!d->sane) {
 		if (!is_message(op, len))
 			return CHECK_MESSAGE;
@@ -237,7 +294,7 @@ static __noinline int fill(struct mg_op *op, struct mg_driver *d, __u64 c, __u64
 		op->ev.pool = read_u64(c + d->pool);
 	op->ev.request_len = len;
 	op->ev.sent = op->ev.got = -1;
-	call_put(&op->ev.call, op->ev.tail, &op->ev.request, wm, len, TAIL_CAP, REQUEST_MAX);
+	call_put(&op->ev.call, op->ev.tail, &op->ev.request, wm, len, REQUEST_CAP, REQUEST_MAX);
 	if (len > REQUEST_MAX) {
 		put_end(op, wm, len);
 		op->ev.sent = count_sent(op, wm, len);
@@ -258,13 +315,13 @@ static __always_inline int write_start(struct pt_regs *ctx, int major)
 	e = bpf_map_lookup_elem(&mg_exes, &w.proc->exe_id);
 	if (!e)
 		return 0;
-	op = call_begin(&mg_ops, &mg_zero, &w, GO_G(ctx), GO_ARG2(ctx));
+	op = begin(&w, GO_G(ctx), GO_ARG2(ctx));
 	if (!op)
 		return 0;
 	bad = fill(op, &e->v[major], GO_ARG0(ctx), GO_ARG3(ctx), go_reg(ctx, 4));
 	if (bad) {
 		call_unsane(&op->ev.call, bad);
-		bpf_map_delete_elem(&mg_ops, &w.key);
+		put_away(op, &w.key);
 	}
 	return 0;
 }
@@ -278,7 +335,7 @@ static __always_inline int read_end(struct pt_regs *ctx, int major)
 
 	if (!who_runs(&w, ctx))
 		return 0;
-	op = call_open(&mg_ops, &w);
+	op = open_op(&w);
 	if (!op)
 		return 0; /* a server that streams its state to the driver's monitor */
 	e = bpf_map_lookup_elem(&mg_exes, &w.proc->exe_id);
@@ -291,7 +348,7 @@ static __always_inline int read_end(struct pt_regs *ctx, int major)
 		wm = go_loc_read(ctx, &e->v[major].end[0]);
 		len = go_loc_read(ctx, &e->v[major].end[1]);
 		op->ev.reply_len = len;
-		call_put(&op->ev.call, op->ev.tail, &op->ev.reply, wm, len, TAIL_CAP, REPLY_MAX);
+		call_put(&op->ev.call, op->ev.tail, &op->ev.reply, wm, len, REPLY_CAP, REPLY_MAX);
 		if (len > REPLY_MAX)
 			op->ev.got = count_got(op, wm, len);
 	}
@@ -338,7 +395,7 @@ int mg_write_failed(struct pt_regs *ctx)
 
 	if (!who_runs(&w, ctx))
 		return 0;
-	op = call_open(&mg_ops, &w);
+	op = open_op(&w);
 	if (!op)
 		return 0;
 	fail(op, w.ge, GO_ARG2(ctx), GO_ARG3(ctx));
@@ -356,7 +413,7 @@ int mg_no_reply(struct pt_regs *ctx)
 
 	if (!who_runs(&w, ctx))
 		return 0;
-	op = call_open(&mg_ops, &w);
+	op = open_op(&w);
 	if (!op)
 		return 0;
 	op->ev.call.flags |= F_NO_REPLY;

@@ -50,12 +50,18 @@ const readResults = 7
 // New returns the probe.
 func New(cfg Config) *probe.Spec {
 	s := &probe.Spec{
-		ID:         ID,
-		Name:       Name,
-		Doc:        "the official MongoDB driver, go.mongodb.org/mongo-driver",
-		Table:      func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
-		Load:       loadBpf,
-		InFlight:   []probe.InFlight{{Map: "mg_ops", MaxAge: probe.CallMaxAge}},
+		ID:       ID,
+		Name:     Name,
+		Doc:      "the official MongoDB driver, go.mongodb.org/mongo-driver",
+		Table:    func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
+		Load:     loadBpf,
+		InFlight: []probe.InFlight{{Map: "mg_ops", MaxAge: probe.CallMaxAge, Forgotten: "mg_forgotten"}},
+		Prepare: func(cs *ebpf.CollectionSpec) error {
+			if err := cs.Variables["cfg_keep"].Set(uint64(cs.Maps["mg_ops"].MaxEntries / 2)); err != nil {
+				return fmt.Errorf("set cfg_keep: %w", err)
+			}
+			return nil
+		},
 		AttachExe:  cfg.attachExe,
 		NewDecoder: func(env probe.DecoderEnv) probe.Decoder { return newDecoder(env, cfg) },
 	}

@@ -159,6 +159,7 @@ type bpfRedisEventType uint32
 
 const (
 	bpfRedisEventTypeRD_CALL bpfRedisEventType = 1
+	bpfRedisEventTypeRD_POOL bpfRedisEventType = 2
 )
 
 type bpfTrCtxset struct {
@@ -245,6 +246,7 @@ type bpfTrScope struct {
 const (
 	bpfMapRdExes          = "rd_exes"
 	bpfMapRdOps           = "rd_ops"
+	bpfMapRdPools         = "rd_pools"
 	bpfMapTrCtxs          = "tr_ctxs"
 	bpfMapTrErrtypes      = "tr_errtypes"
 	bpfMapTrEvents        = "tr_events"
@@ -255,6 +257,7 @@ const (
 	bpfMapTrScopes        = "tr_scopes"
 	bpfProgRdRedigoDo     = "rd_redigo_do"
 	bpfProgRdRedigoFatal  = "rd_redigo_fatal"
+	bpfProgRdRedigoPool   = "rd_redigo_pool"
 	bpfProgRdRedigoReply  = "rd_redigo_reply"
 	bpfProgRdRedigoReply2 = "rd_redigo_reply2"
 	bpfProgRdV8Batch      = "rd_v8_batch"
@@ -327,6 +330,7 @@ type bpfSpecs struct {
 type bpfProgramSpecs struct {
 	RdRedigoDo     *ebpf.ProgramSpec `ebpf:"rd_redigo_do"`
 	RdRedigoFatal  *ebpf.ProgramSpec `ebpf:"rd_redigo_fatal"`
+	RdRedigoPool   *ebpf.ProgramSpec `ebpf:"rd_redigo_pool"`
 	RdRedigoReply  *ebpf.ProgramSpec `ebpf:"rd_redigo_reply"`
 	RdRedigoReply2 *ebpf.ProgramSpec `ebpf:"rd_redigo_reply2"`
 	RdV8Batch      *ebpf.ProgramSpec `ebpf:"rd_v8_batch"`
@@ -346,6 +350,7 @@ type bpfProgramSpecs struct {
 type bpfMapSpecs struct {
 	RdExes     *ebpf.MapSpec `ebpf:"rd_exes"`
 	RdOps      *ebpf.MapSpec `ebpf:"rd_ops"`
+	RdPools    *ebpf.MapSpec `ebpf:"rd_pools"`
 	TrCtxs     *ebpf.MapSpec `ebpf:"tr_ctxs"`
 	TrErrtypes *ebpf.MapSpec `ebpf:"tr_errtypes"`
 	TrEvents   *ebpf.MapSpec `ebpf:"tr_events"`
@@ -399,6 +404,7 @@ func (o *bpfObjects) Close() error {
 type bpfMaps struct {
 	RdExes     *ebpf.Map `ebpf:"rd_exes"`
 	RdOps      *ebpf.Map `ebpf:"rd_ops"`
+	RdPools    *ebpf.Map `ebpf:"rd_pools"`
 	TrCtxs     *ebpf.Map `ebpf:"tr_ctxs"`
 	TrErrtypes *ebpf.Map `ebpf:"tr_errtypes"`
 	TrEvents   *ebpf.Map `ebpf:"tr_events"`
@@ -413,6 +419,7 @@ func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.RdExes,
 		m.RdOps,
+		m.RdPools,
 		m.TrCtxs,
 		m.TrErrtypes,
 		m.TrEvents,
@@ -451,6 +458,7 @@ type bpfVariables struct {
 type bpfPrograms struct {
 	RdRedigoDo     *ebpf.Program `ebpf:"rd_redigo_do"`
 	RdRedigoFatal  *ebpf.Program `ebpf:"rd_redigo_fatal"`
+	RdRedigoPool   *ebpf.Program `ebpf:"rd_redigo_pool"`
 	RdRedigoReply  *ebpf.Program `ebpf:"rd_redigo_reply"`
 	RdRedigoReply2 *ebpf.Program `ebpf:"rd_redigo_reply2"`
 	RdV8Batch      *ebpf.Program `ebpf:"rd_v8_batch"`
@@ -468,6 +476,7 @@ func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.RdRedigoDo,
 		p.RdRedigoFatal,
+		p.RdRedigoPool,
 		p.RdRedigoReply,
 		p.RdRedigoReply2,
 		p.RdV8Batch,

@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 
+	"github.com/tracer-agent/tracer-agent/internal/dbpool"
 	"github.com/tracer-agent/tracer-agent/internal/event"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
@@ -35,6 +36,7 @@ type decoder struct {
 	ev   bpfRedisEvent
 	tail []byte
 
+	pools    dbpool.Finder // redigo's
 	duration *telemetry.DurationOf
 }
 
@@ -51,7 +53,8 @@ func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) erro
 		}))
 		return nil
 	}
-	if bpfRedisEventType(rec.Type) != bpfRedisEventTypeRD_CALL {
+	typ := bpfRedisEventType(rec.Type)
+	if typ != bpfRedisEventTypeRD_CALL && typ != bpfRedisEventTypeRD_POOL {
 		return fmt.Errorf("redis: %w: type %d", probe.ErrRecord, rec.Type)
 	}
 	call, own, tail, err := probe.ParseCall(rec.Raw, headLen)
@@ -60,6 +63,14 @@ func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) erro
 	}
 	copy(unsafe.Slice((*byte)(unsafe.Pointer(&d.ev)), headLen), rec.Raw)
 	d.tail = tail
+	key := telemetry.ProcessKey{PID: rec.PID, StartNs: rec.ProcStartNs}
+	if typ == bpfRedisEventTypeRD_POOL {
+		d.pools.Found(key, rec.ExeID, d.ev.Pool[1], "redis")
+		return nil
+	}
+	if bpfRdLib(d.ev.Lib) == bpfRdLibLIB_REDIGO {
+		d.pools.Seek(key, rec.ExeID, call.EndNs)
+	}
 	op := call.Operation(rec, "redis")
 	d.fill(op, own)
 	d.pool(rec)

@@ -19,6 +19,9 @@ func (cfg Config) attachExe(c *ebpf.Collection, p *probe.Placed) error {
 			cfg.learnPools(p, path)
 		}
 	}
+	if p.Groups[groupRgPools] {
+		cfg.learnRedigo(p)
+	}
 	return probe.PutExe(c.Maps["rd_exes"], p.ExeID, encodeExe(p))
 }
 

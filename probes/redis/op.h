@@ -26,6 +26,7 @@ const volatile __u8 cfg_values = 0;
 
 enum redis_event_type {
 	RD_CALL = 1,
+	RD_POOL = 2, /* nothing was done; a pool of redigo's was seen: pool[1] */
 };
 
 enum rd_flag {
@@ -89,6 +90,15 @@ struct {
 	__type(key, struct tr_gokey);
 	__type(value, struct rd_op);
 } rd_ops SEC(".maps");
+
+/* redigo's pools that user space was told of. Key: tgid, *Pool; value: the program's epoch.
+ * LRU. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct tr_gokey);
+	__type(value, __u32);
+} rd_pools SEC(".maps");
 
 /* Offsets and results of one library in one executable. */
 struct rd_libexe {

@@ -97,3 +97,42 @@ func (d *decoder) typeOf(rec event.Record, itab uint64) string {
 	}
 	return d.env.ErrTypeName(rec.ExeID, name, tflag)
 }
+
+// pointSeek is the point that finds redigo's pools that were open before the probe came.
+const pointSeek = "redigo_pool_seek"
+
+func redigoPoolPoints() []probe.Point {
+	entry := func(method string) probe.Site {
+		return probe.Site{Kind: probe.Entry, Funcs: []string{pathRedigo + "/redis.(*Pool)." + method}, Args: 1}
+	}
+	return []probe.Point{
+		{Name: "redigo_pool", Program: "rd_redigo_pool", Group: groupRgPools, Site: entry("dial")},
+		{Name: pointSeek, Program: "rd_redigo_pool", Group: groupRgPools, Lazy: true, Site: entry("GetContext")},
+	}
+}
+
+func redigoPoolFields() []goexe.Field {
+	f := func(name string) goexe.Field {
+		return goexe.Field{Module: pathRedigo, Type: pathRedigo + "/redis.Pool", Name: name}
+	}
+	return []goexe.Field{f("MaxActive"), f("closed"), f("active"), f("idle"), f("waitCount"), f("waitDuration")}
+}
+
+// learnRedigo makes the layout of an executable's redigo pools. The list of idle
+// connections begins with how many they are.
+func (cfg Config) learnRedigo(p *probe.Placed) {
+	f := redigoPoolFields()
+	off := make([]int, len(f))
+	for i := range f {
+		off[i] = int(p.Offset(f[i]))
+	}
+	limit, closed, active, idle, waits, waited := off[0], off[1], off[2], off[3], off[4], off[5]
+	length := max(limit, closed, active, idle, waits, waited) + 8
+	cfg.Pools.Learn(dbpool.Lib{Exe: p.ExeID, Name: pathRedigo}, func(m dbpool.Memory, at uint64) (dbpool.Stats, error) {
+		w := m.Words(at, length)
+		return dbpool.Stats{
+			Open: w.Int(active), Idle: w.Int(idle), Max: w.Int(limit), Closed: w.U32(closed)&0xff != 0,
+			Pending: dbpool.Unknown, Timeouts: dbpool.Unknown, Waits: w.Int(waits), WaitTime: time.Duration(w.Int(waited)),
+		}, w.Err
+	}, p.Exe.MainPath(), nil)
+}

@@ -9,7 +9,7 @@
  * Lost by design: subscriptions, which are no calls; go-redis's cluster pipelines,
  * which take another way; names past the 16th command of a batch, errors past the
  * 64th. Redigo's Send is not seen, so of its pipelines the length and the last
- * command are known. Minimum kernel: 5.10. Maps: rd_ops, rd_exes; tr_*.
+ * command are known. Minimum kernel: 5.10. Maps: rd_ops, rd_exes, rd_pools; tr_*.
  */
 #include <linux/bpf.h>
 #include <stdbool.h>
@@ -179,6 +179,32 @@ int rd_redigo_fatal(struct pt_regs *ctx)
 	}
 	put_error(op, w.ge, op->iface[0], op->iface[1]);
 	finish(&w, op);
+	return 0;
+}
+
+/* func (p *Pool) dial(ctx context.Context) (Conn, error), once for each connection, and
+ * func (p *Pool) GetContext(ctx context.Context) (Conn, error), attached for a moment to
+ * programs that run already   AX p */
+SEC("uprobe")
+int rd_redigo_pool(struct pt_regs *ctx)
+{
+	struct tr_who w;
+	struct rd_op *op;
+	__u32 *told;
+
+	if (!who_runs(&w, ctx))
+		return 0;
+	w.key.id = GO_ARG0(ctx);
+	told = bpf_map_lookup_elem(&rd_pools, &w.key);
+	if (told && *told == w.proc->epoch)
+		return 0;
+	bpf_map_update_elem(&rd_pools, &w.key, &w.proc->epoch, BPF_ANY);
+	op = call_new(&rd_ops, &rd_zero, &w);
+	if (!op)
+		return 0;
+	op->ev.lib = LIB_REDIGO;
+	op->ev.pool[1] = w.key.id;
+	call_finish(&rd_ops, &w.key, &op->ev.call, RD_POOL, HEAD, TAIL_CAP + STR_MAX);
 	return 0;
 }
 

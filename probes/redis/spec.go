@@ -26,6 +26,7 @@ const (
 	groupV9      = "go-redis-v9"
 	groupV9Batch = "go-redis-v9-batch"
 	groupRedigo  = "redigo"
+	groupRgPools = "redigo-pools"
 )
 
 // Paths of the libraries.
@@ -56,12 +57,18 @@ type Config struct {
 
 // New returns the probe.
 func New(cfg Config) *probe.Spec {
+	points, groups := points(), groups()
+	if cfg.Pools != nil {
+		points = append(points, redigoPoolPoints()...)
+		groups = append(groups, probe.Group{Name: groupRgPools, What: "connection pools of redigo",
+			Check: func(p *probe.Placed) error { return need(p, redigoPoolFields()) }})
+	}
 	return &probe.Spec{
 		ID:       ID,
 		Name:     "redis",
 		Doc:      "Redis commands of go-redis v8 and v9 and of redigo",
-		Points:   points(),
-		Groups:   groups(),
+		Points:   points,
+		Groups:   groups,
 		Fields:   allFields(),
 		Table:    func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
 		Load:     loadBpf,
@@ -77,7 +84,8 @@ func New(cfg Config) *probe.Spec {
 		},
 		AttachExe: cfg.attachExe,
 		NewDecoder: func(env probe.DecoderEnv) probe.Decoder {
-			return &decoder{env: env, cfg: cfg, duration: probe.NewDBDuration()}
+			return &decoder{env: env, cfg: cfg, duration: probe.NewDBDuration(),
+				pools: dbpool.Finder{Pools: cfg.Pools, Point: pointSeek, SetPoint: env.SetPoint, Library: pathRedigo}}
 		},
 	}
 }
@@ -158,7 +166,7 @@ func redigoFields() []goexe.Field {
 }
 
 func allFields() []goexe.Field {
-	return slices.Concat(clientFields(pathV8), clientFields(pathV9), redigoFields(), poolFields(pathV8), poolFields(pathV9))
+	return slices.Concat(clientFields(pathV8), clientFields(pathV9), redigoFields(), redigoPoolFields(), poolFields(pathV8), poolFields(pathV9))
 }
 
 // need is the error of a group that cannot do without fields, which are of one module.

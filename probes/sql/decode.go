@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 
+	"github.com/tracer-agent/tracer-agent/internal/dbpool"
 	"github.com/tracer-agent/tracer-agent/internal/event"
 	"github.com/tracer-agent/tracer-agent/internal/goerror"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
@@ -38,7 +39,7 @@ type decoder struct {
 	ev    bpfSqlEvent
 	tail  []byte
 	texts map[statementKey]statement
-	pools *poolFinder
+	pools dbpool.Finder
 
 	duration *telemetry.DurationOf
 }
@@ -62,12 +63,13 @@ func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) erro
 	}
 	copy(unsafe.Slice((*byte)(unsafe.Pointer(&d.ev)), headLen), rec.Raw)
 	d.tail = tail
+	key := telemetry.ProcessKey{PID: rec.PID, StartNs: rec.ProcStartNs}
 	if bpfSqKind(d.ev.Kind) == bpfSqKindK_POOL {
-		d.pools.found(rec, d.ev.Pool, d.system())
+		d.pools.Found(key, rec.ExeID, d.ev.Pool, d.system())
 		return nil
 	}
 	if !d.has(bpfSqFlagF_PGX) {
-		d.pools.seek(rec, call.EndNs)
+		d.pools.Seek(key, rec.ExeID, call.EndNs)
 	}
 	op := call.Operation(rec, "sql")
 	if d.fill(op, own, call.Cut) {

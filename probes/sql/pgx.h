@@ -177,7 +177,7 @@ static __always_inline int pgx_rows_close(struct pt_regs *ctx)
 
 /* func (rows *baseRows) fatal(err error)   AX rows, BX CX err
  * or func (rows *baseRows) Close()   AX rows, which it calls with rows.err set; without a
- * reader nothing will be read. */
+ * reader nothing will be read. Within Close rows may have left AX. */
 static __always_inline int pgx_rows_fatal(struct pt_regs *ctx)
 {
 	struct tr_who w;
@@ -189,6 +189,10 @@ static __always_inline int pgx_rows_fatal(struct pt_regs *ctx)
 	e = exe_of(&w);
 	w.key.id = GO_ARG0(ctx);
 	op = call_open(&sq_ops, &w);
+	if (!op && e && e->fatal_is_close) {
+		w.key.id = GO_RECEIVER(ctx);
+		op = call_open(&sq_ops, &w);
+	}
 	if (!e || !op)
 		return 0;
 	op->s.ptr = GO_ARG1(ctx);

@@ -2,24 +2,14 @@ package sql
 
 import (
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/tracer-agent/tracer-agent/internal/dbpool"
-	"github.com/tracer-agent/tracer-agent/internal/event"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
-	"github.com/tracer-agent/tracer-agent/internal/telemetry"
 )
 
 // pointSeek is the point that finds pools that were open before the probe came.
 const pointSeek = "pool_seek"
-
-const (
-	// seekNs is how long it stays: it runs once more for each call of the program.
-	seekNs = uint64(time.Second)
-	// maxSought bounds the processes that are remembered.
-	maxSought = 8192
-)
 
 func poolPoints() []probe.Point {
 	const db = "database/sql.(*DB)."
@@ -58,14 +48,15 @@ func checkPools(p *probe.Placed) error {
 	return nil
 }
 
-func lib(exeID uint32) dbpool.Lib { return dbpool.Lib{Exe: exeID, Name: "database/sql"} }
+// poolLibrary is what the pools are of.
+const poolLibrary = "database/sql"
 
 func (cfg Config) learnPools(p *probe.Placed) {
 	l := dbLayout18
 	if p.Exe.GoVersion().Minor >= 23 {
 		l = dbLayout23
 	}
-	cfg.Pools.Learn(lib(p.ExeID), l.read, p.Exe.MainPath(), nil)
+	cfg.Pools.Learn(dbpool.Lib{Exe: p.ExeID, Name: poolLibrary}, l.read, p.Exe.MainPath(), nil)
 }
 
 // read is a dbpool.Layout.
@@ -85,65 +76,4 @@ func (l dbLayout) read(m dbpool.Memory, at uint64) (dbpool.Stats, error) {
 		}
 	}
 	return s, w.Err
-}
-
-// poolFinder looks for the pools of processes that are seen for the first time.
-type poolFinder struct {
-	env   probe.DecoderEnv
-	pools *dbpool.Registry
-	// sought are the processes that were looked at, or told their pools by themselves.
-	sought map[telemetry.ProcessKey]bool
-	// seeking: by executable, when the point is to be taken off.
-	seeking map[uint32]seeking
-}
-
-type seeking struct {
-	until uint64
-	asked int // a request may be dropped when there are many
-}
-
-func newPoolFinder(env probe.DecoderEnv, pools *dbpool.Registry) *poolFinder {
-	return &poolFinder{env: env, pools: pools, sought: map[telemetry.ProcessKey]bool{}, seeking: map[uint32]seeking{}}
-}
-
-// seek has the point attached for a while when a process makes its first call, and
-// taken off by a later one.
-func (f *poolFinder) seek(rec event.Record, now uint64) {
-	if f == nil || f.pools == nil {
-		return
-	}
-	key := telemetry.ProcessKey{PID: rec.PID, StartNs: rec.ProcStartNs}
-	if !f.sought[key] {
-		f.remember(key)
-		f.seeking[rec.ExeID] = seeking{until: now + seekNs}
-		f.env.SetPoint(rec.ExeID, pointSeek, true)
-		return
-	}
-	if s, ok := f.seeking[rec.ExeID]; ok && now > s.until {
-		f.seeking[rec.ExeID] = seeking{until: now + seekNs, asked: s.asked + 1}
-		if s.asked == 2 {
-			delete(f.seeking, rec.ExeID)
-		}
-		f.env.SetPoint(rec.ExeID, pointSeek, false)
-	}
-}
-
-func (f *poolFinder) remember(key telemetry.ProcessKey) {
-	if len(f.sought) >= maxSought {
-		clear(f.sought)
-	}
-	f.sought[key] = true
-}
-
-// found takes note of a pool. It is named by its database and, from the second on, a number.
-func (f *poolFinder) found(rec event.Record, at uint64, system string) {
-	key := telemetry.ProcessKey{PID: rec.PID, StartNs: rec.ProcStartNs}
-	f.remember(key)
-	if f.pools.Known(key, lib(rec.ExeID), at) {
-		return
-	}
-	if n := f.pools.Count(key, lib(rec.ExeID)); n > 0 {
-		system += "-" + strconv.Itoa(n+1)
-	}
-	f.pools.Add(key, lib(rec.ExeID), at, dbpool.Pool{Name: system, Sticky: true})
 }

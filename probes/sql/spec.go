@@ -72,7 +72,7 @@ func New(cfg Config) *probe.Spec {
 		AttachExe: cfg.attachExe,
 		NewDecoder: func(env probe.DecoderEnv) probe.Decoder {
 			return &decoder{env: env, cfg: cfg, texts: map[statementKey]statement{}, duration: probe.NewDBDuration(),
-				pools: newPoolFinder(env, cfg.Pools)}
+				pools: dbpool.Finder{Pools: cfg.Pools, Point: pointSeek, SetPoint: env.SetPoint, Library: poolLibrary}}
 		},
 	}
 }
@@ -181,8 +181,11 @@ func pgxPoints() []probe.Point {
 			Lost: "nothing, where there is but one call"},
 		{Name: "pgx_close", Program: "sq_pgx_close", Group: groupPgxQuery,
 			Site: probe.Site{Kind: probe.AfterCall, Funcs: []string{rows + "Close"}, Callees: []string{reader + "Close"}, Results: 4}},
-		// Close where fatal is a part of its callers.
-		{Name: pointFatal, Program: "sq_pgx_fatal", Group: groupPgxQuery, Site: entry(3, rows+"fatal", rows+"Close")},
+		// Where Close asks whether there is a reader, which a query that has failed has not:
+		// once, while rows are closed several times. Elsewhere fatal, or Close where the
+		// compiler made fatal a part of its callers.
+		{Name: pointFatal, Program: "sq_pgx_fatal", Group: groupPgxQuery,
+			Site: probe.Site{Kind: probe.Guard, Funcs: []string{rows + "fatal", rows + "Close"}, Callees: []string{reader + "Close"}, Args: 3}},
 	}
 }
 

@@ -30,6 +30,7 @@ func TestPools(t *testing.T) {
 		for _, lib := range []string{"v8", "v9"} {
 			checkPool(t, tg, poolCase{srv.Addr + "/3", 4, -1, 64, tg.URL("/" + lib + "/set"), tg.URL("/" + lib + "/block?par=4")})
 		}
+		checkPool(t, tg, poolCase{"redis", 4, -1, 64, tg.URL("/redigo/set"), tg.URL("/redigo/context?par=4")})
 	})
 	t.Run("sql", func(t *testing.T) {
 		tg, _ := startSQL(t, harness.Build{Dir: sqlTarget.Dir, Mode: harness.Stripped})

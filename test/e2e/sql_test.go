@@ -188,8 +188,8 @@ func TestSQLHits(t *testing.T) {
 	}{
 		{"pq/update", 2}, {"pq/query", 2}, {"pq/prepared", 2},
 		{"pgxpool/update", 2},
-		{"pgxpool/row", 3},   // start, Close, and in Close
-		{"pgxpool/query", 5}, // its rows are closed three times: at their end, by defer, by the pool
+		{"pgxpool/row", 3},   // start, and two in Close
+		{"pgxpool/query", 3}, // its rows are closed three times: at their end, by defer, by the pool
 		{"stdlib/update", 4}, // two of database/sql's, two of pgx's
 	} {
 		t.Run(c.call, func(t *testing.T) {

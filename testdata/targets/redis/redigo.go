@@ -12,7 +12,7 @@ type redigo struct{ p *redis.Pool }
 
 func newRedigo(addr string, db int) library {
 	return &redigo{&redis.Pool{
-		MaxIdle: 64,
+		MaxIdle: 64, MaxActive: 64, Wait: true,
 		Dial: func() (redis.Conn, error) {
 			return redis.Dial("tcp", addr, redis.DialDatabase(db))
 		},
