@@ -112,7 +112,8 @@ __noinline __u64 tr_g_find(__u64 at, __u32 n, __u32 g_goid, __u64 want)
 /* The same among the last of the slice at allgs, from its end on. */
 __noinline __u64 tr_g_find_all(__u64 allgs, __u32 g_goid, __u64 want)
 {
-	__u64 at = read_u64(allgs), all = read_u64(allgs + 8);
+	/* The length first: the array that it is read with may have grown, not shrunk. */
+	__u64 all = read_u64(allgs + 8), at = read_u64(allgs);
 	__u32 n = all > MAX_GS ? MAX_GS : all;
 
 	at += (all - n) * 8;
