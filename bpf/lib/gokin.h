@@ -29,8 +29,7 @@
 #include "goctx.h"
 
 #define GS_CHUNK        32
-#define GS_CHUNKS       64
-#define MAX_GS          (GS_CHUNK * GS_CHUNKS)
+#define MAX_GS          2048 /* a multiple */
 #define MAX_CLIMB       8
 #define SEARCH_MAX_NS   (200ULL * 1000ULL) /* after this it looks for no further one */
 #define SEARCH_SHARE    64
@@ -69,12 +68,20 @@ static __noinline struct tr_kin *kin_get(const struct tr_gokey *key, __u32 epoch
 }
 
 /* Whether something is known of a goroutine without a search: it runs an operation, or
- * its own ancestors were asked for. */
-static __noinline int kin_known(const struct tr_gokey *up, __u32 epoch)
+ * its own ancestors were asked for. Not static, as all that the search consists of: the
+ * verifier looks at such a function once, not anew for each call.
+ * verifier(5.10): after a call it takes all numbers for significant; loops converge only
+ * when each pass goes on in one way. */
+__noinline int tr_kin_known(__u64 tgid, __u64 id, __u32 epoch)
 {
-	struct tr_scope *s = bpf_map_lookup_elem(&tr_scopes, up);
+	struct tr_gokey key = { .tgid = tgid, .id = id };
+	struct tr_scope *s = bpf_map_lookup_elem(&tr_scopes, &key);
+	struct tr_kin *kin;
 
-	return (s && s->epoch == epoch) || kin_get(up, epoch);
+	if (s && s->epoch == epoch)
+		return 1;
+	kin = bpf_map_lookup_elem(&tr_kins, &key);
+	return kin && kin->epoch == epoch;
 }
 
 /* What is known of goroutine id holds for its descendant key. That it has no operation
@@ -96,8 +103,7 @@ static __noinline int kin_inherit(const struct tr_gokey *key, __u64 id, __u64 no
 	return kin_put(key, kin->goid, kin->span_id, epoch);
 }
 
-/* The g with goid want among the n of allgs from at on; 0 if there is none. Not static,
- * nor is the next: the verifier looks at such a function once, not anew for each call. */
+/* The g with goid want among the n of allgs from at on; 0 if there is none. */
 __noinline __u64 tr_g_find(__u64 at, __u32 n, __u32 g_goid, __u64 want)
 {
 	for (__u32 i = 0; i < GS_CHUNK && i < n; i++, at += 8) {
@@ -117,12 +123,12 @@ __noinline __u64 tr_g_find_all(__u64 allgs, __u32 g_goid, __u64 want)
 	__u32 n = all > MAX_GS ? MAX_GS : all;
 
 	at += (all - n) * 8;
-	for (int i = 0; i < GS_CHUNKS && n; i++) {
-		__u32 m = n > GS_CHUNK ? GS_CHUNK : n;
+	for (__u32 done = 0; done < MAX_GS; done += GS_CHUNK) {
 		__u64 g;
 
-		n -= m;
-		g = tr_g_find(at + n * 8, m, g_goid, want);
+		if (n <= done + GS_CHUNK)
+			return tr_g_find(at, n - done, g_goid, want);
+		g = tr_g_find(at + (n - done - GS_CHUNK) * 8, GS_CHUNK, g_goid, want);
 		if (g)
 			return g;
 	}
@@ -153,7 +159,7 @@ static __noinline __u64 kin_climb(struct tr_goexe *ge, struct tr_proc *proc,
 		if (!g)
 			goto none;
 		at.id = read_u64(g + ge->g_parent_goid);
-		known = kin_known(&at, proc->epoch);
+		known = tr_kin_known(at.tgid, at.id, proc->epoch);
 		/* The runtime gives a g that it uses anew its parent first and its own id
 		 * some instructions later: some time after, the id must still be the same. */
 		if (read_u64(g + ge->g_goid) != id)
@@ -211,7 +217,7 @@ static __noinline struct tr_scope *scope_by_kin(struct tr_goexe *ge, const struc
 		up.id = read_u64(g + ge->g_parent_goid);
 		if (!up.id)
 			return NULL;
-		if (kin_known(&up, epoch))
+		if (tr_kin_known(up.tgid, up.id, epoch))
 			kin_inherit(key, up.id, now, epoch);
 		else if (up.id == 1 || !kin_search(ge, key, &up, now, epoch))
 			return NULL;
