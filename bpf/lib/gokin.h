@@ -103,6 +103,12 @@ static __noinline int kin_inherit(const struct tr_gokey *key, __u64 id, __u64 no
 	return kin_put(key, kin->goid, kin->span_id, epoch);
 }
 
+/* A word of the target, read into another frame than the caller's, which is full. */
+__noinline __u64 tr_word(__u64 addr)
+{
+	return read_u64(addr);
+}
+
 /* The g with goid want among the n of allgs from at on; 0 if there is none. */
 __noinline __u64 tr_g_find(__u64 at, __u32 n, __u32 g_goid, __u64 want)
 {
@@ -148,33 +154,32 @@ static __always_inline void search_paid(struct tr_proc *proc, __u64 began)
 static __noinline __u64 kin_climb(struct tr_goexe *ge, struct tr_proc *proc,
 				  const struct tr_gokey *up)
 {
-	struct tr_gokey at = { .tgid = up->tgid, .id = up->id };
-	__u64 began = bpf_ktime_get_ns();
+	__u64 began = bpf_ktime_get_ns(), at = up->id;
 
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < MAX_CLIMB; i++) {
-		__u64 id = at.id, g = tr_g_find_all(ge->allgs + proc->bias, ge->g_goid, id);
+		__u64 id = at, g = tr_g_find_all(ge->allgs + proc->bias, ge->g_goid, id);
 		int known;
 
 		if (!g)
 			goto none;
-		at.id = read_u64(g + ge->g_parent_goid);
-		known = tr_kin_known(at.tgid, at.id, proc->epoch);
+		at = tr_word(g + ge->g_parent_goid);
+		known = tr_kin_known(up->tgid, at, proc->epoch);
 		/* The runtime gives a g that it uses anew its parent first and its own id
 		 * some instructions later: some time after, the id must still be the same. */
-		if (read_u64(g + ge->g_goid) != id)
+		if (tr_word(g + ge->g_goid) != id)
 			goto none;
 		if (known)
 			goto out;
 		/* 1: the main goroutine; its parent is 0 */
-		if (at.id <= 1 || bpf_ktime_get_ns() - began > SEARCH_MAX_NS)
+		if (at <= 1 || bpf_ktime_get_ns() - began > SEARCH_MAX_NS)
 			goto none;
 	}
 none:
-	at.id = 0;
+	at = 0;
 out:
 	search_paid(proc, began);
-	return at.id;
+	return at;
 }
 
 /* Search the ancestors of goroutine up, which key descends from, and remember the answer
