@@ -12,6 +12,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -116,18 +117,28 @@ func (s *server) pool(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, <-j.done)
 }
 
+// busy is in the error of a server whose storage has two writers that wait for each other.
+const busy = "SQLITE_BUSY"
+
+func (s *server) ownStep(ctx context.Context, n int) error {
+	if n%3 != 0 {
+		return s.run(ctx, "own", n)
+	}
+	j := job{ctx: ctx, op: "own", n: n, done: make(chan error, 1)}
+	s.jobs <- j
+	return <-j.done
+}
+
 // own makes a request's own commands, one after the other, one of three on a worker.
 func (s *server) own(w http.ResponseWriter, r *http.Request) {
 	id, err := strconv.Atoi(r.URL.Path[len("/own/"):])
 	for step := 0; step < ownSteps && err == nil; step++ {
 		n := ownSteps*id + step
-		if n%3 != 0 {
-			err = s.run(r.Context(), "own", n)
-			continue
+		for try := 0; try < 10; try++ {
+			if err = s.ownStep(r.Context(), n); err == nil || !strings.Contains(err.Error(), busy) {
+				break
+			}
 		}
-		j := job{ctx: r.Context(), op: "own", n: n, done: make(chan error, 1)}
-		s.jobs <- j
-		err = <-j.done
 	}
 	s.answer(w, err)
 }
