@@ -13,7 +13,6 @@ type variant struct {
 	cpu   []float64 // CPU per request, microseconds, closed loop
 	call  []float64 // the same for a request that makes one call
 	rps   []float64
-	p50   []float64 // microseconds, at a fixed rate
 	calls int
 	reqs  int
 }
@@ -117,11 +116,6 @@ func (b *bench) turn(v *variant) error {
 	}
 	v.call = append(v.call, res.cpuUs)
 	v.calls += res.Requests
-	if res, err = b.timed(v, loadSpec{path: "/", conns: 8, rate: fixedRate, duration: b.length}); err != nil {
-		return err
-	}
-	v.p50 = append(v.p50, res.P50us)
-	v.reqs += res.Requests
 	return nil
 }
 
@@ -165,7 +159,6 @@ func (b *bench) reportCost(vs []*variant, spans int, agentCPU, agentIdle time.Du
 	cpu := func(v *variant) []float64 { return v.cpu }
 	call := func(v *variant) []float64 { return v.call }
 	rps := func(v *variant) []float64 { return v.rps }
-	p50 := func(v *variant) []float64 { return v.p50 }
 	added := func(f func(*variant) []float64, v *variant) string {
 		return fmt.Sprintf("+%.1f µs, %.2fx", m(f, v)-m(f, base), m(f, v)/m(f, base))
 	}
@@ -179,9 +172,6 @@ func (b *bench) reportCost(vs []*variant, spans int, agentCPU, agentIdle time.Du
 	b.report.add(row{what: "requests/s at saturation", must: ">= 0.65x",
 		agent: fmt.Sprintf("%.2fx", ratio(rps, agent)), sdk: fmt.Sprintf("%.2fx", ratio(rps, sdk)),
 		base: fmt.Sprintf("%.0f/s", m(rps, base)), ok: ratio(rps, agent) >= 0.65})
-	b.report.add(row{what: fmt.Sprintf("p50 at %d requests/s", fixedRate), must: "<= 1.05x",
-		agent: fmt.Sprintf("%.2fx", ratio(p50, agent)), sdk: fmt.Sprintf("%.2fx", ratio(p50, sdk)),
-		base: fmt.Sprintf("%.0f µs", m(p50, base)), ok: ratio(p50, agent) <= 1.05})
 
 	want := agent.reqs + 2*agent.calls
 	per := float64(agentCPU.Nanoseconds()) / 1e3 / float64(max(spans, 1))

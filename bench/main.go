@@ -29,7 +29,7 @@ func main() {
 	flag.BoolVar(&o.check, "check", false, "end with 1 when a limit is broken")
 	flag.IntVar(&o.rounds, "rounds", 7, "rounds of each comparison")
 	flag.DurationVar(&o.length, "length", 2*time.Second, "length of one load")
-	flag.StringVar(&o.only, "only", "", "parts to run, comma separated: cost, mongo, redis, sql, grpc, parse, complete, hits, join, handing, download, memory, fleet, attach")
+	flag.StringVar(&o.only, "only", "", "parts to run, comma separated: cost, latency, sampled, mongo, redis, sql, grpc, parse, complete, hits, join, handing, download, memory, fleet, attach")
 	flag.Parse()
 	exit(run(o))
 }
@@ -67,7 +67,7 @@ func run(o options) error {
 		name string
 		run  func() error
 	}{
-		{"cost", b.cost}, {"mongo", b.mongo}, {"redis", b.redis}, {"sql", b.sql}, {"grpc", b.grpc}, {"parse", b.parse}, {"complete", b.complete}, {"hits", b.hits}, {"join", b.join}, {"handing", b.handing}, {"download", b.download}, {"memory", b.memory}, {"fleet", b.fleet}, {"attach", b.attach},
+		{"cost", b.cost}, {"latency", b.latency}, {"sampled", b.sampled}, {"mongo", b.mongo}, {"redis", b.redis}, {"sql", b.sql}, {"grpc", b.grpc}, {"parse", b.parse}, {"complete", b.complete}, {"hits", b.hits}, {"join", b.join}, {"handing", b.handing}, {"download", b.download}, {"memory", b.memory}, {"fleet", b.fleet}, {"attach", b.attach},
 	} {
 		if o.only != "" && !slices.Contains(strings.Split(o.only, ","), part.name) {
 			continue

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"fmt"
+	"log"
+	"slices"
+	"time"
+)
+
+// spread is a median between the quartiles around it.
+type spread struct{ low, median, high float64 }
+
+func spreadOf(v []float64) spread {
+	if len(v) == 0 {
+		return spread{}
+	}
+	s := slices.Clone(v)
+	slices.Sort(s)
+	at := func(q float64) float64 {
+		x := q * float64(len(s)-1)
+		i := min(int(x), len(s)-2)
+		if i < 0 {
+			return s[0]
+		}
+		return s[i] + (x-float64(i))*(s[i+1]-s[i])
+	}
+	return spread{at(0.25), median(s), at(0.75)}
+}
+
+func (s spread) text(format string) string {
+	return fmt.Sprintf(format+" ["+format+" to "+format+"]", s.median, s.low, s.high)
+}
+
+// pairs combines what was measured in the same round: the machine's speed moves more between
+// rounds than what is compared differs.
+func pairs(a, b []float64, f func(a, b float64) float64) []float64 {
+	var out []float64
+	for i := range min(len(a), len(b)) {
+		out = append(out, f(a[i], b[i]))
+	}
+	return out
+}
+
+const (
+	latencyRounds = 16
+	sampledRounds = 30
+)
+
+// latency compares p50 at a fixed rate: of one running server with the agent and without,
+// and of its twin with the SDK, in short rounds whose order rotates.
+func (b *bench) latency() error {
+	to, err := startSink()
+	if err != nil {
+		return err
+	}
+	defer to.proc.stop()
+	srv, err := b.server(b.trivial, "latency", nil)
+	if err != nil {
+		return err
+	}
+	defer srv.stop()
+	twin, err := b.server(b.sdktwin, "latency-sdk", otlpEnv(to))
+	if err != nil {
+		return err
+	}
+	defer twin.stop()
+
+	p50 := func(p *proc) (float64, error) {
+		load := loadSpec{addr: p.ready.HTTP, path: "/", conns: 8, rate: fixedRate, duration: b.length / 8}
+		if _, err := runLoad(load); err != nil { // warm: the probes' first runs, the agent's first looks
+			return 0, err
+		}
+		load.duration = b.length / 2
+		res, err := runLoad(load)
+		return res.P50us, err
+	}
+	var base, with, sdk []float64
+	steps := []func() error{
+		func() error { return measure(&base, p50, srv) },
+		func() error {
+			agent, err := b.traced(to, srv)
+			if err != nil {
+				return err
+			}
+			defer agent.stop()
+			return measure(&with, p50, srv)
+		},
+		func() error { return measure(&sdk, p50, twin) },
+	}
+	for r := range latencyRounds {
+		log.Printf("  round %d of %d", r+1, latencyRounds)
+		for i := range steps {
+			if err := steps[(i+r)%len(steps)](); err != nil {
+				return err
+			}
+		}
+	}
+	ratio := func(a, b float64) float64 { return a / b }
+	agent := spreadOf(pairs(with, base, ratio))
+	b.report.add(row{what: fmt.Sprintf("p50 at %d requests/s, median of %d paired rounds [quartiles]", fixedRate, latencyRounds), must: "<= 1.05x",
+		agent: agent.text("%.2fx"), sdk: spreadOf(pairs(sdk, base, ratio)).text("%.2fx"),
+		base: spreadOf(base).text("%.0f µs"), ok: agent.median <= 1.05})
+	return nil
+}
+
+func measure(to *[]float64, f func(*proc) (float64, error), p *proc) error {
+	v, err := f(p)
+	*to = append(*to, v)
+	return err
+}
+
+// sampled compares what a request costs its program at 1 % sampling, every request being
+// counted, with what it costs at 100 %.
+func (b *bench) sampled() error {
+	to, err := startSink()
+	if err != nil {
+		return err
+	}
+	defer to.proc.stop()
+	vs := []*variant{{name: "none"}, {name: "all"}, {name: "few"}}
+	for _, v := range vs {
+		if v.proc, err = b.server(b.trivial, "sampled-"+v.name, nil); err != nil {
+			return err
+		}
+		defer v.proc.stop()
+	}
+	all, err := b.traced(to, vs[1].proc)
+	if err != nil {
+		return err
+	}
+	defer all.stop()
+	env := append(otlpEnv(to), "OTEL_TRACES_SAMPLER=parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG=0.01")
+	few, err := launch(procSpec{path: b.agentPath, env: env, cpu: loadCPU,
+		args: []string{"run", "--max-overhead", "0", "--pid", fmt.Sprint(vs[2].proc.pid())}})
+	if err != nil {
+		return err
+	}
+	defer few.stop()
+	if _, _, err := few.await("msg=instrumented"); err != nil {
+		return err
+	}
+	load := loadSpec{path: "/", conns: saturating, duration: max(b.length/4, 100*time.Millisecond)}
+	for r := range sampledRounds + 1 {
+		for i := range vs {
+			v := vs[(i+r)%len(vs)]
+			res, err := b.timed(v, load)
+			if err != nil {
+				return err
+			}
+			if r > 0 { // the first one is to warm up
+				v.cpu = append(v.cpu, res.cpuUs)
+			}
+		}
+	}
+	less := func(a, b float64) float64 { return a - b }
+	atAll, atFew := pairs(vs[1].cpu, vs[0].cpu, less), pairs(vs[2].cpu, vs[0].cpu, less)
+	share := median(atFew) / median(atAll)
+	b.report.add(row{what: fmt.Sprintf("CPU per request in the target, added at 1 %% sampling, all requests counted; median of %d rounds [quartiles]", sampledRounds),
+		must:  "<= 0.7 of that at 100 %",
+		agent: fmt.Sprintf("%s µs, at 100 %% %s µs: %.2f", spreadOf(atFew).text("%+.1f"), spreadOf(atAll).text("%+.1f"), share),
+		sdk:   "-", base: fmt.Sprintf("%.1f µs", median(vs[0].cpu)), ok: share <= 0.7})
+	return nil
+}
