@@ -15,9 +15,9 @@ import (
 // Exporter sends finished operations somewhere.
 //
 // The pipeline calls ExportSpans from one goroutine at a time. The operations
-// are shared with other exporters: they must not be changed, and not be used
-// after the call has returned unless copied by pointer (the values themselves
-// are never reused).
+// are shared with other exporters: they must not be changed. The memory of the
+// slice is used again after the call, that of the operations only when all
+// exporters are Transient.
 type Exporter interface {
 	// Name is short and stable: "otlp", "console", "json". It labels metrics.
 	Name() string
@@ -28,6 +28,10 @@ type Exporter interface {
 	// Shutdown releases what the exporter holds, after the last ExportSpans.
 	Shutdown(ctx context.Context) error
 }
+
+// Transient is implemented by exporters that use no operation, and nothing its pointers
+// and slices lead to, after ExportSpans has returned.
+type Transient interface{ Transient() }
 
 // Prompt is implemented by exporters somebody is looking at: it says how long
 // a span may wait for its batch, instead of the configured schedule delay.

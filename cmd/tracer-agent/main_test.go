@@ -226,14 +226,25 @@ func runTarget(t *testing.T, path string, env ...string) *target {
 
 func (s *target) get(t *testing.T, path string) {
 	t.Helper()
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: deadline}
-	resp, err := client.Get(s.URL + path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
-		t.Fatal(err)
+	s.getAll(t, path)
+}
+
+// getAll makes requests one after the other on one connection.
+func (s *target) getAll(t *testing.T, paths ...string) {
+	t.Helper()
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	client := http.Client{Transport: transport, Timeout: deadline}
+	for _, path := range paths {
+		resp, err := client.Get(s.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

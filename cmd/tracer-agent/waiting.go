@@ -1,6 +1,8 @@
 package main
 
 import (
+	"slices"
+
 	"github.com/tracer-agent/tracer-agent/internal/discover"
 	"github.com/tracer-agent/tracer-agent/internal/policy"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
@@ -32,6 +34,7 @@ func (d *directory) hold(op *telemetry.Operation) bool {
 	if w == nil || d.held >= maxHeld {
 		return false
 	}
+	op.Measurements = slices.Clone(op.Measurements) // the memory is the decoder's
 	w.ops = append(w.ops, op)
 	d.held++
 	return true

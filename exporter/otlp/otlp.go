@@ -55,7 +55,10 @@ type Exporter struct {
 	answer *atomic.Int32
 }
 
-var _ exporter.Exporter = (*Exporter)(nil)
+var (
+	_ exporter.Exporter  = (*Exporter)(nil)
+	_ exporter.Transient = (*Exporter)(nil)
+)
 
 // New connects lazily: an endpoint that does not answer is no error here.
 // version is the agent's own.
@@ -171,6 +174,9 @@ func tlsConfig(cfg config.OTLP) (*tls.Config, error) {
 
 // Name implements exporter.Exporter.
 func (*Exporter) Name() string { return "otlp" }
+
+// Transient implements exporter.Transient: what is sent is encoded.
+func (*Exporter) Transient() {}
 
 // ExportSpans sends ops in one request, or in several when they are large. When
 // one fails the rest is not tried: the destination that refused it is the same.

@@ -16,11 +16,12 @@ import (
 // HeaderLen is the size of struct event_hdr (bpf/lib/event.h) in bytes.
 const HeaderLen = 24
 
-// The ring is looked at every minPoll while records come, and less and less often, down
-// to every maxPoll, while none do: programs do not wake the reader, because a wake-up
-// costs 10-20 µs of the watched program's time, until an eighth of the ring is full.
+// The ring is looked at every minPoll while records come, and every maxPoll while none do:
+// programs do not wake the reader, because a wake-up costs 10-20 µs of the watched
+// program's time, until an eighth of the ring is full. A look has a price as well: the Go
+// runtime's monitor thread wakes up with the reader, every 20 µs for a millisecond.
 const (
-	minPoll = 20 * time.Millisecond
+	minPoll = 80 * time.Millisecond
 	maxPoll = 160 * time.Millisecond
 )
 

@@ -86,6 +86,7 @@ func newLane(e exporter.Exporter, o Options, onGone func()) *lane {
 func (l *lane) push(op *telemetry.Operation) {
 	l.mu.Lock()
 	if l.closed || l.n == len(l.queue) {
+		defer op.Release()
 		place := selfmetrics.QueueFull
 		if l.gone {
 			place = selfmetrics.ExportFailure
@@ -195,6 +196,9 @@ func (l *lane) export(ops []*telemetry.Operation) {
 	l.tried, l.failing = time.Now(), err
 	l.mu.Unlock()
 	l.account(ops, err)
+	for _, op := range ops {
+		op.Release()
+	}
 	l.done(len(ops))
 }
 

@@ -70,8 +70,10 @@ type Pipeline struct {
 	closed   bool
 
 	lanes []*lane
-	live  atomic.Int32
-	dead  chan struct{}
+	// transient: no exporter keeps operations, whose memory is used again.
+	transient bool
+	live      atomic.Int32
+	dead      chan struct{}
 }
 
 // New starts a pipeline. Shutdown ends it.
@@ -103,12 +105,15 @@ func New(o Options) *Pipeline {
 		}},
 		noResource: o.Metrics.Counter(selfmetrics.NameNoResource),
 		timeline:   newTimeline(o.Clock),
+		transient:  true,
 		dead:       make(chan struct{}),
 	}
 	p.live.Store(int32(len(o.Exporters)))
 	for _, e := range o.Exporters {
 		l := newLane(e, o, p.laneGone)
 		p.lanes = append(p.lanes, l)
+		_, transient := e.(exporter.Transient)
+		p.transient = p.transient && transient
 		go l.run()
 	}
 	o.Metrics.Func(selfmetrics.NameQueueLength, "", selfmetrics.KindGauge, func(emit selfmetrics.Emit) {
@@ -132,10 +137,15 @@ func (p *Pipeline) Submit(op *telemetry.Operation) {
 	if p.recorder != nil {
 		p.recorder.Record(op)
 	}
-	if op.MetricsOnly {
+	if op.MetricsOnly || len(p.lanes) == 0 {
+		op.Share(1)
+		op.Release()
 		return
 	}
 	op.Measurements = nil
+	if p.transient {
+		op.Share(len(p.lanes))
+	}
 	p.mu.Lock()
 	// The lanes are filled under the lock so that Shutdown sees all of what was
 	// accepted before it, and so that every exporter gets the same order.

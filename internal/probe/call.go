@@ -86,18 +86,15 @@ func Str(tail []byte, off, length uint16) []byte {
 // Operation begins the operation of a call: process, ids and times. One that is not
 // sampled is MetricsOnly; its attributes are still wanted, for its measurements.
 func (c *Call) Operation(rec event.Record, probe string) *telemetry.Operation {
-	return &telemetry.Operation{
-		Process:      telemetry.ProcessKey{PID: rec.PID, StartNs: rec.ProcStartNs},
-		Probe:        probe,
-		TraceID:      c.TraceID,
-		SpanID:       c.SpanID,
-		ParentSpanID: c.ParentID,
-		Flags:        trace.TraceFlags(c.TraceFlags),
-		MetricsOnly:  !trace.TraceFlags(c.TraceFlags).IsSampled(),
-		Kind:         trace.SpanKindClient,
-		StartKtimeNs: c.StartNs,
-		EndKtimeNs:   c.EndNs,
-	}
+	op := telemetry.NewOperation()
+	op.Process = telemetry.ProcessKey{PID: rec.PID, StartNs: rec.ProcStartNs}
+	op.Probe = probe
+	op.TraceID, op.SpanID, op.ParentSpanID = c.TraceID, c.SpanID, c.ParentID
+	op.Flags = trace.TraceFlags(c.TraceFlags)
+	op.MetricsOnly = !op.Flags.IsSampled()
+	op.Kind = trace.SpanKindClient
+	op.StartKtimeNs, op.EndKtimeNs = c.StartNs, c.EndNs
+	return op
 }
 
 // UnsaneReason says for people what a shared check found.

@@ -59,6 +59,9 @@ type Operation struct {
 
 	// Resource is set by enrichment.
 	Resource *Resource
+
+	spare   bool  // it comes from NewOperation
+	holders int32 // who have not released it; see Share
 }
 
 // Event is a span event, for example an exception.

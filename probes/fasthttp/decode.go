@@ -21,9 +21,6 @@ import (
 
 const headLen = int(unsafe.Offsetof(bpfFhEvent{}.Tail))
 
-// maxAttrs is the most attributes a span here has.
-const maxAttrs = 20
-
 type decoder struct {
 	env probe.DecoderEnv
 	cfg Config
@@ -92,7 +89,7 @@ func (d *decoder) server(rec event.Record, r request) *telemetry.Operation {
 	if op.ParentRemote {
 		op.TraceState = r.str[bpfFhStrFS_TRACESTATE]
 	}
-	a := make([]attribute.KeyValue, 0, maxAttrs)
+	a := op.Attributes[:0]
 	method, a := httpattr.Method(a, r.str[bpfFhStrFS_METHOD])
 	op.Name = method
 	if route := r.str[bpfFhStrFS_ROUTE]; strings.HasPrefix(route, "/") {

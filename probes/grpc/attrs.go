@@ -14,16 +14,13 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
 )
 
-// maxAttrs is the most attributes a span here has.
-const maxAttrs = 12
-
 // server fills op from the record of an RPC that was served.
 func (d *decoder) server(op *telemetry.Operation, exeID uint32) *telemetry.Operation {
 	op.Kind = trace.SpanKindServer
 	op.ParentRemote = d.has(bpfGrFlagF_REMOTE_PARENT)
 	op.TraceState = d.traceState()
 	st, known := d.status(exeID)
-	a := make([]attribute.KeyValue, 0, maxAttrs)
+	a := op.Attributes[:0]
 	a = append(a, semconv.RPCSystemNameGRPC)
 	method := strings.TrimPrefix(d.name(bpfGrStrS_METHOD), "/")
 	if st.code == codeUnimplemented && unknownMethod(st.message) {
@@ -59,7 +56,7 @@ func (d *decoder) server(op *telemetry.Operation, exeID uint32) *telemetry.Opera
 // client fills op from the record of a call.
 func (d *decoder) client(op *telemetry.Operation, exeID uint32) *telemetry.Operation {
 	op.Kind = trace.SpanKindClient
-	a := make([]attribute.KeyValue, 0, maxAttrs)
+	a := op.Attributes[:0]
 	op.Name = strings.TrimPrefix(d.name(bpfGrStrS_METHOD), "/")
 	a = append(a, semconv.RPCSystemNameGRPC, semconv.RPCMethod(op.Name))
 	a = address(a, endpoint(d.name(bpfGrStrS_TARGET)))

@@ -38,7 +38,7 @@ type attrs struct {
 }
 
 func (d *decoder) request(op *telemetry.Operation, req *mongo.Request, r *record) *attrs {
-	d.attrs = attrs{op: op, list: make([]attribute.KeyValue, 0, 14)}
+	d.attrs = attrs{op: op, list: op.Attributes[:0]}
 	a := &d.attrs
 	a.list = append(a.list, semconv.DBSystemNameMongoDB, semconv.DBOperationName(req.Command))
 	op.Name = req.Command

@@ -4,7 +4,6 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -26,7 +25,7 @@ func (d *decoder) server(op *telemetry.Operation) *telemetry.Operation {
 	e := &d.ev
 	op.Kind = trace.SpanKindServer
 	op.TraceState = d.traceState()
-	method, a := d.method(d.attrs[:0])
+	method, a := d.method(op.Attributes[:0])
 	op.Name = method
 	path, query := d.target(method)
 	route := d.route()
@@ -61,7 +60,7 @@ func (d *decoder) server(op *telemetry.Operation) *telemetry.Operation {
 			a = append(a, semconv.HTTPResponseBodySize(int(e.RespSize)))
 		}
 	}
-	d.keep(op, d.captured(a))
+	op.Attributes = d.captured(a)
 	d.serverOutcome(op, status)
 	return op
 }
@@ -153,7 +152,7 @@ func (d *decoder) client(op *telemetry.Operation) *telemetry.Operation {
 	e := &d.ev
 	op.Kind = trace.SpanKindClient
 	op.TraceState = d.traceState()
-	method, a := d.method(d.attrs[:0])
+	method, a := d.method(op.Attributes[:0])
 	op.Name = method
 	scheme, host := d.name(bpfNhStrS_SCHEME), d.name(bpfNhStrS_HOST)
 	a = append(a, semconv.URLFull(d.fullURL(scheme, host)))
@@ -182,7 +181,7 @@ func (d *decoder) client(op *telemetry.Operation) *telemetry.Operation {
 		typ, desc := info.Kind()
 		a = append(a, semconv.ErrorTypeKey.String(typ))
 		op.Status, op.StatusDescription = codes.Error, desc
-		d.keep(op, a)
+		op.Attributes = a
 		return op
 	}
 	if e.Status > 0 {
@@ -195,15 +194,8 @@ func (d *decoder) client(op *telemetry.Operation) *telemetry.Operation {
 		a = append(a, semconv.ErrorTypeKey.String(strconv.Itoa(int(e.Status))))
 		op.Status = codes.Error
 	}
-	d.keep(op, a)
+	op.Attributes = a
 	return op
-}
-
-// keep gives op its attributes, which were put together in the decoder's own memory: an
-// allocation of the right size is half of one for all that there may be.
-func (d *decoder) keep(op *telemetry.Operation, a []attribute.KeyValue) {
-	d.attrs = a
-	op.Attributes = slices.Clone(a)
 }
 
 // peerName names the service at host[:port]; what was found is kept.

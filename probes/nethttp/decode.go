@@ -36,7 +36,6 @@ type decoder struct {
 	mux     map[uint32]*muxState
 	sets    map[setKey]attribute.Set
 	addrs   map[string]hostPort      // by RemoteAddr, one a connection
-	attrs   []attribute.KeyValue     // of the operation in work
 	few     [3]telemetry.Measurement // of the operation in work
 	only    telemetry.Operation      // one that is only counted
 }
@@ -132,15 +131,13 @@ func (d *decoder) has(f bpfNhFlag) bool { return d.ev.Flags&uint32(f) != 0 }
 
 func (d *decoder) operation(rec event.Record) *telemetry.Operation {
 	e := &d.ev
-	op := &telemetry.Operation{
-		Process:      telemetry.ProcessKey{PID: rec.PID, StartNs: rec.ProcStartNs},
-		Probe:        "nethttp",
-		MetricsOnly:  !d.sampled(),
-		ParentRemote: d.has(bpfNhFlagF_REMOTE_PARENT),
-		Flags:        trace.TraceFlags(e.TraceFlags),
-		StartKtimeNs: e.StartNs,
-		EndKtimeNs:   e.EndNs,
-	}
+	op := telemetry.NewOperation()
+	op.Process = telemetry.ProcessKey{PID: rec.PID, StartNs: rec.ProcStartNs}
+	op.Probe = "nethttp"
+	op.MetricsOnly = !d.sampled()
+	op.ParentRemote = d.has(bpfNhFlagF_REMOTE_PARENT)
+	op.Flags = trace.TraceFlags(e.TraceFlags)
+	op.StartKtimeNs, op.EndKtimeNs = e.StartNs, e.EndNs
 	op.TraceID = *(*trace.TraceID)(unsafe.Pointer(&e.TraceId))
 	op.SpanID = *(*trace.SpanID)(unsafe.Pointer(&e.SpanId))
 	op.ParentSpanID = *(*trace.SpanID)(unsafe.Pointer(&e.ParentId))

@@ -89,7 +89,7 @@ func (d *decoder) has(f bpfRdFlag) bool { return d.ev.Call.Flags&uint32(f) != 0 
 func (d *decoder) fill(op *telemetry.Operation, own []byte) {
 	cmds, batch := d.commands()
 	name := operationName(cmds, batch, d.batchKind())
-	a := make([]attribute.KeyValue, 0, 10)
+	a := op.Attributes[:0]
 	a = append(a, semconv.DBSystemNameRedis, semconv.DBOperationName(name))
 	if batch > 1 {
 		a = append(a, semconv.DBOperationBatchSize(batch))

@@ -106,7 +106,7 @@ func (d *decoder) fill(op *telemetry.Operation, own []byte, cut bool) bool {
 		}
 		st = d.statement(raw, system, cut)
 	}
-	a := make([]attribute.KeyValue, 0, 12)
+	a := op.Attributes[:0]
 	a = append(a, semconv.DBSystemNameKey.String(system))
 	op.Name = system
 	if st.operation != "" {
