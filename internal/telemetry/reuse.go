@@ -3,14 +3,22 @@ package telemetry
 import (
 	"sync"
 	"sync/atomic"
+
+	"go.opentelemetry.io/otel/attribute"
 )
 
-// maxReused is how many attributes an operation may have room for and still be used again.
-const maxReused = 64
+const (
+	// usual is the room for attributes in a new operation.
+	usual = 16
+	// maxReused is how many one may have room for and still be used again.
+	maxReused = 64
+)
 
 // spare are operations that nobody uses any more: the memory of one, with its attributes,
 // is a kilobyte, and collecting it as garbage was a fifth of the agent's work on a span.
-var spare = sync.Pool{New: func() any { return &Operation{spare: true} }}
+var spare = sync.Pool{New: func() any {
+	return &Operation{Attributes: make([]attribute.KeyValue, 0, usual), spare: true}
+}}
 
 // NewOperation returns an empty operation, whose Attributes may have room already. It is
 // used again after its last Release, or collected when that does not come.
