@@ -136,8 +136,9 @@ func TestSignals(t *testing.T) {
 		a := run()
 		a.Process.Signal(syscall.SIGINT)
 		a.until("it is stopping", func() bool { return a.err.count("msg=stopping") > 0 })
-		// The kernel takes up to half a second to detach from a process that ends.
-		if code, took := a.stop(syscall.SIGINT); code != 1 || took > time.Second || a.err.count("at once") != 1 {
+		// The kernel takes up to half a second to detach from a process that ends, on a
+		// busy machine more.
+		if code, took := a.stop(syscall.SIGINT); code != 1 || took > 1500*time.Millisecond || a.err.count("at once") != 1 {
 			t.Errorf("exit code %d after %v, want 1 at once", code, took)
 		}
 	})
