@@ -419,6 +419,7 @@ type bpfTrScope struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	bpfMapGrCalls        = "gr_calls"
+	bpfMapGrEnded        = "gr_ended"
 	bpfMapGrExes         = "gr_exes"
 	bpfMapGrProps        = "gr_props"
 	bpfMapGrServer       = "gr_server"
@@ -525,6 +526,7 @@ type bpfProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
 	GrCalls    *ebpf.MapSpec `ebpf:"gr_calls"`
+	GrEnded    *ebpf.MapSpec `ebpf:"gr_ended"`
 	GrExes     *ebpf.MapSpec `ebpf:"gr_exes"`
 	GrProps    *ebpf.MapSpec `ebpf:"gr_props"`
 	GrServer   *ebpf.MapSpec `ebpf:"gr_server"`
@@ -585,6 +587,7 @@ func (o *bpfObjects) Close() error {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
 	GrCalls    *ebpf.Map `ebpf:"gr_calls"`
+	GrEnded    *ebpf.Map `ebpf:"gr_ended"`
 	GrExes     *ebpf.Map `ebpf:"gr_exes"`
 	GrProps    *ebpf.Map `ebpf:"gr_props"`
 	GrServer   *ebpf.Map `ebpf:"gr_server"`
@@ -605,6 +608,7 @@ type bpfMaps struct {
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.GrCalls,
+		m.GrEnded,
 		m.GrExes,
 		m.GrProps,
 		m.GrServer,

@@ -219,6 +219,22 @@ static __noinline __u64 made_context(struct gr_exe *e, struct tr_goexe *ge, __u6
 	return data;
 }
 
+/* Streams whose end was seen, by span id: the goroutine that receives and the one that
+ * waits for the context may both end it at once. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u64);
+	__type(value, __u32);
+} gr_ended SEC(".maps");
+
+/* Whether this is the first to end the stream. */
+static __noinline int ends_stream(struct gr_rpc *op)
+{
+	return op && !bpf_map_update_elem(&gr_ended, &op->ev.call.span_id, &op->ev.call.flags,
+					  BPF_NOEXIST);
+}
+
 /* func (cs *clientStream) finish(err error)   AX cs, BX CX err */
 static __always_inline int client_finish(struct pt_regs *ctx)
 {
@@ -239,7 +255,7 @@ static __always_inline int client_finish(struct pt_regs *ctx)
 	}
 	w.key.id = made_context(e, w.ge, GO_ARG0(ctx) + e->cs_ctx);
 	op = call_open(&gr_streams, &w);
-	if (!op)
+	if (!op || !ends_stream(op))
 		return 0;
 	put_error(&op->ev, e, w.ge, GO_ARG1(ctx), GO_ARG2(ctx));
 	finish(&gr_streams, &w.key, &op->ev, GR_CLIENT);

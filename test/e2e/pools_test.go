@@ -67,7 +67,7 @@ func checkPoolHeld(t *testing.T, tg *harness.Target, c poolCase, hold, release f
 	t.Helper()
 	_, from := countingAgent(t, tg, "always_off")
 	value := func(metric string, texts ...string) int {
-		lines := scrape(t, from, "db_client_connection_"+metric)
+		lines := scrape(t, from, "db_client_connection"+metric)
 		for _, line := range lines {
 			if strings.Contains(line, fmt.Sprintf(`db_client_connection_pool_name=%q`, c.name)) {
 				return sum(lines, append(texts, fmt.Sprintf(`db_client_connection_pool_name=%q`, c.name))...)
@@ -79,16 +79,16 @@ func checkPoolHeld(t *testing.T, tg *harness.Target, c poolCase, hold, release f
 		t.Helper()
 		for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(30 * time.Millisecond) {
 			if time.Now().After(deadline) {
-				t.Fatalf("%s: not %s: used %d, idle %d, pending %d, max %d", c.name, what, value("count", `state="used"`),
-					value("count", `state="idle"`), value("pending_requests"), value("max"))
+				t.Fatalf("%s: not %s: used %d, idle %d, pending %d, max %d", c.name, what, value("s", `state="used"`),
+					value("s", `state="idle"`), value("_pending_requests"), value("_max"))
 			}
 		}
 	}
 	until("seen", func() bool {
 		harness.Get(t, c.quick)
-		return value("count", `state="idle"`) > 0
+		return value("s", `state="idle"`) > 0
 	})
-	if got := value("max"); got != c.limit {
+	if got := value("_max"); got != c.limit {
 		t.Errorf("max %d, want %d", got, c.limit)
 	}
 	hold()
@@ -100,15 +100,15 @@ func checkPoolHeld(t *testing.T, tg *harness.Target, c poolCase, hold, release f
 		}
 	})
 	until("in use", func() bool {
-		return value("count", `state="used"`) == c.used && (c.pending < 0 || value("pending_requests") == c.pending)
+		return value("s", `state="used"`) == c.used && (c.pending < 0 || value("_pending_requests") == c.pending)
 	})
 	release()
 	wg.Wait()
 	until("idle", func() bool {
 		// Drivers of SQL close the connections of calls that were cancelled.
-		return value("count", `state="used"`) == 0 && value("pending_requests") <= 0
+		return value("s", `state="used"`) == 0 && value("_pending_requests") <= 0
 	})
-	if c.pending > 0 && strings.HasPrefix(c.name, "postgresql") && (value("waits_total") < c.pending || value("wait_duration_seconds_total") < 1) {
-		t.Errorf("%d waits of %d s together", value("waits_total"), value("wait_duration_seconds_total"))
+	if c.pending > 0 && strings.HasPrefix(c.name, "postgresql") && (value("_waits_total") < c.pending || value("_wait_duration_seconds_total") < 1) {
+		t.Errorf("%d waits of %d s together", value("_waits_total"), value("_wait_duration_seconds_total"))
 	}
 }
