@@ -56,7 +56,7 @@ func (b *bench) join() error {
 		return err
 	}
 	b.report.add(row{what: "mode join, time in the agent's programs, added per client call / with the server's side of it", must: "<= 1 µs / -",
-		agent: fmt.Sprintf("+%.2f µs / +%.2f µs", client, both), sdk: "-", ok: client <= 1})
+		agent: fmt.Sprintf("%+.2f µs / %+.2f µs", client, both), sdk: "-", ok: client <= 1})
 	return nil
 }
 
