@@ -92,8 +92,7 @@ func (b *bench) calls(k callKind) error {
 
 func (b *bench) reportCalls(k callKind, vs []*variant, spans int) {
 	base := median(vs[0].cpu)
-	less := func(a, b float64) float64 { return a - b }
-	agent, sdk := spreadOf(pairs(vs[1].cpu, vs[0].cpu, less)), spreadOf(pairs(vs[2].cpu, vs[0].cpu, less))
+	agent, sdk := spreadOf(pairs(vs[1].cpu, vs[0].cpu, difference)), spreadOf(pairs(vs[2].cpu, vs[0].cpu, difference))
 	added := func(s spread) string { return fmt.Sprintf("%s µs, %.2fx", s.text("%+.1f"), 1+s.median/base) }
 	must := "below " + k.sdk
 	if k.limit > 0 {

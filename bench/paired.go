@@ -41,6 +41,10 @@ func pairs(a, b []float64, f func(a, b float64) float64) []float64 {
 	return out
 }
 
+func difference(a, b float64) float64 { return a - b }
+
+func ratio(a, b float64) float64 { return a / b }
+
 const (
 	latencyRounds = 16
 	sampledRounds = 30
@@ -95,7 +99,6 @@ func (b *bench) latency() error {
 			}
 		}
 	}
-	ratio := func(a, b float64) float64 { return a / b }
 	agent := spreadOf(pairs(with, base, ratio))
 	b.report.add(row{what: fmt.Sprintf("p50 at %d requests/s, median of %d paired rounds [quartiles]", fixedRate, latencyRounds), must: "<= 1.05x",
 		agent: agent.text("%.2fx"), sdk: spreadOf(pairs(sdk, base, ratio)).text("%.2fx"),
@@ -129,16 +132,11 @@ func (b *bench) sampled() error {
 		return err
 	}
 	defer all.stop()
-	env := append(otlpEnv(to), "OTEL_TRACES_SAMPLER=parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG=0.01")
-	few, err := launch(procSpec{path: b.agentPath, env: env, cpu: loadCPU,
-		args: []string{"run", "--max-overhead", "0", "--pid", fmt.Sprint(vs[2].proc.pid())}})
+	few, err := b.tracedEnv(to, []string{"OTEL_TRACES_SAMPLER=parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG=0.01"}, vs[2].proc)
 	if err != nil {
 		return err
 	}
 	defer few.stop()
-	if _, _, err := few.await("msg=instrumented"); err != nil {
-		return err
-	}
 	load := loadSpec{path: "/", conns: saturating, duration: max(b.length/4, 100*time.Millisecond)}
 	for r := range sampledRounds + 1 {
 		for i := range vs {
@@ -152,8 +150,7 @@ func (b *bench) sampled() error {
 			}
 		}
 	}
-	less := func(a, b float64) float64 { return a - b }
-	atAll, atFew := pairs(vs[1].cpu, vs[0].cpu, less), pairs(vs[2].cpu, vs[0].cpu, less)
+	atAll, atFew := pairs(vs[1].cpu, vs[0].cpu, difference), pairs(vs[2].cpu, vs[0].cpu, difference)
 	share := median(atFew) / median(atAll)
 	b.report.add(row{what: fmt.Sprintf("CPU per request in the target, added at 1 %% sampling, all requests counted; median of %d rounds [quartiles]", sampledRounds),
 		must:  "<= 0.7 of that at 100 %",

@@ -163,6 +163,16 @@ static __always_inline void *call_new(void *map, const void *zero, struct tr_who
 	return c;
 }
 
+/* Gives a new call its ids; false when it is neither to be recorded nor to be counted. */
+static __always_inline bool call_kept(struct tr_call *c, struct tr_who *w, __u64 g, __u64 context)
+{
+	if (!w->key.id) {
+		call_unsane(c, CALL_CHECK_G);
+		return false;
+	}
+	return call_trace(c, w->ge, g, context) || cfg_count_all;
+}
+
 /* The same with ids; NULL when the call is neither to be recorded nor to be counted. */
 static __noinline __attribute__((unused)) void *call_begin(void *map, const void *zero,
 							   struct tr_who *w, __u64 g, __u64 context)
@@ -171,12 +181,24 @@ static __noinline __attribute__((unused)) void *call_begin(void *map, const void
 
 	if (!c)
 		return NULL;
-	if (!w->key.id)
-		call_unsane(c, CALL_CHECK_G);
-	else if (call_trace(c, w->ge, g, context) || cfg_count_all)
+	if (call_kept(c, w, g, context))
 		return c;
 	bpf_map_delete_elem(map, &w->key);
 	return NULL;
+}
+
+/* Whether a process has not told of a pool yet, which it does now; the pool's address
+ * takes the goroutine's place in w's key. */
+static __always_inline bool pool_untold(void *map, struct tr_who *w, __u64 pool)
+{
+	__u32 *told;
+
+	w->key.id = pool;
+	told = bpf_map_lookup_elem(map, &w->key);
+	if (told && *told == w->proc->epoch)
+		return false;
+	bpf_map_update_elem(map, &w->key, &w->proc->epoch, BPF_ANY);
+	return true;
 }
 
 /* The open operation of w's key, NULL if there is none of this program. */

@@ -8,11 +8,7 @@ import "fmt"
 // ErrNoPoint or ErrCorrupt.
 func (e *Exe) Guard(caller string, callees []string) (p Point, err error) {
 	defer recovered(&err)
-	b, err := e.lookup(caller)
-	if err != nil {
-		return Point{}, err
-	}
-	calls, err := e.calls(b, callees)
+	b, calls, err := e.callsOf(caller, callees)
 	if err != nil {
 		return Point{}, err
 	}

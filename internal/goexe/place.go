@@ -207,11 +207,7 @@ func (e *Exe) AfterCallN(caller string, callees []string, results, n int) (p Poi
 // error wraps ErrNoFunc, ErrNoPoint or ErrCorrupt.
 func (e *Exe) CallSite(caller string, callees []string) (p Point, err error) {
 	defer recovered(&err)
-	b, err := e.lookup(caller)
-	if err != nil {
-		return Point{}, err
-	}
-	calls, err := e.calls(b, callees)
+	b, calls, err := e.callsOf(caller, callees)
 	if err != nil {
 		return Point{}, err
 	}
@@ -225,11 +221,7 @@ func (e *Exe) CallSite(caller string, callees []string) (p Point, err error) {
 // for a program that tells the calls apart itself. The errors are CallSite's.
 func (e *Exe) CallSiteN(caller string, callees []string, n int) (p Point, err error) {
 	defer recovered(&err)
-	b, err := e.lookup(caller)
-	if err != nil {
-		return Point{}, err
-	}
-	calls, err := e.calls(b, callees)
+	b, calls, err := e.callsOf(caller, callees)
 	if err != nil {
 		return Point{}, err
 	}
@@ -237,6 +229,16 @@ func (e *Exe) CallSiteN(caller string, callees []string, n int) (p Point, err er
 		return Point{}, fmt.Errorf("%w: %s has %d calls of %v, none is number %d", ErrNoPoint, caller, len(calls), callees, n)
 	}
 	return e.point(b, calls[n])
+}
+
+// callsOf is calls of a function by its name, and the function.
+func (e *Exe) callsOf(caller string, callees []string) (*body, []insn, error) {
+	b, err := e.lookup(caller)
+	if err != nil {
+		return nil, nil, err
+	}
+	calls, err := e.calls(b, callees)
+	return b, calls, err
 }
 
 // calls returns the direct calls of any of callees in b, at least one.

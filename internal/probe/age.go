@@ -49,20 +49,16 @@ func (m *Manager) dropOld(nowNs uint64) {
 
 func (m *Manager) dropOldOf(s *Spec, f InFlight, nowNs uint64) {
 	coll := m.colls[s.Name]
-	mp, n := coll.Maps[f.Map], 0
-	eachKey(mp, func([]byte) { n++ })
-	if n == 0 {
-		return
-	}
-	limit, crowded := f.MaxAge, n > m.opts.MaxInFlight/2
-	if crowded {
-		limit = min(limit, crowdedAge)
-	}
-	at, open := m.starts[f.Map], m.opens[f.Map]
+	mp := coll.Maps[f.Map]
 	keys := map[goKey]bool{} // one may come twice
 	eachKey(mp, func(raw []byte) {
 		keys[goKey{binary.NativeEndian.Uint64(raw), binary.NativeEndian.Uint64(raw[8:])}] = true
 	})
+	limit, crowded := f.MaxAge, len(keys) > m.opts.MaxInFlight/2
+	if crowded {
+		limit = min(limit, crowdedAge)
+	}
+	at, open := m.starts[f.Map], m.opens[f.Map]
 	forgotten := uint64(0)
 	for k := range keys {
 		value, err := mp.LookupBytes(k)

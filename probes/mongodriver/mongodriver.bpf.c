@@ -146,9 +146,7 @@ static __noinline struct mg_op *begin(struct tr_who *w, __u64 g, __u64 context)
 		__sync_fetch_and_add(&mg_entries, 1);
 	}
 	op->open = 1;
-	if (!w->key.id)
-		call_unsane(&op->ev.call, CALL_CHECK_G);
-	else if (call_trace(&op->ev.call, w->ge, g, context) || cfg_count_all)
+	if (call_kept(&op->ev.call, w, g, context))
 		return op;
 	put_away(op, &w->key);
 	return NULL;

@@ -190,15 +190,9 @@ int rd_redigo_pool(struct pt_regs *ctx)
 {
 	struct tr_who w;
 	struct rd_op *op;
-	__u32 *told;
 
-	if (!who_runs(&w, ctx))
+	if (!who_runs(&w, ctx) || !pool_untold(&rd_pools, &w, GO_ARG0(ctx)))
 		return 0;
-	w.key.id = GO_ARG0(ctx);
-	told = bpf_map_lookup_elem(&rd_pools, &w.key);
-	if (told && *told == w.proc->epoch)
-		return 0;
-	bpf_map_update_elem(&rd_pools, &w.key, &w.proc->epoch, BPF_ANY);
 	op = call_new(&rd_ops, &rd_zero, &w);
 	if (!op)
 		return 0;
