@@ -50,9 +50,14 @@ build() {
       go build -o "$out/targets-$1/httpmatrix-go$v" .)
   done
   # These have modules of their own, which the newest of the versions builds.
-  for v in variety otelchain; do
+  for v in variety otelchain grpc; do
     (cd "testdata/targets/$v" && GOFLAGS=-buildvcs=false GOTOOLCHAIN=go${versions##* } CGO_ENABLED=0 GOARCH=$1 \
       go build -o "$out/targets-$1/$v" .)
+  done
+  # grpc of other times, with the Go of those: as test/kernels has them outside a guest.
+  for v in mid=1.22.12 old=1.18.10; do
+    (cd testdata/targets/grpc && GOFLAGS=-buildvcs=false GOTOOLCHAIN=go${v#*=} CGO_ENABLED=0 GOARCH=$1 \
+      go build -modfile="go.${v%=*}.mod" -o "$out/targets-$1/grpc-${v%=*}" .)
   done
 }
 for name in "$@"; do
