@@ -11,6 +11,7 @@
 #   PART=NAME                           keeps what this part said in KERNEL.NAME.jsonl, for
 #                                       runs that are done in pieces
 #   TRACER_TEST_PATIENCE=N              stretches time limits, for a machine that is busy
+#   MINUTES=18                          how long a kernel's tests may take
 #   TRACER_BYTES_REQUESTS=N ...         how much TestBytes and TestMemoryChain do
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -18,10 +19,11 @@ cd "$(dirname "$0")/../.."
 . scripts/env.sh
 
 if [ $# = 0 ]; then
-  sed -n '2,16p' "$0" >&2
+  sed -n '2,17p' "$0" >&2
   exit 2
 fi
 versions=${GO_VERSIONS:-1.18.10 1.23.12 1.26.8}
+minutes=${MINUTES:-18}
 out=$PWD/out/kernels
 
 need=()
@@ -87,10 +89,10 @@ for name in "$@"; do
   # we did to it dies again.
   for try in 1 2 3; do
     status=0
-    scripts/vm/boot.sh -a $arch -k "$words" -t 1200 -f "$out/bin-$arch/tracer-agent:/tracer-agent" -f "$out/targets-$arch:/targets" \
+    scripts/vm/boot.sh -a $arch -k "$words" -t $((minutes * 60 + 120)) -f "$out/bin-$arch/tracer-agent:/tracer-agent" -f "$out/targets-$arch:/targets" \
       -e TRACER_AGENT_BIN=/tracer-agent -e TRACER_TARGETS=/targets -e TRACER_RESULTS=1 \
       -e TRACER_REQUIRE_KERNEL=1 -e TRACER_TEST_PATIENCE="${TRACER_TEST_PATIENCE:-6}" ${settings[@]+"${settings[@]}"} \
-      "$package" "$out/bin-$arch/kernels.test" -test.v -test.timeout 18m ${only:+-test.run "$only"} \
+      "$package" "$out/bin-$arch/kernels.test" -test.v -test.timeout "${minutes}m" ${only:+-test.run "$only"} \
       >"$said.log" || status=$?
     if [ "$status" != 125 ]; then break; fi
     echo "matrix: kernel $name died in try $try" >&2
