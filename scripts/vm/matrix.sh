@@ -12,6 +12,7 @@
 #                                       runs that are done in pieces
 #   TRACER_TEST_PATIENCE=N              stretches time limits, for a machine that is busy
 #   MINUTES=18                          how long a kernel's tests may take
+#   BUILT=1                             takes the programs that the last run built
 #   TRACER_BYTES_REQUESTS=N ...         how much TestBytes and TestMemoryChain do
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -19,7 +20,7 @@ cd "$(dirname "$0")/../.."
 . scripts/env.sh
 
 if [ $# = 0 ]; then
-  sed -n '2,17p' "$0" >&2
+  sed -n '2,18p' "$0" >&2
   exit 2
 fi
 versions=${GO_VERSIONS:-1.18.10 1.23.12 1.26.8}
@@ -68,8 +69,8 @@ for name in "$@"; do
     *) amd64=1 ;;
   esac
 done
-if [ -n "${amd64:-}" ]; then build amd64; fi
-if [ -n "${arm64:-}" ]; then build arm64; fi
+if [ -n "${amd64:-}" ] && [ -z "${BUILT:-}" ]; then build amd64; fi
+if [ -n "${arm64:-}" ] && [ -z "${BUILT:-}" ]; then build arm64; fi
 settings=()
 for name in TRACER_BYTES_REQUESTS TRACER_BYTES_FROM TRACER_BYTES_SEED TRACER_CHAIN_REQUESTS; do
   if [ -n "${!name:-}" ]; then settings+=(-e "$name=${!name}"); fi
