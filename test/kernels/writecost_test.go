@@ -112,7 +112,8 @@ func TestWriteCost(t *testing.T) {
 		t.Logf("%s: %v of CPU per call of the program, %v more than off (from %v to %v), medians of %d rounds of %d calls", m.name,
 			sorted[rounds/2], added[rounds/2], added[0], added[rounds-1], rounds, calls)
 		ran := slices.Sorted(slices.Values(spent[i]))
-		t.Logf("%s: of that %v in the agent's programs (quartiles %v and %v), %.2f hits", m.name, ran[rounds/2], ran[rounds/4], ran[rounds*3/4], hits[i])
+		t.Logf("%s: of that %v in the agent's programs (quartiles %v and %v, least %v), %.2f hits", m.name,
+			ran[rounds/2], ran[rounds/4], ran[rounds*3/4], ran[0], hits[i])
 		result += fmt.Sprintf("%s %d %d\n", m.name, sorted[rounds/2].Nanoseconds(), added[rounds/2].Nanoseconds())
 	}
 	if file := os.Getenv("TRACER_COST_RESULT"); file != "" {
