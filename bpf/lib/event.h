@@ -59,14 +59,19 @@ const volatile __u64 cfg_wake_bytes = 1 << 20;
 /* Records are below this size, so a crossing of the level is seen by few. */
 #define WAKE_WINDOW 8192
 
-static __always_inline long event_output(void *rec, __u64 len)
+/* Whether the record that is submitted next wakes the reader. */
+static __always_inline __u64 event_flags(void)
 {
 	__u64 fill = bpf_ringbuf_query(&tr_events, BPF_RB_AVAIL_DATA);
-	__u64 flags = BPF_RB_NO_WAKEUP;
 
-	if (fill >= cfg_wake_bytes && (fill & (cfg_wake_bytes - 1)) < WAKE_WINDOW)
-		flags = BPF_RB_FORCE_WAKEUP;
-	return bpf_ringbuf_output(&tr_events, rec, len, flags);
+	return fill >= cfg_wake_bytes && (fill & (cfg_wake_bytes - 1)) < WAKE_WINDOW ?
+		       BPF_RB_FORCE_WAKEUP :
+		       BPF_RB_NO_WAKEUP;
+}
+
+static __always_inline long event_output(void *rec, __u64 len)
+{
+	return bpf_ringbuf_output(&tr_events, rec, len, event_flags());
 }
 
 #endif

@@ -59,6 +59,14 @@ struct hdr_scan {
 	struct go_str at[MAX_HDR_SLOTS];
 };
 
+/* Ready for another scan; slots, a constant, is how many the probe uses. */
+static __always_inline void scan_reset(struct hdr_scan *sc, __u32 slots)
+{
+	__builtin_memset(sc, 0, __builtin_offsetof(struct hdr_scan, word));
+	sc->copy[(8 + SLOTS_SIZE) / 8] = 0;
+	__builtin_memset(sc->at, 0, slots * sizeof(sc->at[0]));
+}
+
 static __always_inline bool groups_of(struct tr_goexe *ge, __u64 map, struct hdr_scan *sc)
 {
 	if (!ge->swiss) {

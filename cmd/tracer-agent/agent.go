@@ -27,6 +27,7 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/policy"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/propagate"
+	"github.com/tracer-agent/tracer-agent/internal/redact"
 	"github.com/tracer-agent/tracer-agent/internal/selfmetrics"
 	"github.com/tracer-agent/tracer-agent/internal/status"
 	"github.com/tracer-agent/tracer-agent/internal/supervise"
@@ -85,11 +86,15 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 	if err := a.openMetrics(cfg, self, dir); err != nil {
 		return nil, err
 	}
-	rules, err := metricrules.Compile(cfg.Metrics.Rules)
+	rules, err := metricrules.Compile(cfg.Metrics.Rules, redact.New(cfg.Redact.QueryNames).Field)
 	if err != nil {
 		return nil, err // config has said so before
 	}
 	full := a.metrics.Enabled() && rules.NeedsMore(nethttp.CountedAttributes)
+	bodies := nethttp.Bodies{Missed: missedBodies(self)}
+	if a.metrics.Enabled() {
+		bodies.Request, bodies.Response = rules.BodyFields()
+	}
 	if err := a.openPipeline(cfg, self, dir, rules); err != nil {
 		return nil, err
 	}
@@ -97,7 +102,7 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 	if a.metrics.Enabled() {
 		pools = dir.pools
 	}
-	list, err := specs(cfg, full, pools)
+	list, err := specs(cfg, full, bodies, pools)
 	if err != nil {
 		return nil, err
 	}
@@ -167,6 +172,14 @@ func (a *agent) openMetrics(cfg config.Config, self *selfmetrics.Registry, dir *
 	dir.metrics = a.metrics
 	a.metrics.Add(metrics.Agent, dir.builder.Self())
 	return nil
+}
+
+// missedBodies counts bodies that rules ask for and that could not be looked at.
+func missedBodies(self *selfmetrics.Registry) func(body, reason string) {
+	const name = "tracer_agent_http_body_misses_total"
+	return func(body, reason string) {
+		self.Counter(name, selfmetrics.L("body", body), selfmetrics.L("reason", reason)).Inc()
+	}
 }
 
 func (a *agent) openPipeline(cfg config.Config, self *selfmetrics.Registry, resources pipeline.Resources, rules *metricrules.Set) error {

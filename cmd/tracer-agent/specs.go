@@ -19,11 +19,12 @@ import (
 )
 
 // specs are the probes of this build, a line each. full says that what is only counted
-// is decoded like spans; pools, which may be nil, learns of connection pools.
-func specs(cfg config.Config, full bool, pools *dbpool.Registry) ([]*probe.Spec, error) {
+// is decoded like spans, bodies which fields of bodies rules ask for; pools, which may be
+// nil, learns of connection pools.
+func specs(cfg config.Config, full bool, bodies nethttp.Bodies, pools *dbpool.Registry) ([]*probe.Spec, error) {
 	var list []*probe.Spec
 	for _, newSpec := range []func(config.Config, *dbpool.Registry) (*probe.Spec, error){
-		func(cfg config.Config, _ *dbpool.Registry) (*probe.Spec, error) { return httpSpec(cfg, full) },
+		func(cfg config.Config, _ *dbpool.Registry) (*probe.Spec, error) { return httpSpec(cfg, full, bodies) },
 		redisSpec,
 		mongoSpec,
 		grpcSpec,
@@ -43,7 +44,7 @@ func specs(cfg config.Config, full bool, pools *dbpool.Registry) ([]*probe.Spec,
 // probeNames are what the configuration can switch. Specs of the default configuration
 // cannot fail; if one did, any name would do.
 func probeNames() (names []string) {
-	list, err := specs(config.Default(), false, nil)
+	list, err := specs(config.Default(), false, nethttp.Bodies{}, nil)
 	if err != nil {
 		return nil
 	}
@@ -54,13 +55,14 @@ func probeNames() (names []string) {
 	return names
 }
 
-func httpSpec(cfg config.Config, full bool) (*probe.Spec, error) {
+func httpSpec(cfg config.Config, full bool, bodies nethttp.Bodies) (*probe.Spec, error) {
 	s, err := nethttp.New(nethttp.Config{
 		Redact:         redact.New(cfg.Redact.QueryNames),
 		CaptureHeaders: cfg.Propagation.CorrelationHeaders,
 		Join:           joins(cfg),
 		PeerName:       cfg.PeerName,
 		CountFull:      full,
+		Bodies:         bodies,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("probe nethttp: %w", err)

@@ -29,7 +29,6 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/tracer-agent/tracer-agent/exporter"
@@ -155,25 +154,14 @@ func eventually(t *testing.T, within time.Duration, what string, ok func() bool)
 	}
 }
 
-// received reads the collector's file of spans.
-func (c *collector) received(t *testing.T) (out []*tracepb.ResourceSpans) {
+// received reads the collector's file.
+func (c *collector) received(t *testing.T) []*tracepb.ResourceSpans {
 	t.Helper()
-	for _, traces := range documents[tracepb.TracesData](t, c.path("spans.json")) {
-		out = append(out, traces.ResourceSpans...)
-	}
-	return out
-}
-
-// documents reads what the collector's file exporter wrote: one JSON document a line.
-func documents[T any, P interface {
-	*T
-	proto.Message
-}](t *testing.T, path string) (out []P) {
-	t.Helper()
-	data, err := os.ReadFile(path)
+	data, err := os.ReadFile(c.path("spans.json"))
 	if err != nil && !os.IsNotExist(err) {
 		t.Fatal(err)
 	}
+	var out []*tracepb.ResourceSpans
 	for line := range bytes.Lines(data) {
 		if !bytes.HasSuffix(line, []byte("\n")) {
 			break // being written
@@ -187,11 +175,11 @@ func documents[T any, P interface {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := P(new(T))
-		if err := protojson.Unmarshal(fixed, m); err != nil {
+		var traces tracepb.TracesData
+		if err := protojson.Unmarshal(fixed, &traces); err != nil {
 			t.Fatal(err)
 		}
-		out = append(out, m)
+		out = append(out, traces.ResourceSpans...)
 	}
 	return out
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tracer-agent/tracer-agent/internal/metricrules"
+	"github.com/tracer-agent/tracer-agent/internal/redact"
 )
 
 // Metrics says which metrics are made, where they go and in which form.
@@ -141,7 +142,7 @@ func (l *loader) validateMetrics() error {
 // validateRules compiles the rules: what is wrong with them is said at the start.
 func (l *loader) validateRules() error {
 	rules := l.cfg.Metrics.Rules
-	set, err := metricrules.Compile(rules)
+	set, err := metricrules.Compile(rules, redact.New(l.cfg.Redact.QueryNames).Field)
 	if err != nil {
 		var errs []error
 		for line := range strings.Lines(err.Error()) {

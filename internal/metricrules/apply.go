@@ -45,7 +45,7 @@ func Apply(set *Set, next Recorder, reg *selfmetrics.Registry) Recorder {
 	}
 	a := &Applier{set: set, next: next}
 	a.spare.New = func() any {
-		return &evaluation{view: view{Attributes: make(map[string]any, len(set.uses.attributes))}, vm: vm.VM{MemoryBudget: 1 << 16}}
+		return &evaluation{view: view{Attributes: make(map[string]any, len(set.uses.keys[inAttributes]))}, vm: vm.VM{MemoryBudget: 1 << 16}}
 	}
 	for _, c := range set.rules {
 		a.errors = append(a.errors, reg.Counter(nameErrors, selfmetrics.L("rule", c.rule.Name)))
@@ -57,6 +57,7 @@ func Apply(set *Set, next Recorder, reg *selfmetrics.Registry) Recorder {
 func (a *Applier) Record(op *telemetry.Operation) {
 	e := a.spare.Get().(*evaluation)
 	a.set.look(&e.view, op)
+	op.RequestFields, op.ResponseFields = nil, nil // nothing else is theirs
 	for i := range a.set.rules {
 		m, ok, err := e.measure(&a.set.rules[i])
 		if err {
@@ -66,6 +67,7 @@ func (a *Applier) Record(op *telemetry.Operation) {
 			op.Measurements = append(op.Measurements, m)
 		}
 	}
+	e.view.RequestBody, e.view.ResponseBody = nil, nil
 	a.spare.Put(e)
 	a.next.Record(op)
 }
@@ -76,11 +78,12 @@ func (s *Set) look(v *view, op *telemetry.Operation) {
 	clear(v.Attributes)
 	v.Kind, v.Name, v.Probe, v.Service = kindNames[op.Kind], op.Name, op.Probe, ""
 	v.Failed, v.Duration = op.Status == codes.Error, 0
+	v.RequestBody, v.ResponseBody = op.RequestFields, op.ResponseFields
 	if op.EndKtimeNs > op.StartKtimeNs {
 		v.Duration = float64(op.EndKtimeNs-op.StartKtimeNs) / 1e9
 	}
 	take := func(kv attribute.KeyValue) {
-		if s.uses.attributes[string(kv.Key)] {
+		if s.uses.keys[inAttributes][string(kv.Key)] {
 			v.Attributes[string(kv.Key)] = plain(kv.Value)
 		}
 	}

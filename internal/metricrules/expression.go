@@ -3,12 +3,15 @@ package metricrules
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	"github.com/expr-lang/expr"
 	"github.com/expr-lang/expr/ast"
 	"github.com/expr-lang/expr/vm"
+
+	"github.com/tracer-agent/tracer-agent/internal/jsonfields"
 )
 
 // view is an operation as expressions see it.
@@ -20,7 +23,17 @@ type view struct {
 	Duration   float64        `expr:"duration"` // seconds
 	Failed     bool           `expr:"failed"`
 	Attributes map[string]any `expr:"attributes"` // those that some rule names
+	// Fields of JSON bodies, those that some rule names.
+	RequestBody  map[string]any `expr:"request_body"`
+	ResponseBody map[string]any `expr:"response_body"`
 }
+
+// The maps of a view, by name.
+const (
+	inAttributes = "attributes"
+	inRequest    = "request_body"
+	inResponse   = "response_body"
+)
 
 // functions are the builtins that are left: none that loops, none that reads a clock.
 var functions = []string{
@@ -76,9 +89,31 @@ func oneLine(err error) error {
 
 // uses is what all expressions together look at. It implements ast.Visitor.
 type uses struct {
-	attributes map[string]bool
-	name       bool
-	bad        string
+	keys map[string]map[string]bool // by the map they are keys of
+	name bool
+	bad  string
+	// body are the fields of bodies that the rule in work uses.
+	body []string
+}
+
+func newUses() uses {
+	return uses{keys: map[string]map[string]bool{inAttributes: {}, inRequest: {}, inResponse: {}}}
+}
+
+// use notes a key of one of the view's maps.
+func (u *uses) use(of, key string) {
+	if of != inAttributes {
+		if err := jsonfields.Check(key); err != nil {
+			u.bad = err.Error()
+			return
+		}
+		if len(u.keys[of]) >= jsonfields.MaxPaths {
+			u.bad = fmt.Sprintf("%s: rules use more than %d fields", of, jsonfields.MaxPaths)
+			return
+		}
+		u.body = append(u.body, key)
+	}
+	u.keys[of][key] = true
 }
 
 // Visit implements ast.Visitor; children come before their parents.
@@ -90,23 +125,23 @@ func (u *uses) Visit(node *ast.Node) {
 		}
 	case *ast.MemberNode:
 		id, ok := n.Node.(*ast.IdentifierNode)
-		if !ok || id.Value != "attributes" {
+		if !ok || u.keys[id.Value] == nil {
 			return
 		}
 		key, ok := n.Property.(*ast.StringNode)
 		if !ok {
-			u.bad = `want attributes["a.name"]: which attributes are used must be known beforehand`
+			u.bad = fmt.Sprintf(`want %s["a.name"]: what is used must be known beforehand`, id.Value)
 			return
 		}
-		u.attributes[key.Value] = true
+		u.use(id.Value, key.Value)
 	case *ast.BinaryNode:
 		switch n.Operator {
 		case "in":
 			// "http.route" in attributes
 			id, isMap := n.Right.(*ast.IdentifierNode)
 			key, isText := n.Left.(*ast.StringNode)
-			if isMap && id.Value == "attributes" && isText {
-				u.attributes[key.Value] = true
+			if isMap && u.keys[id.Value] != nil && isText {
+				u.use(id.Value, key.Value)
 			}
 		case "..", "**", "^":
 			u.bad = fmt.Sprintf("the operator %s is not allowed", n.Operator)
@@ -116,12 +151,15 @@ func (u *uses) Visit(node *ast.Node) {
 
 // Attributes lists the attributes that rules look at.
 func (s *Set) Attributes() []string {
-	var out []string
-	for a := range s.uses.attributes {
-		out = append(out, a)
+	return slices.Sorted(maps.Keys(s.uses.keys[inAttributes]))
+}
+
+// BodyFields lists the fields of JSON bodies that rules look at: of requests and of responses.
+func (s *Set) BodyFields() (request, response []string) {
+	if s.Len() == 0 {
+		return nil, nil
 	}
-	slices.Sort(out)
-	return out
+	return slices.Sorted(maps.Keys(s.uses.keys[inRequest])), slices.Sorted(maps.Keys(s.uses.keys[inResponse]))
 }
 
 // NeedsMore says whether rules look at more than the attributes of counted.
@@ -132,7 +170,7 @@ func (s *Set) NeedsMore(counted []string) bool {
 	if s.uses.name {
 		return true
 	}
-	for a := range s.uses.attributes {
+	for a := range s.uses.keys[inAttributes] {
 		if !slices.Contains(counted, a) {
 			return true
 		}

@@ -69,12 +69,13 @@ type Set struct {
 	uses  uses
 }
 
-// Compile checks and compiles rules; every error names its rule.
-func Compile(rules []Rule) (*Set, error) {
+// Compile checks and compiles rules; every error names its rule. isSecret says of a name
+// in a JSON body whether its value must not leave the host.
+func Compile(rules []Rule, isSecret func(name string) bool) (*Set, error) {
 	if len(rules) > MaxRules {
 		return nil, fmt.Errorf("%d rules: at most %d", len(rules), MaxRules)
 	}
-	s := &Set{uses: uses{attributes: map[string]bool{}}}
+	s := &Set{uses: newUses()}
 	instruments := map[string]*telemetry.Instrument{}
 	var errs []error
 	for i, r := range rules {
@@ -82,6 +83,10 @@ func Compile(rules []Rule) (*Set, error) {
 		if err == nil {
 			err = c.share(instruments)
 		}
+		if err == nil {
+			err = secret(s.uses.body, isSecret)
+		}
+		s.uses.body = nil
 		if err != nil {
 			errs = append(errs, fmt.Errorf("rule %d (%q): %w", i+1, r.Name, err))
 			continue
@@ -92,6 +97,17 @@ func Compile(rules []Rule) (*Set, error) {
 		return nil, errors.Join(errs...)
 	}
 	return s, nil
+}
+
+// secret refuses fields whose names say that they are secrets: what a rule measures leaves
+// the host.
+func secret(paths []string, isSecret func(name string) bool) error {
+	for _, path := range paths {
+		if slices.ContainsFunc(strings.Split(path, "."), isSecret) {
+			return fmt.Errorf("the field %q of a body has the name of a secret: see redact.query_names", path)
+		}
+	}
+	return nil
 }
 
 // Len is the number of rules.

@@ -33,6 +33,22 @@ var builtin = &Rules{}
 // Query redacts a raw query (without the question mark) by the built-in rules.
 func Query(raw string) string { return builtin.Query(raw) }
 
+// Field says whether a value in a document must not leave the host because of its name.
+// Names that are as often harmless there, such as code and key, are not secret.
+func (r *Rules) Field(name string) bool {
+	letters, _ := compact(nil, nil, name)
+	_, asked := r.extra[string(letters)]
+	return asked || len(letters) > 0 && !in(&whole, letters) && r.secretName(name)
+}
+
+// Value redacts a value that is secret by its look.
+func (r *Rules) Value(v string) string {
+	if secretValue(r, v, 0) {
+		return Mask
+	}
+	return v
+}
+
 // URL redacts a URL, absolute or not, by the built-in rules.
 func URL(raw string) string { return builtin.URL(raw) }
 

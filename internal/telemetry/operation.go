@@ -50,6 +50,9 @@ type Operation struct {
 	// Measurements are counted for every operation, sampled or not. They are read
 	// before Emit returns and not kept: a decoder may use their memory again.
 	Measurements []Measurement
+	// RequestFields and ResponseFields are the fields of its JSON bodies that rules of metrics
+	// ask for, by path. Who measures by the rules takes them off: no exporter sees them.
+	RequestFields, ResponseFields map[string]any
 	// MetricsOnly: the operation is not sampled and no span; of what it is, only the
 	// attributes of its measurements may be known. It is not used after Emit has returned.
 	MetricsOnly bool

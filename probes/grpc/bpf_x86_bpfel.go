@@ -22,49 +22,37 @@ const (
 )
 
 type bpfGrExe struct {
-	_            structs.HostLayout
-	ServerSane   uint8
-	ClientSane   uint8
-	ServerPtr    uint8
-	ClientPtr    uint8
-	TakeStream   uint8
-	TakeAt       uint8
-	Join         uint8
-	Streams      uint8
-	StId         uint16
-	StMethod     uint16
-	StCtx        uint16
-	ClientCt     uint16
-	SrvConn      uint16
-	SrvAddr      uint16
-	CliConn      uint16
-	CliNext      uint16
-	CsHdr        uint16
-	CsCtx        uint16
-	HdrMethod    uint16
-	CcTarget     uint16
-	StatusS      uint16
-	Hf           uint16
-	CliMax       uint16
-	LoopyFramer  uint16
-	FramerWriter uint16
-	BwBuf        uint16
-	BwHandle     uint8
-	Inject       uint8
-	BwOffset     uint16
-	BwBatch      uint16
-	BwErr        uint16
-	TakeHdr      uint8
-	Pad1         [5]uint8
-	_            [2]byte
-	MdName       int32
-	ErrName      int32
-	H2Name       int32
-	AddrName     int32
-	ValueName    int32
-	H2Itab       uint64
-	AddrItab     uint64
-	Net          struct {
+	_          structs.HostLayout
+	ServerSane uint8
+	ClientSane uint8
+	ServerPtr  uint8
+	ClientPtr  uint8
+	TakeStream uint8
+	TakeAt     uint8
+	Join       uint8
+	Streams    uint8
+	StId       uint16
+	StMethod   uint16
+	StCtx      uint16
+	ClientCt   uint16
+	SrvConn    uint16
+	SrvAddr    uint16
+	CliConn    uint16
+	CliNext    uint16
+	CsHdr      uint16
+	CsCtx      uint16
+	HdrMethod  uint16
+	CcTarget   uint16
+	StatusS    uint16
+	Pad1       uint16
+	MdName     int32
+	ErrName    int32
+	H2Name     int32
+	AddrName   int32
+	ValueName  int32
+	H2Itab     uint64
+	AddrItab   uint64
+	Net        struct {
 		_        structs.HostLayout
 		TlsConn  uint16
 		ConnFd   uint16
@@ -235,25 +223,6 @@ const (
 	bpfGrStrS_PANIC       bpfGrStr = 5
 	bpfGrStrS_COUNT       bpfGrStr = 6
 )
-
-type bpfGrWrite struct {
-	_         structs.HostLayout
-	StartNs   uint64
-	Epoch     uint32
-	Announced uint32
-	Ids       bpfTrConn
-	Key       bpfTrConnkey
-	Stream    uint32
-	Limit     uint32
-	_         [4]byte
-	Writer    uint64
-	At        uint64
-	Buf       [2]uint64
-	N         uint64
-	Size      uint64
-	Word      [4]uint64
-	Tp        [80]uint8
-}
 
 type bpfGrpcEvent struct {
 	_    structs.HostLayout
@@ -455,7 +424,6 @@ const (
 	bpfMapGrProps        = "gr_props"
 	bpfMapGrServer       = "gr_server"
 	bpfMapGrStreams      = "gr_streams"
-	bpfMapGrWrites       = "gr_writes"
 	bpfMapTrConns        = "tr_conns"
 	bpfMapTrCtxs         = "tr_ctxs"
 	bpfMapTrErrtypes     = "tr_errtypes"
@@ -468,7 +436,6 @@ const (
 	bpfMapTrSaid         = "tr_said"
 	bpfMapTrScopes       = "tr_scopes"
 	bpfProgGrCall        = "gr_call"
-	bpfProgGrEncode      = "gr_encode"
 	bpfProgGrFatal       = "gr_fatal"
 	bpfProgGrFinish      = "gr_finish"
 	bpfProgGrGoexit      = "gr_goexit"
@@ -480,7 +447,6 @@ const (
 	bpfProgGrStatus      = "gr_status"
 	bpfProgGrStream      = "gr_stream"
 	bpfProgGrUnsent      = "gr_unsent"
-	bpfProgGrWrite       = "gr_write"
 	bpfVarCfgCountAll    = "cfg_count_all"
 	bpfVarCfgCountFull   = "cfg_count_full"
 	bpfVarCfgHdrs        = "cfg_hdrs"
@@ -490,7 +456,6 @@ const (
 	bpfVarCfgSamplerRoot = "cfg_sampler_root"
 	bpfVarCfgWakeBytes   = "cfg_wake_bytes"
 	bpfVarGrRpcZero      = "gr_rpc_zero"
-	bpfVarGrWriteZero    = "gr_write_zero"
 	bpfVarGrZero         = "gr_zero"
 	bpfVarKeepCheck      = "keep_check"
 	bpfVarKeepEvent      = "keep_event"
@@ -543,7 +508,6 @@ type bpfSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
 	GrCall     *ebpf.ProgramSpec `ebpf:"gr_call"`
-	GrEncode   *ebpf.ProgramSpec `ebpf:"gr_encode"`
 	GrFatal    *ebpf.ProgramSpec `ebpf:"gr_fatal"`
 	GrFinish   *ebpf.ProgramSpec `ebpf:"gr_finish"`
 	GrGoexit   *ebpf.ProgramSpec `ebpf:"gr_goexit"`
@@ -555,7 +519,6 @@ type bpfProgramSpecs struct {
 	GrStatus   *ebpf.ProgramSpec `ebpf:"gr_status"`
 	GrStream   *ebpf.ProgramSpec `ebpf:"gr_stream"`
 	GrUnsent   *ebpf.ProgramSpec `ebpf:"gr_unsent"`
-	GrWrite    *ebpf.ProgramSpec `ebpf:"gr_write"`
 }
 
 // bpfMapSpecs contains maps before they are loaded into the kernel.
@@ -568,7 +531,6 @@ type bpfMapSpecs struct {
 	GrProps    *ebpf.MapSpec `ebpf:"gr_props"`
 	GrServer   *ebpf.MapSpec `ebpf:"gr_server"`
 	GrStreams  *ebpf.MapSpec `ebpf:"gr_streams"`
-	GrWrites   *ebpf.MapSpec `ebpf:"gr_writes"`
 	TrConns    *ebpf.MapSpec `ebpf:"tr_conns"`
 	TrCtxs     *ebpf.MapSpec `ebpf:"tr_ctxs"`
 	TrErrtypes *ebpf.MapSpec `ebpf:"tr_errtypes"`
@@ -595,7 +557,6 @@ type bpfVariableSpecs struct {
 	CfgSamplerRoot *ebpf.VariableSpec `ebpf:"cfg_sampler_root"`
 	CfgWakeBytes   *ebpf.VariableSpec `ebpf:"cfg_wake_bytes"`
 	GrRpcZero      *ebpf.VariableSpec `ebpf:"gr_rpc_zero"`
-	GrWriteZero    *ebpf.VariableSpec `ebpf:"gr_write_zero"`
 	GrZero         *ebpf.VariableSpec `ebpf:"gr_zero"`
 	KeepCheck      *ebpf.VariableSpec `ebpf:"keep_check"`
 	KeepEvent      *ebpf.VariableSpec `ebpf:"keep_event"`
@@ -631,7 +592,6 @@ type bpfMaps struct {
 	GrProps    *ebpf.Map `ebpf:"gr_props"`
 	GrServer   *ebpf.Map `ebpf:"gr_server"`
 	GrStreams  *ebpf.Map `ebpf:"gr_streams"`
-	GrWrites   *ebpf.Map `ebpf:"gr_writes"`
 	TrConns    *ebpf.Map `ebpf:"tr_conns"`
 	TrCtxs     *ebpf.Map `ebpf:"tr_ctxs"`
 	TrErrtypes *ebpf.Map `ebpf:"tr_errtypes"`
@@ -653,7 +613,6 @@ func (m *bpfMaps) Close() error {
 		m.GrProps,
 		m.GrServer,
 		m.GrStreams,
-		m.GrWrites,
 		m.TrConns,
 		m.TrCtxs,
 		m.TrErrtypes,
@@ -681,7 +640,6 @@ type bpfVariables struct {
 	CfgSamplerRoot *ebpf.Variable `ebpf:"cfg_sampler_root"`
 	CfgWakeBytes   *ebpf.Variable `ebpf:"cfg_wake_bytes"`
 	GrRpcZero      *ebpf.Variable `ebpf:"gr_rpc_zero"`
-	GrWriteZero    *ebpf.Variable `ebpf:"gr_write_zero"`
 	GrZero         *ebpf.Variable `ebpf:"gr_zero"`
 	KeepCheck      *ebpf.Variable `ebpf:"keep_check"`
 	KeepEvent      *ebpf.Variable `ebpf:"keep_event"`
@@ -696,7 +654,6 @@ type bpfVariables struct {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
 	GrCall     *ebpf.Program `ebpf:"gr_call"`
-	GrEncode   *ebpf.Program `ebpf:"gr_encode"`
 	GrFatal    *ebpf.Program `ebpf:"gr_fatal"`
 	GrFinish   *ebpf.Program `ebpf:"gr_finish"`
 	GrGoexit   *ebpf.Program `ebpf:"gr_goexit"`
@@ -708,13 +665,11 @@ type bpfPrograms struct {
 	GrStatus   *ebpf.Program `ebpf:"gr_status"`
 	GrStream   *ebpf.Program `ebpf:"gr_stream"`
 	GrUnsent   *ebpf.Program `ebpf:"gr_unsent"`
-	GrWrite    *ebpf.Program `ebpf:"gr_write"`
 }
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.GrCall,
-		p.GrEncode,
 		p.GrFatal,
 		p.GrFinish,
 		p.GrGoexit,
@@ -726,7 +681,6 @@ func (p *bpfPrograms) Close() error {
 		p.GrStatus,
 		p.GrStream,
 		p.GrUnsent,
-		p.GrWrite,
 	)
 }
 

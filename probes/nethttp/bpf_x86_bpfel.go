@@ -104,6 +104,42 @@ const (
 	bpfNethttpEventTypeNH_SERVER bpfNethttpEventType = 1
 	bpfNethttpEventTypeNH_CLIENT bpfNethttpEventType = 2
 	bpfNethttpEventTypeNH_UNSANE bpfNethttpEventType = 3
+	bpfNethttpEventTypeNH_BODY   bpfNethttpEventType = 4
+)
+
+type bpfNhBody struct {
+	_   structs.HostLayout
+	Hdr struct {
+		_           structs.HostLayout
+		ProbeId     uint16
+		Type        uint8
+		Pad         uint8
+		Len         uint32
+		Tgid        uint32
+		ExeId       uint32
+		ProcStartNs uint64
+	}
+	Goid    uint64
+	StartNs uint64
+	Size    int64
+	Kind    uint32
+	Len     uint32
+	Raw     [4096]uint8
+}
+
+type bpfNhBodyKind uint32
+
+const (
+	bpfNhBodyKindBODY_REQUEST  bpfNhBodyKind = 1
+	bpfNhBodyKindBODY_REST     bpfNhBodyKind = 2
+	bpfNhBodyKindBODY_RESPONSE bpfNhBodyKind = 3
+)
+
+type bpfNhBodyWant uint32
+
+const (
+	bpfNhBodyWantWANT_REQUEST  bpfNhBodyWant = 1
+	bpfNhBodyWantWANT_RESPONSE bpfNhBodyWant = 2
 )
 
 type bpfNhCheck uint32
@@ -158,6 +194,7 @@ type bpfNhExe struct {
 		Ctx      uint16
 		Clen     uint16
 		Header   uint16
+		Body     uint16
 		Response uint16
 	}
 	ResStatus  uint16
@@ -181,7 +218,15 @@ type bpfNhExe struct {
 	Join       uint8
 	Inject     uint8
 	Dials      uint8
-	_          [7]byte
+	Body       uint8
+	HcBufr     uint16
+	HcBufw     uint16
+	PcBr       uint16
+	W_header   uint16
+	BrBuf      uint16
+	BrR        uint16
+	BrW        uint16
+	_          [6]byte
 	Net        struct {
 		_        structs.HostLayout
 		TlsConn  uint16
@@ -237,6 +282,7 @@ type bpfNhExe struct {
 			Ctx      uint16
 			Clen     uint16
 			Header   uint16
+			Body     uint16
 			Response uint16
 		}
 		CresStatus uint16
@@ -250,7 +296,6 @@ type bpfNhExe struct {
 		CsCc       uint16
 		CcMaxList  uint16
 		Inject     uint16
-		_          [2]byte
 		End        [3]struct {
 			_     structs.HostLayout
 			Off   int32
@@ -274,6 +319,7 @@ type bpfNhExe struct {
 			Ctx      uint16
 			Clen     uint16
 			Header   uint16
+			Body     uint16
 			Response uint16
 		}
 		CresStatus uint16
@@ -287,7 +333,6 @@ type bpfNhExe struct {
 		CsCc       uint16
 		CcMaxList  uint16
 		Inject     uint16
-		_          [2]byte
 		End        [3]struct {
 			_     structs.HostLayout
 			Off   int32
@@ -373,7 +418,8 @@ type bpfNhOp struct {
 	Open      uint16
 	Xnet      uint8
 	Pad1      uint8
-	Pad2      uint32
+	BodyLeft  uint16
+	BodyW     uint16
 	Epoch     uint32
 	Scan      struct {
 		_     structs.HostLayout
@@ -432,29 +478,33 @@ type bpfNhOp struct {
 		Flags   uint32
 		Ok      uint32
 	}
-	Obj [528]uint8
+	BodySize int64
+	Obj      [528]uint8
 }
 
 type bpfNhStr uint32
 
 const (
-	bpfNhStrS_METHOD        bpfNhStr = 0
-	bpfNhStrS_URI           bpfNhStr = 1
-	bpfNhStrS_HOST          bpfNhStr = 2
-	bpfNhStrS_PEER          bpfNhStr = 3
-	bpfNhStrS_ROUTE         bpfNhStr = 4
-	bpfNhStrS_SCHEME        bpfNhStr = 5
-	bpfNhStrS_QUERY         bpfNhStr = 6
-	bpfNhStrS_PANIC_MSG     bpfNhStr = 7
-	bpfNhStrS_ERR_MSG       bpfNhStr = 8
-	bpfNhStrS_USER_AGENT    bpfNhStr = 9
-	bpfNhStrS_TRACEPARENT   bpfNhStr = 10
-	bpfNhStrS_TRACESTATE    bpfNhStr = 11
-	bpfNhStrS_FORWARDED_FOR bpfNhStr = 12
-	bpfNhStrS_FORWARDED     bpfNhStr = 13
-	bpfNhStrS_UPGRADE       bpfNhStr = 14
-	bpfNhStrS_CAPTURE0      bpfNhStr = 15
-	bpfNhStrS_COUNT         bpfNhStr = 21
+	bpfNhStrS_METHOD           bpfNhStr = 0
+	bpfNhStrS_URI              bpfNhStr = 1
+	bpfNhStrS_HOST             bpfNhStr = 2
+	bpfNhStrS_PEER             bpfNhStr = 3
+	bpfNhStrS_ROUTE            bpfNhStr = 4
+	bpfNhStrS_SCHEME           bpfNhStr = 5
+	bpfNhStrS_QUERY            bpfNhStr = 6
+	bpfNhStrS_PANIC_MSG        bpfNhStr = 7
+	bpfNhStrS_ERR_MSG          bpfNhStr = 8
+	bpfNhStrS_USER_AGENT       bpfNhStr = 9
+	bpfNhStrS_TRACEPARENT      bpfNhStr = 10
+	bpfNhStrS_TRACESTATE       bpfNhStr = 11
+	bpfNhStrS_FORWARDED_FOR    bpfNhStr = 12
+	bpfNhStrS_FORWARDED        bpfNhStr = 13
+	bpfNhStrS_UPGRADE          bpfNhStr = 14
+	bpfNhStrS_CAPTURE0         bpfNhStr = 15
+	bpfNhStrS_COUNT            bpfNhStr = 21
+	bpfNhStrHDR_CONTENT_TYPE   bpfNhStr = 21
+	bpfNhStrHDR_CONTENT_LENGTH bpfNhStr = 22
+	bpfNhStrHDR_COUNT          bpfNhStr = 23
 )
 
 type bpfNhWriter struct {
@@ -696,6 +746,7 @@ const (
 	bpfProgNhXh2End      = "nh_xh2_end"
 	bpfProgNhXh2Stream   = "nh_xh2_stream"
 	bpfProgNhXrun        = "nh_xrun"
+	bpfVarCfgBody        = "cfg_body"
 	bpfVarCfgCountAll    = "cfg_count_all"
 	bpfVarCfgCountFull   = "cfg_count_full"
 	bpfVarCfgHdrs        = "cfg_hdrs"
@@ -705,6 +756,9 @@ const (
 	bpfVarCfgRatioBound  = "cfg_ratio_bound"
 	bpfVarCfgSamplerRoot = "cfg_sampler_root"
 	bpfVarCfgWakeBytes   = "cfg_wake_bytes"
+	bpfVarKeepBody       = "keep_body"
+	bpfVarKeepBodyKind   = "keep_body_kind"
+	bpfVarKeepBodyWant   = "keep_body_want"
 	bpfVarKeepCheck      = "keep_check"
 	bpfVarKeepFlag       = "keep_flag"
 	bpfVarKeepPlace      = "keep_place"
@@ -826,6 +880,7 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
+	CfgBody        *ebpf.VariableSpec `ebpf:"cfg_body"`
 	CfgCountAll    *ebpf.VariableSpec `ebpf:"cfg_count_all"`
 	CfgCountFull   *ebpf.VariableSpec `ebpf:"cfg_count_full"`
 	CfgHdrs        *ebpf.VariableSpec `ebpf:"cfg_hdrs"`
@@ -835,6 +890,9 @@ type bpfVariableSpecs struct {
 	CfgRatioBound  *ebpf.VariableSpec `ebpf:"cfg_ratio_bound"`
 	CfgSamplerRoot *ebpf.VariableSpec `ebpf:"cfg_sampler_root"`
 	CfgWakeBytes   *ebpf.VariableSpec `ebpf:"cfg_wake_bytes"`
+	KeepBody       *ebpf.VariableSpec `ebpf:"keep_body"`
+	KeepBodyKind   *ebpf.VariableSpec `ebpf:"keep_body_kind"`
+	KeepBodyWant   *ebpf.VariableSpec `ebpf:"keep_body_want"`
 	KeepCheck      *ebpf.VariableSpec `ebpf:"keep_check"`
 	KeepFlag       *ebpf.VariableSpec `ebpf:"keep_flag"`
 	KeepPlace      *ebpf.VariableSpec `ebpf:"keep_place"`
@@ -921,6 +979,7 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
+	CfgBody        *ebpf.Variable `ebpf:"cfg_body"`
 	CfgCountAll    *ebpf.Variable `ebpf:"cfg_count_all"`
 	CfgCountFull   *ebpf.Variable `ebpf:"cfg_count_full"`
 	CfgHdrs        *ebpf.Variable `ebpf:"cfg_hdrs"`
@@ -930,6 +989,9 @@ type bpfVariables struct {
 	CfgRatioBound  *ebpf.Variable `ebpf:"cfg_ratio_bound"`
 	CfgSamplerRoot *ebpf.Variable `ebpf:"cfg_sampler_root"`
 	CfgWakeBytes   *ebpf.Variable `ebpf:"cfg_wake_bytes"`
+	KeepBody       *ebpf.Variable `ebpf:"keep_body"`
+	KeepBodyKind   *ebpf.Variable `ebpf:"keep_body_kind"`
+	KeepBodyWant   *ebpf.Variable `ebpf:"keep_body_want"`
 	KeepCheck      *ebpf.Variable `ebpf:"keep_check"`
 	KeepFlag       *ebpf.Variable `ebpf:"keep_flag"`
 	KeepPlace      *ebpf.Variable `ebpf:"keep_place"`

@@ -165,6 +165,8 @@ static __noinline int client_fill(struct nh_op *op, struct tr_goexe *ge, enum cl
 		put_gostr(op, S_SCHEME, url + e->url_scheme);
 	}
 	put_gostr(op, S_HOST, url + e->url_host);
+	if ((cfg_body & WANT_REQUEST) && o->body != OFF_NONE)
+		body_given(op, e, req + o->body);
 	if (!(op->ev.trace_flags & TRACE_FLAG_SAMPLED) && !cfg_count_full)
 		return 1; /* only counted: metrics need no more */
 	put_gostr(op, S_URI, url + e->url_raw_path);

@@ -38,20 +38,30 @@ type decoder struct {
 	addrs   map[string]hostPort      // by RemoteAddr, one a connection
 	few     [3]telemetry.Measurement // of the operation in work
 	only    telemetry.Operation      // one that is only counted
+	bodies  *bodies                  // nil when nobody asks for them
 }
 
 func newDecoder(env probe.DecoderEnv, cfg Config, hdrs []wanted) *decoder {
 	d := &decoder{env: env, cfg: cfg, names: interned{}, peers: map[string]string{}, addrs: map[string]hostPort{}, mux: map[uint32]*muxState{}, sets: map[setKey]attribute.Set{}}
 	for _, h := range hdrs {
-		if h.slot >= uint32(bpfNhStrS_CAPTURE0) {
+		if h.slot >= uint32(bpfNhStrS_CAPTURE0) && h.slot < uint32(bpfNhStrS_COUNT) {
 			d.capture = append(d.capture, h)
 		}
+	}
+	if cfg.Bodies.want() != 0 {
+		d.bodies, _ = newBodies(cfg.Bodies, cfg.Redact) // New has seen that it can be done
 	}
 	return d
 }
 
 // Decode implements probe.Decoder.
 func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) error {
+	if bpfNethttpEventType(rec.Type) == bpfNethttpEventTypeNH_BODY {
+		if d.bodies == nil {
+			return fmt.Errorf("%w: a body that nobody asked for", ErrRecord)
+		}
+		return d.bodies.take(rec)
+	}
 	if err := d.load(rec.Raw); err != nil {
 		return err
 	}
@@ -63,24 +73,32 @@ func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) erro
 	case bpfNethttpEventTypeNH_SERVER:
 		d.learnMux(rec.ExeID)
 		if !d.sampled() && !d.cfg.CountFull {
-			emit(d.counted(rec, d.serverMetrics(d.few[:0]), trace.SpanKindServer))
+			emit(d.withBodies(rec, d.counted(rec, d.serverMetrics(d.few[:0]), trace.SpanKindServer)))
 			return nil
 		}
 		op := d.server(d.operation(rec))
 		op.Measurements = d.serverMetrics(d.few[:0])
-		emit(op)
+		emit(d.withBodies(rec, op))
 	case bpfNethttpEventTypeNH_CLIENT:
 		if !d.sampled() && !d.cfg.CountFull {
-			emit(d.counted(rec, d.clientMetrics(d.few[:0]), trace.SpanKindClient))
+			emit(d.withBodies(rec, d.counted(rec, d.clientMetrics(d.few[:0]), trace.SpanKindClient)))
 			return nil
 		}
 		op := d.client(d.operation(rec))
 		op.Measurements = d.clientMetrics(d.few[:0])
-		emit(op)
+		emit(d.withBodies(rec, op))
 	default:
 		return fmt.Errorf("%w: type %d", ErrRecord, rec.Type)
 	}
 	return nil
+}
+
+// withBodies adds the fields of bodies that were asked for.
+func (d *decoder) withBodies(rec event.Record, op *telemetry.Operation) *telemetry.Operation {
+	if d.bodies != nil {
+		d.bodies.give(op, opKey{rec.PID, d.ev.Goid, d.ev.StartNs}, d.bytes(bpfNhStrS_METHOD))
+	}
+	return op
 }
 
 // load copies a record, whose tail is cut to what it holds, into d.ev.

@@ -55,6 +55,7 @@ func encodeExe(p *probe.Placed) *bpfNhExe {
 	}
 	v.Creq.Method, v.Creq.Url, v.Creq.Ctx = v.ReqMethod, v.ReqUrl, v.ReqCtx
 	v.Creq.Clen, v.Creq.Header, v.Creq.Response = v.ReqClen, v.ReqHeader, o(req("Response"))
+	setBodies(v, p)
 	v.PcBw, v.BwBuf, v.BwN = o(pconn("bw")), o(probe.Std("bufio.Writer", "buf")), o(probe.Std("bufio.Writer", "n"))
 	v.Inject = flag(p.Groups[groupWrite])
 	// Without its end, an HTTP/2 request must not begin. Whose HTTP/2 a request is that
@@ -83,6 +84,7 @@ func encodeExe(p *probe.Placed) *bpfNhExe {
 		if t.creq == "net/http.Request" {
 			h.Creq.Response = v.Creq.Response
 		}
+		h.Creq.Body = uint16(probe.OffNone)
 		h.Creq.Header, h.CcMaxList = o(t.field(t.creq, "Header")), o(t.field(t.cc, "peerMaxHeaderListSize"))
 		h.CresStatus, h.CresClen = o(t.field(t.cres, "StatusCode")), o(t.field(t.cres, "ContentLength"))
 		h.RwsStream, h.StreamId = o(t.field(t.rws, "stream")), o(t.field(t.st, "id"))
@@ -104,6 +106,16 @@ func encodeExe(p *probe.Placed) *bpfNhExe {
 		r.MuxRegexp, r.MuxPath, r.MuxTemplate = o(muxConf)+o(muxRegexp), o(muxPath), o(muxTemplate)
 	}
 	return v
+}
+
+// setBodies notes where bodies are; only those of HTTP/1 are looked at.
+func setBodies(v *bpfNhExe, p *probe.Placed) {
+	o := p.Offset
+	v.Creq.Body = o(req("Body"))
+	v.HcBufr, v.HcBufw, v.PcBr = o(probe.Std("net/http.conn", "bufr")), o(probe.Std("net/http.conn", "bufw")), o(pconn("br"))
+	v.BrBuf, v.BrR, v.BrW = o(probe.Std("bufio.Reader", "buf")), o(probe.Std("bufio.Reader", "r")), o(probe.Std("bufio.Reader", "w"))
+	v.W_header = o(w("handlerHeader"))
+	v.Body = flag(need(p, bodyFields()) == nil)
 }
 
 // setCallers notes below which functions an HTTP/2 call is followed: the one in which

@@ -110,6 +110,15 @@ func connFields() []goexe.Field {
 	}
 }
 
+// bodyFields lead to the buffers that bodies are in.
+func bodyFields() []goexe.Field {
+	return []goexe.Field{
+		req("Body"), w("conn"), w("handlerHeader"), probe.Std("net/http.conn", "bufr"), probe.Std("net/http.conn", "bufw"),
+		pconn("br"), probe.Std("bufio.Reader", "buf"), probe.Std("bufio.Reader", "r"), probe.Std("bufio.Reader", "w"),
+		probe.Std("bufio.Writer", "buf"),
+	}
+}
+
 // writeFields lead to the buffer that an HTTP/1 request is written to.
 func writeFields() []goexe.Field {
 	return []goexe.Field{req("Header"), pconn("bw"), probe.Std("bufio.Writer", "buf"), probe.Std("bufio.Writer", "n")}
@@ -131,6 +140,7 @@ func allFields() []goexe.Field {
 	fs = append(fs, req("pat"), req("Pattern"), req("Response"), res("Request"), probe.Std("net/http.pattern", "str"))
 	fs = append(fs, connFields()...)
 	fs = append(fs, writeFields()...)
+	fs = append(fs, bodyFields()...)
 	for _, t := range []*h2Types{&h2Bundle, &h2Internal} {
 		fs = append(fs, t.allFields()...)
 	}

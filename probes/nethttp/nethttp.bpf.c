@@ -52,6 +52,10 @@ int nh_finish(struct pt_regs *ctx)
 		return 0;
 	}
 	h1_result(op, e, GO_ARG0(ctx));
+	if ((cfg_body & WANT_REQUEST) && op->body_left)
+		body_rest(op, e);
+	if (cfg_body & WANT_RESPONSE)
+		body_answered(op, e, ge);
 	server_finish(op, &key, e);
 	if (nh_entries - nh_forgotten > cfg_keep)
 		server_drop(&key);
@@ -288,6 +292,8 @@ static __noinline int got_conn(struct nh_op *op, struct nh_exe *e, struct tr_goe
 		got_fresh(op, &key, pc);
 	if (read_u64(pc + e->pc_alt))
 		return 0; /* HTTP/2, where a stream is announced */
+	if (cfg_body & WANT_RESPONSE)
+		op->rw = pc;
 	io_ids(&op->io, op);
 	announce(&op->io, ge, e, pc + e->pc_conn, 0);
 	put_peer(op, &op->io);
@@ -339,6 +345,8 @@ int nh_call_end(struct pt_regs *ctx)
 		op->ev.resp_size = read_u64(res + e->res_clen);
 		op->ev.proto_major = read_u8(res + e->res_major);
 		op->ev.proto_minor = read_u8(res + e->res_minor);
+		if (cfg_body & WANT_RESPONSE)
+			body_received(op, e);
 	}
 	client_finish(op, &key);
 	return 0;
@@ -446,4 +454,7 @@ const enum nh_flag *keep_flag __attribute__((unused));
 const enum nh_str *keep_str __attribute__((unused));
 const enum nh_check *keep_check __attribute__((unused));
 const enum nh_prop *keep_prop __attribute__((unused));
+const struct nh_body *keep_body __attribute__((unused));
+const enum nh_body_kind *keep_body_kind __attribute__((unused));
+const enum nh_body_want *keep_body_want __attribute__((unused));
 const enum lost_place *keep_place __attribute__((unused));

@@ -26,6 +26,7 @@ enum nethttp_event_type {
 	NH_SERVER = 1,
 	NH_CLIENT = 2,
 	NH_UNSANE = 3, /* head only: str[0].len holds what failed, enum nh_check */
+	NH_BODY = 4,   /* struct nh_body */
 };
 
 enum nh_check {
@@ -79,8 +80,11 @@ enum nh_str {
 	S_UPGRADE,
 	S_CAPTURE0, /* configured ones */
 	S_COUNT = S_CAPTURE0 + 6,
+	HDR_CONTENT_TYPE = S_COUNT, /* headers that are looked at and not recorded */
+	HDR_CONTENT_LENGTH,
+	HDR_COUNT,
 };
-_Static_assert(S_COUNT <= MAX_HDR_SLOTS, "a header's slot is its string number");
+_Static_assert(HDR_COUNT <= MAX_HDR_SLOTS, "a header's slot is its string number");
 
 struct nh_span {
 	__u16 off, len; /* in tail */
@@ -127,7 +131,7 @@ struct nethttp_event {
 struct nh_op {
 	struct nethttp_event ev;
 	__u64 req;        /* *http.Request */
-	__u64 rw;         /* the ResponseWriter's data pointer */
+	__u64 rw;         /* the ResponseWriter's data pointer; client: *persistConn, for body.h */
 	__u64 mux_req;    /* the request that ServeMux routed */
 	__u64 uri_ptr;    /* RequestURI's bytes: tells a copy of this request */
 	__u64 conn;       /* client: *persistConn or *ClientConn */
@@ -141,7 +145,8 @@ struct nh_op {
 	__u16 open;       /* 0: the entry waits for the goroutine's next request */
 	__u8 xnet;        /* server: HTTP/2 is golang.org/x/net's */
 	__u8 pad1;
-	__u32 pad2;
+	__u16 body_left; /* server: how much of the request's body was not there at the start, */
+	__u16 body_w;    /* and where the buffer ended */
 	__u32 epoch; /* tr_proc.epoch at the start */
 	struct hdr_scan scan;
 	/* scratch from here on: not cleared */
@@ -151,6 +156,7 @@ struct nh_op {
 	struct tr_goio io;
 	__u8 tp[80]; /* a traceparent header as it was read */
 	struct traceparent parent;
+	__s64 body_size; /* of the body that is recorded next */
 	__u8 obj[REQ_MAX + 16]; /* a copy of the request structure, or the response's */
 };
 
@@ -158,6 +164,7 @@ struct nh_op {
  * from Go 1.27 on *internal/http2.ClientRequest. */
 struct nh_creq {
 	__u16 method, url, ctx, clen, header;
+	__u16 body; /* OFF_NONE if it is not looked at */
 	__u16 response; /* the redirect that led to it, OFF_NONE if it does not say */
 };
 
@@ -214,6 +221,9 @@ struct nh_exe {
 	__u8 join;            /* 1: connections are joined */
 	__u8 inject;          /* 1: headers of HTTP/1 are written */
 	__u8 dials;           /* 1: it is seen how connections are made */
+	__u8 body;            /* 1: the following are known, see body.h */
+	__u16 hc_bufr, hc_bufw, pc_br, w_header;
+	__u16 br_buf, br_r, br_w;
 	struct tr_goconn net;
 	struct go_loc conn_end[3];  /* pconn, error type, error data */
 	struct go_loc dialled[2];   /* of dialConn: pconn, error type */
@@ -395,9 +405,7 @@ static __noinline struct nh_op *op_new(void *map, struct tr_gokey *key, struct t
 		__builtin_memset(&op->req, 0,
 				 __builtin_offsetof(struct nh_op, scan) -
 					 __builtin_offsetof(struct nh_op, req));
-		__builtin_memset(&op->scan, 0, __builtin_offsetof(struct hdr_scan, word));
-		op->scan.copy[(8 + SLOTS_SIZE) / 8] = 0;
-		__builtin_memset(op->scan.at, 0, S_COUNT * sizeof(op->scan.at[0]));
+		scan_reset(&op->scan, HDR_COUNT);
 	} else {
 		if (bpf_map_update_elem(map, key, &nh_zero, BPF_ANY)) {
 			count_lost(probe_id, LOST_MAP_FULL);

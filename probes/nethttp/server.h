@@ -12,7 +12,7 @@
 #ifndef NH_SERVER_H
 #define NH_SERVER_H
 
-#include "op.h"
+#include "body.h"
 
 /* Keep the traceparent header for server_trace. Several of them are none. */
 static __always_inline void get_traceparent(struct nh_op *op)
@@ -316,6 +316,8 @@ static __noinline int server_fill(struct nh_op *op, struct tr_gokey *key, struct
 	op->ev.req_size = obj_u64(op, e->req_clen);
 	if (obj_u64(op, e->req_tls))
 		op->ev.flags |= F_TLS;
+	if (cfg_body & WANT_REQUEST)
+		body_arrived(op, e);
 	if (!n && !cfg_count_full)
 		return 1; /* only counted: metrics need no more */
 	if (!op->ev.str[S_URI].len)

@@ -47,12 +47,16 @@ type Config struct {
 	PeerName func(host string) string
 	// CountFull: operations that are only counted are decoded like spans.
 	CountFull bool
+	// Bodies are the fields of JSON bodies that operations are to have.
+	Bodies Bodies
 }
 
 // Redactor hides secrets in URLs.
 type Redactor interface {
 	Query(raw string) string
 	URL(raw string) string
+	// Value redacts a value that is secret by its look.
+	Value(v string) string
 }
 
 // New returns the probe.
@@ -60,6 +64,13 @@ func New(cfg Config) (*probe.Spec, error) {
 	hdrs, err := wantedHeaders(cfg.CaptureHeaders)
 	if err != nil {
 		return nil, err
+	}
+	if _, err := newBodies(cfg.Bodies, nil); err != nil {
+		return nil, err
+	}
+	if cfg.Bodies.want() != 0 {
+		hdrs = append(hdrs, wanted{"Content-Type", uint32(bpfNhStrHDR_CONTENT_TYPE)},
+			wanted{"Content-Length", uint32(bpfNhStrHDR_CONTENT_LENGTH)})
 	}
 	rules, err := headerRules(hdrs)
 	if err != nil {
@@ -85,6 +96,9 @@ func New(cfg Config) (*probe.Spec, error) {
 			}
 			if err := cs.Variables["cfg_hdrs"].Set(rules); err != nil {
 				return fmt.Errorf("set cfg_hdrs: %w", err)
+			}
+			if err := cs.Variables["cfg_body"].Set(cfg.Bodies.want()); err != nil {
+				return fmt.Errorf("set cfg_body: %w", err)
 			}
 			return nil
 		},

@@ -39,9 +39,7 @@ type decoder struct {
 	ev    bpfSqlEvent
 	tail  []byte
 	texts map[statementKey]statement
-	pools dbpool.Finder // of database/sql
-
-	pgxPools dbpool.Finder
+	pools dbpool.Finder
 
 	duration *telemetry.DurationOf
 }
@@ -66,16 +64,11 @@ func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) erro
 	copy(unsafe.Slice((*byte)(unsafe.Pointer(&d.ev)), headLen), rec.Raw)
 	d.tail = tail
 	key := telemetry.ProcessKey{PID: rec.PID, StartNs: rec.ProcStartNs}
-	switch pgx := d.has(bpfSqFlagF_PGX); {
-	case bpfSqKind(d.ev.Kind) == bpfSqKindK_POOL && pgx:
-		d.pgxPools.Found(key, rec.ExeID, d.ev.Pool, "pgxpool")
-		return nil
-	case bpfSqKind(d.ev.Kind) == bpfSqKindK_POOL:
+	if bpfSqKind(d.ev.Kind) == bpfSqKindK_POOL {
 		d.pools.Found(key, rec.ExeID, d.ev.Pool, d.system())
 		return nil
-	case pgx:
-		d.pgxPools.Seek(key, rec.ExeID, call.EndNs)
-	default:
+	}
+	if !d.has(bpfSqFlagF_PGX) {
 		d.pools.Seek(key, rec.ExeID, call.EndNs)
 	}
 	op := call.Operation(rec, "sql")

@@ -27,6 +27,10 @@ func demo(t *testing.T, options ...string) (broker, backend *harness.Target, bot
 	}
 }
 
+// tradeVolume is what the broker takes of sixteen signals, of 1 to 16 shares: those but the
+// 4th and 12th, which cannot be parsed, and but the orders that are the 7th and 14th.
+const tradeVolume = 16*17/2 - 4 - 12 - 8 - 16
+
 // TestBusinessMetrics: the demo's rules count every signal and order, although one
 // trace of a hundred is kept, from records that are only counted.
 func TestBusinessMetrics(t *testing.T) {
@@ -43,6 +47,7 @@ func TestBusinessMetrics(t *testing.T) {
 	// Of 16 signals two cannot be parsed; of 14 orders the broker refuses two.
 	bot(16)
 	want := map[string]int{
+		`trade_volume_total side="buy"`: tradeVolume, `trade_volume_total symbol="ACME"`: tradeVolume,
 		"signal_parse_success_total": 14, `trade_execution_failures_total error_type="503"`: 2,
 		`trade_execution_latency_seconds_count outcome="executed"`: 12, `trade_execution_latency_seconds_count outcome="failed"`: 2,
 		`trade_execution_latency_seconds_count service_name="backend"`: 14,

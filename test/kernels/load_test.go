@@ -52,7 +52,8 @@ func collections(t *testing.T) []collection {
 	}
 	out := []collection{{name: "discover", spec: disc}}
 	for _, s := range []*probe.Spec{
-		must(nethttp.New(nethttp.Config{})),
+		// bodies are looked at: what is switched off is not verified
+		must(nethttp.New(nethttp.Config{Bodies: nethttp.Bodies{Request: []string{"a"}, Response: []string{"a"}}})),
 		redis.New(redis.Config{}),
 		mongodriver.New(mongodriver.Config{}),
 		grpc.New(grpc.Config{}),

@@ -148,6 +148,9 @@ func (b *backend) ask(ctx context.Context, method, path, body string) (string, e
 	if err != nil {
 		return "", err
 	}
+	if body != "" {
+		req.Header.Set("Content-Type", "application/json")
+	}
 	resp, err := b.client.Do(req)
 	if err != nil {
 		return "", err

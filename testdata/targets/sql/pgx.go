@@ -34,12 +34,7 @@ func openPgx(_ context.Context, dsn string) (caller, error) {
 }
 
 func openPool(ctx context.Context, dsn string) (caller, error) {
-	conf, err := pgxpool.ParseConfig(dsn)
-	if err != nil {
-		return nil, err
-	}
-	conf.MaxConns = 5
-	p, err := pgxpool.NewWithConfig(ctx, conf)
+	p, err := pgxpool.New(ctx, dsn)
 	if err != nil {
 		return nil, err
 	}

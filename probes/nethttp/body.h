@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * body.h - beginnings of JSON bodies of HTTP/1, for metrics that are made of their
+ * fields. Off, and dead code to the verifier, unless a rule asks for some. No point of its own
+ * and no copy that waits: what is in the program's buffers when an operation's programs run
+ * goes to the ring as a record of its own, ahead of the operation's.
+ *   server request   what is behind the headers in the connection's bufio.Reader when the
+ *                    handler starts; what comes later is there still when it has ended, if
+ *                    it came at once and was read through the buffer
+ *   server response  in the connection's bufio.Writer, where it stays when it has been
+ *                    sent; not if the handler declares a Content-Length: then it may have
+ *                    gone past the buffer, which holds an earlier one
+ *   client request   in the bytes.Reader, bytes.Buffer or strings.Reader it is given as
+ *   client response  what is behind the headers in the connection's bufio.Reader, before
+ *                    the caller reads it
+ */
+#ifndef NH_BODY_H
+#define NH_BODY_H
+
+#include "op.h"
+
+enum nh_body_kind {
+	BODY_REQUEST = 1, /* its beginning */
+	BODY_REST,	  /* of a request: what follows that */
+	BODY_RESPONSE,	  /* with its head */
+};
+
+enum nh_body_want {
+	WANT_REQUEST = 1 << 0,
+	WANT_RESPONSE = 1 << 1,
+};
+
+const volatile __u32 cfg_body = 0; /* enum nh_body_want */
+
+/* bufio's buffers in net/http have this size, unless a program sets another. */
+#define BODY_MAX 4096
+#define HEAD_MAX 1024 /* of a response's headers, when it is not known where they end */
+
+struct nh_body {
+	struct event_hdr hdr;
+	__u64 goid;
+	__u64 start_ns; /* of the operation */
+	__s64 size;	/* of the whole body; -1: chunked, not known */
+	__u32 kind;
+	__u32 len; /* of raw */
+	__u8 raw[BODY_MAX];
+};
+
+/* room is a constant: the ring gives no other. */
+static __always_inline int body_output(struct nh_op *op, __u32 kind, __u64 addr, __u32 len,
+				       __u32 room)
+{
+	struct nh_body *b;
+
+	b = bpf_ringbuf_reserve(&tr_events, __builtin_offsetof(struct nh_body, raw) + room, 0);
+	if (!b)
+		return 0;
+	b->hdr.probe_id = probe_id;
+	b->hdr.type = NH_BODY;
+	b->hdr.pad = 0;
+	b->hdr.len = __builtin_offsetof(struct nh_body, raw) + room;
+	b->hdr.tgid = op->ev.hdr.tgid;
+	b->hdr.exe_id = op->ev.hdr.exe_id;
+	b->hdr.proc_start_ns = op->ev.hdr.proc_start_ns;
+	b->goid = op->ev.goid;
+	b->start_ns = op->ev.start_ns;
+	b->size = op->body_size;
+	b->kind = kind;
+	b->len = len;
+	if (len && bpf_probe_read_user(b->raw, len, (void *)addr))
+		b->len = 0;
+	bpf_ringbuf_submit(b, event_flags());
+	return 1;
+}
+
+/* A record of what is at addr. One that does not get into the ring is a body that is not
+ * there, which user space counts with its operation. */
+static __noinline int body_put(struct nh_op *op, __u32 kind, __u64 addr, __u64 len)
+{
+	__u32 n = len;
+
+	if (!op || len > BODY_MAX)
+		return 0;
+	/* verifier(all): bounds in a form it keeps through spills */
+	if (n <= 511) {
+		asm volatile("%0 &= 511" : "+r"(n));
+		return body_output(op, kind, addr, n, 512);
+	}
+	if (n <= 2047) {
+		asm volatile("%0 &= 2047" : "+r"(n));
+		return body_output(op, kind, addr, n, 2048);
+	}
+	asm volatile("if %0 <= 4096 goto +1; %0 = 0" : "+r"(n));
+	_Static_assert(BODY_MAX == 4096, "bound above");
+	return body_output(op, kind, addr, n, BODY_MAX);
+}
+
+/* Whether the headers that were scanned say that the body is JSON. */
+static __noinline int body_json(struct nh_op *op)
+{
+	const __u64 lower = 0x2020202020202020ULL;
+	struct go_str *v = &op->io.s;
+	__u64 *word = (__u64 *)op->tp; /* the traceparent in it has been looked at */
+	__u8 next;
+
+	if (op->scan.at[HDR_CONTENT_TYPE].len != 1 ||
+	    bpf_probe_read_user(v, sizeof(*v), (void *)op->scan.at[HDR_CONTENT_TYPE].ptr))
+		return 0;
+	op->tp[16] = 0;
+	if (v->len < 16 || bpf_probe_read_user(op->tp, v->len == 16 ? 16 : 17, (void *)v->ptr))
+		return 0;
+	next = op->tp[16];
+	return (word[0] | lower) == 0x746163696c707061ULL /* "applicat" */ &&
+	       (word[1] | lower) == 0x6e6f736a2f6e6f69ULL /* "ion/json" */ &&
+	       (!next || next == ';' || next == ' ');
+}
+
+/* The bufio.Reader at br: where its buffer is, and what is unread of it. */
+static __always_inline bool body_reader(struct nh_exe *e, __u64 br, __u64 *buf, __u64 *r, __u64 *w)
+{
+	*buf = read_u64(br + e->br_buf);
+	*r = read_u64(br + e->br_r);
+	*w = read_u64(br + e->br_w);
+	return *buf && *r <= *w && *w <= BODY_MAX;
+}
+
+/* The handler of a request is about to start. */
+static __noinline int body_arrived(struct nh_op *op, struct nh_exe *e)
+{
+	__u64 buf, r, w, n;
+
+	if (!e->body || op->xnet || op->ev.proto_major != 1 || !op->ev.req_size || !body_json(op))
+		return 0;
+	if (!body_reader(e, read_u64(read_u64(op->rw + e->w_conn) + e->hc_bufr), &buf, &r, &w))
+		return 0;
+	n = w - r;
+	op->body_size = op->ev.req_size;
+	if (op->body_size >= 0) {
+		if (n > (__u64)op->body_size)
+			n = op->body_size; /* behind it is the next request */
+		if (op->body_size - n <= BODY_MAX)
+			op->body_left = op->body_size - n;
+		op->body_w = w;
+	}
+	return body_put(op, BODY_REQUEST, buf + r, n);
+}
+
+/* The handler has ended. A bufio.Reader that is empty begins its buffer again: one that
+ * holds as much as was missing was filled once since. Where it ends where it ended before,
+ * it may not have been filled at all. */
+static __noinline int body_rest(struct nh_op *op, struct nh_exe *e)
+{
+	__u64 buf, r, w;
+
+	if (!body_reader(e, read_u64(read_u64(op->rw + e->w_conn) + e->hc_bufr), &buf, &r, &w))
+		return 0;
+	if (w != op->body_left || r != w || w == op->body_w)
+		return 0;
+	return body_put(op, BODY_REST, buf, w);
+}
+
+/* A response has been sent. Its headers take the place of the request's. */
+static __noinline int body_answered(struct nh_op *op, struct nh_exe *e, struct tr_goexe *ge)
+{
+	__u64 bw, n = op->ev.resp_size;
+
+	if (!e->body || op->xnet || !n || n > BODY_MAX)
+		return 0;
+	scan_reset(&op->scan, HDR_COUNT);
+	scan_headers(ge, &op->scan, read_u64(op->rw + e->w_header));
+	if (op->scan.more || op->scan.at[HDR_CONTENT_LENGTH].len || !body_json(op))
+		return 0;
+	n += HEAD_MAX;
+	if (n > BODY_MAX)
+		n = BODY_MAX;
+	bw = read_u64(read_u64(op->rw + e->w_conn) + e->hc_bufw);
+	if (read_u64(bw + e->bw_buf + 8) < n)
+		return 0;
+	op->body_size = -1; /* its head tells */
+	return body_put(op, BODY_RESPONSE, read_u64(bw + e->bw_buf), n);
+}
+
+/* A request is about to be sent: *readTrackingBody of net/http, which holds what
+ * io.NopCloser made, which holds the reader; each of them an interface. The reader begins with the
+ * bytes or the string, which is the body if it is as long as that. */
+static __noinline int body_given(struct nh_op *op, struct nh_exe *e, __u64 body)
+{
+	struct go_str *v = &op->io.s;
+
+	if (!e->body || op->ev.req_size <= 0 || !body_json(op))
+		return 0;
+	v->len = read_u64(body + 8);
+	for (int i = 0; i < 3; i++)
+		if (bpf_probe_read_user(v, sizeof(*v), (void *)v->len))
+			return 0;
+	op->body_size = op->ev.req_size;
+	if (v->len != (__u64)op->body_size) /* another kind of reader */
+		v->len = 0;
+	return body_put(op, BODY_REQUEST, v->ptr, v->len > BODY_MAX ? BODY_MAX : v->len);
+}
+
+/* A response's head has come; pc is the connection. */
+static __noinline int body_received(struct nh_op *op, struct nh_exe *e)
+{
+	__u64 buf, r, w;
+
+	if (!e->body || !op->rw || !op->ev.resp_size ||
+	    !body_reader(e, read_u64(op->rw + e->pc_br), &buf, &r, &w) || r == w)
+		return 0;
+	op->body_size = op->ev.resp_size;
+	return body_put(op, BODY_RESPONSE, buf, w);
+}
+
+#endif

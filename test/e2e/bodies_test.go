@@ -1,0 +1,246 @@
+package e2e
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tracer-agent/tracer-agent/test/e2e/harness"
+)
+
+// bodyRules sum up quantities of requests and responses; TRACER_TEST_GO builds the target
+// with another release.
+const bodyRules = `
+metrics:
+  rules:
+    - name: order.volume
+      kind: counter
+      when: '"quantity" in request_body'
+      value: request_body["quantity"]
+      attributes: {symbol: 'request_body["symbol"]', side: kind, route: 'attributes["http.route"]'}
+    - name: nested.volume
+      kind: counter
+      when: '"orders.1.quantity" in request_body'
+      value: request_body["orders.1.quantity"]
+    - name: answer.volume
+      kind: counter
+      when: '"quantity" in response_body'
+      value: response_body["quantity"]
+      attributes: {side: kind}
+`
+
+// bodyTarget starts a target that takes JSON, and an agent with rules, on it; nothing is
+// sampled.
+func bodyTarget(t *testing.T, rules string) (*harness.Target, *harness.Agent, string) {
+	t.Helper()
+	needs(t)
+	tg := harness.StartTarget(t, harness.Build{Dir: "testdata/targets/bodies", Go: os.Getenv("TRACER_TEST_GO")}.Path(t))
+	file := filepath.Join(t.TempDir(), "agent.yaml")
+	if err := os.WriteFile(file, []byte(rules), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a := harness.StartAgentEnv(t, []string{
+		"OTEL_TRACES_EXPORTER=json", "OTEL_METRICS_EXPORTER=prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT=0",
+	}, "--pid", strconv.Itoa(tg.PID), "--config", file, "--log-level", "debug", "--max-overhead", "0")
+	a.WaitInstrumented(tg.PID)
+	return tg, a, prometheusURL(t, a)
+}
+
+// wire is a connection on which a test says itself what is sent together.
+type wire struct {
+	t *testing.T
+	c net.Conn
+	r *bufio.Reader
+}
+
+func dialWire(t *testing.T, addr string) *wire {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	return &wire{t, c, bufio.NewReader(c)}
+}
+
+// post sends a head and parts of a body, each alone, and reads the answer.
+func (w *wire) post(path, head string, parts ...string) {
+	w.t.Helper()
+	body := strings.Join(parts, "")
+	if !strings.Contains(head, "Transfer-Encoding") {
+		head += fmt.Sprintf("Content-Length: %d\r\n", len(body))
+	}
+	first := "POST " + path + " HTTP/1.1\r\nHost: x\r\n" + head + "\r\n"
+	if len(parts) > 0 {
+		first += parts[0]
+		parts = parts[1:]
+	}
+	io.WriteString(w.c, first)
+	for _, part := range parts {
+		w.idle()
+		io.WriteString(w.c, part)
+	}
+	resp, err := http.ReadResponse(w.r, nil)
+	if err != nil {
+		w.t.Fatalf("POST %s: %v", path, err)
+	}
+	_, _ = io.Copy(io.Discard, resp.Body)
+	resp.Body.Close()
+}
+
+// idle waits until the other end has read what was sent.
+func (w *wire) idle() {
+	w.t.Helper()
+	_, port, _ := net.SplitHostPort(w.c.RemoteAddr().String())
+	local := w.c.LocalAddr().(*net.TCPAddr).Port
+	n, _ := strconv.Atoi(port)
+	want := fmt.Sprintf(":%04X 0100007F:%04X", n, local)
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		table, err := os.ReadFile("/proc/net/tcp")
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for line := range strings.Lines(string(table)) {
+			// local, remote, state, queues: sent and not read
+			if f := strings.Fields(line); strings.Contains(line, want) && len(f) > 4 && strings.HasSuffix(f[4], ":00000000") {
+				return
+			}
+		}
+	}
+	w.t.Fatal("what was sent is not read")
+}
+
+const isJSON = "Content-Type: application/json\r\n"
+
+// TestBodies: fields of JSON bodies become metrics: of what was in the program's buffers,
+// and of nothing else.
+func TestBodies(t *testing.T) {
+	tg, a, url := bodyTarget(t, bodyRules)
+	w := dialWire(t, tg.HTTP)
+	order := func(symbol string, quantity int) string {
+		return fmt.Sprintf(`{"symbol":%q,"password":%q,"quantity":%d,"orders":[{},{"quantity":%d}]}`, symbol, canary, quantity, quantity)
+	}
+	// In one piece, in two, in three; read by a decoder, in whole, past the buffer, not at all.
+	w.post("/trades", isJSON, order("ONE", 1))
+	w.post("/trades", isJSON, "", order("TWO", 2))
+	o := order("HALF", 4)
+	w.post("/trades", "Content-Type: Application/JSON; charset=utf-8\r\n", o[:30], o[30:])
+	w.post("/all", isJSON, order("WHOLE", 8))
+	w.post("/all", isJSON, o[:10], o[10:])
+	w.post("/ignore", isJSON, order("IGNORED", 16))
+	w.post("/copy", isJSON, order("COPIED", 32))
+	w.post("/trades", isJSON+"Transfer-Encoding: chunked\r\n", fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(o), o))
+	// Larger than what is looked at: what comes before the cut counts.
+	w.post("/all", isJSON, `{"symbol":"LONG","quantity":64,"x":"`+strings.Repeat("x", 9000)+`"}`)
+	// Not JSON, said or not, and what cannot be had: in three pieces.
+	w.post("/all", "Content-Type: text/plain\r\n", order("TEXT", 1000))
+	w.post("/all", "Content-Type: application/json5\r\n", order("JSON5", 1000))
+	w.post("/all", "", order("UNSAID", 1000))
+	w.post("/all", isJSON, "symbol=X&quantity=1000")
+	w.post("/all", isJSON, "", `{"symbol":"X",`, `"quantity":1000}`)
+	// Hostile: deep, huge numbers, no UTF-8.
+	w.post("/all", isJSON, strings.Repeat(`{"quantity":`, 300))
+	w.post("/all", isJSON, `{"quantity":1e999,"symbol":"HUGE"}`)
+	w.post("/all", isJSON, "{\"symbol\":\"\xff\xfe\",\"quantity\":128}")
+	awaitCounts(t, url, map[string]int{
+		`order_volume_total symbol="ONE"`: 1, `order_volume_total symbol="TWO"`: 2, `order_volume_total symbol="HALF"`: 12,
+		`order_volume_total symbol="WHOLE"`: 8, `order_volume_total symbol="IGNORED"`: 16, `order_volume_total symbol="COPIED"`: 32,
+		`order_volume_total symbol="LONG"`: 64, `order_volume_total side="server"`: 1 + 2 + 12 + 8 + 16 + 32 + 64 + 128,
+		"nested_volume_total": 1 + 2 + 12 + 8 + 16 + 32,
+		// answered by /trades and, each 1, by /all
+		"answer_volume_total": 1 + 2 + 4 + 4 + 11,
+		`tracer_agent_http_body_misses_total reason="incomplete"`: 2, `tracer_agent_http_body_misses_total reason="not_json"`: 2,
+	})
+	spans := fmt.Sprintf("%+v", a.Since(0))
+	for where, text := range map[string]string{"metrics": harness.Get(t, url), "log": a.Stderr(), "spans": spans} {
+		if strings.Contains(text, canary) {
+			t.Errorf("a field that nobody asked for is in the %s", where)
+		}
+	}
+	if strings.Contains(spans, "WHOLE") || strings.Contains(a.Stderr(), "WHOLE") {
+		t.Error("a field of a rule is in the spans or in the log")
+	}
+}
+
+// TestBodyAnswers: of a response only what is surely its own is looked at, and of a call
+// both bodies.
+func TestBodyAnswers(t *testing.T) {
+	tg, _, url := bodyTarget(t, bodyRules)
+	w := dialWire(t, tg.HTTP)
+	for i, q := range []string{
+		"quantity=1", "quantity=2&n=1500", // in one piece, with a length
+		"quantity=4&n=2500",                            // chunked, in the buffer as a whole
+		"quantity=8&as=text", "quantity=16&as=flushed", // not JSON; its head is gone
+		"quantity=32&as=declared", "quantity=64&n=9000", // may be in the buffer or not; is not
+		"quantity=128",
+	} {
+		w.post("/answer?"+q+"&i="+strconv.Itoa(i), "")
+	}
+	fmt.Fprint(w.c, "HEAD /answer?quantity=256 HTTP/1.1\r\nHost: x\r\n\r\n")
+	if _, err := http.ReadResponse(w.r, &http.Request{Method: http.MethodHead}); err != nil {
+		t.Fatal(err)
+	}
+	w.post("/answer?quantity=512", "")
+	awaitCounts(t, url, map[string]int{`answer_volume_total side="server"`: 1 + 2 + 4 + 128 + 512})
+
+	for _, as := range []string{"string", "bytes", "buffer"} {
+		harness.Get(t, tg.URL("/call?n=3&as="+as+"&url="+tg.URL("/trades")))
+	}
+	awaitCounts(t, url, map[string]int{
+		`order_volume_total side="client"`: 3 * 3 * 2, `order_volume_total side="server"`: 3 * 3 * 2,
+		`answer_volume_total side="client"`: 3 * 3 * 2,
+	})
+	// Given as another reader: the client's is not looked at, and goes in as many pieces as it
+	// likes to the server.
+	harness.Get(t, tg.URL("/call?n=3&as=pipe&url="+tg.URL("/trades")))
+	awaitCounts(t, url, map[string]int{`answer_volume_total side="client"`: 4 * 3 * 2, `order_volume_total side="client"`: 3 * 3 * 2})
+}
+
+// TestBodyHits: to look at bodies costs no hit, and without a rule none is looked at.
+func TestBodyHits(t *testing.T) {
+	harness.CountRuns(t)
+	for name, rules := range map[string]string{"with rules": bodyRules, "without": "metrics: {}\n"} {
+		t.Run(name, func(t *testing.T) {
+			tg, a, _ := bodyTarget(t, rules)
+			w := dialWire(t, tg.HTTP)
+			post := func(n int) {
+				for range n {
+					w.post("/trades", isJSON, `{"symbol":"X","quantity":1}`)
+				}
+			}
+			post(200)
+			a.Settle(0, 200, tg)
+			const n = 500
+			before, read := a.Runs(), a.Metrics()
+			mark := a.Mark()
+			post(n)
+			if got := total(hitsSince(a, before, 2*n)); got != 2*n {
+				t.Errorf("%d hits for %d requests, want %d", got, n, 2*n)
+			}
+			a.Await(mark, n)
+			// A record an operation, and with rules one for each of its bodies.
+			want := n
+			if name == "with rules" {
+				want = 3 * n
+			}
+			records := 0
+			for k, v := range a.Metrics() {
+				if strings.HasPrefix(k, "tracer_agent_records_total") && strings.Contains(k, "nethttp") {
+					records += int(v - read[k])
+				}
+			}
+			if records != want {
+				t.Errorf("%d records of %d requests, want %d", records, n, want)
+			}
+		})
+	}
+}

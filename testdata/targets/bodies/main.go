@@ -1,0 +1,111 @@
+// Command bodies takes and answers JSON in every way that matters to who reads it from the
+// program's buffers.
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+)
+
+type order struct {
+	Symbol   string  `json:"symbol"`
+	Quantity float64 `json:"quantity"`
+	Password string  `json:"password,omitempty"`
+}
+
+func main() {
+	addr := flag.String("addr", "127.0.0.1:0", "address to serve on")
+	flag.Parse()
+	l, err := net.Listen("tcp", *addr)
+	if err != nil {
+		log.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	// read by a decoder, in whole, past the buffer, not at all
+	mux.HandleFunc("/trades", func(w http.ResponseWriter, r *http.Request) {
+		var o order
+		if err := json.NewDecoder(r.Body).Decode(&o); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		answer(w, o, -1)
+	})
+	mux.HandleFunc("/all", func(w http.ResponseWriter, r *http.Request) {
+		io.ReadAll(r.Body)
+		answer(w, order{Symbol: "ALL", Quantity: 1}, -1)
+	})
+	mux.HandleFunc("/copy", func(w http.ResponseWriter, r *http.Request) {
+		io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{r.Body}, make([]byte, 1<<15))
+	})
+	mux.HandleFunc("/ignore", func(http.ResponseWriter, *http.Request) {})
+	// answers of a size, in one piece, declared, flushed in between
+	mux.HandleFunc("/answer", func(w http.ResponseWriter, r *http.Request) {
+		n, _ := strconv.Atoi(r.FormValue("n"))
+		q, _ := strconv.ParseFloat(r.FormValue("quantity"), 64)
+		o := order{Symbol: strings.Repeat("x", n), Quantity: q}
+		switch r.FormValue("as") {
+		case "declared":
+			b, _ := json.Marshal(o)
+			answer(w, o, len(b)+1)
+		case "flushed":
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusOK)
+			w.(http.Flusher).Flush()
+			json.NewEncoder(w).Encode(o)
+		case "text":
+			w.Header().Set("Content-Type", "text/plain")
+			json.NewEncoder(w).Encode(o)
+		default:
+			answer(w, o, -1)
+		}
+	})
+	// calls url n times with an order, given as reader
+	mux.HandleFunc("/call", func(w http.ResponseWriter, r *http.Request) {
+		n, _ := strconv.Atoi(r.FormValue("n"))
+		body := `{"symbol":"OUT","quantity":2}`
+		for i := 0; i < n; i++ {
+			var given io.Reader = strings.NewReader(body)
+			switch r.FormValue("as") {
+			case "bytes":
+				given = bytes.NewReader([]byte(body))
+			case "buffer":
+				given = bytes.NewBufferString(body)
+			case "pipe":
+				given = struct{ io.Reader }{given}
+			}
+			req, err := http.NewRequest(http.MethodPost, r.FormValue("url"), given)
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusBadRequest)
+				return
+			}
+			req.Header.Set("Content-Type", "application/json")
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusBadGateway)
+				return
+			}
+			io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		}
+	})
+	fmt.Printf("ready {\"pid\":%d,\"http\":%q}\n", os.Getpid(), l.Addr())
+	log.Fatal(http.Serve(l, mux))
+}
+
+// answer writes o; size is declared unless it is negative.
+func answer(w http.ResponseWriter, o order, size int) {
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	if size >= 0 {
+		w.Header().Set("Content-Length", strconv.Itoa(size))
+	}
+	json.NewEncoder(w).Encode(o)
+}
