@@ -47,6 +47,7 @@ type Watcher struct {
 	pods  map[string]*Pod      // by container id
 	ofPod map[string][]string  // container ids, by the pod's uid
 	asked map[string]time.Time // containers without a pod, since when
+	waits chan struct{}        // told when there is one
 
 	cancel context.CancelFunc
 	done   sync.WaitGroup
@@ -65,6 +66,7 @@ func New(o Options) (*Watcher, error) {
 	w := &Watcher{
 		log: o.Log, changed: o.Changed,
 		pods: map[string]*Pod{}, ofPod: map[string][]string{}, asked: map[string]time.Time{},
+		waits: make(chan struct{}, 1),
 	}
 	own := fields.OneTermEqualSelector("spec.nodeName", o.Node)
 	informer := cache.NewSharedInformer(cache.NewListWatchFromClient(client, "pods", corev1.NamespaceAll, own), &corev1.Pod{}, 0)
@@ -185,19 +187,30 @@ func (w *Watcher) PodOf(container string) (pod *Pod, known bool) {
 			return nil, true
 		}
 		w.asked[container] = time.Now()
+		select {
+		case w.waits <- struct{}{}:
+		default:
+		}
 		return nil, false
 	}
 	return nil, time.Since(since) >= waitFor
 }
 
 // expire tells when containers have waited long enough, and forgets them a while later.
+// While none waits it sleeps.
 func (w *Watcher) expire(ctx context.Context) {
-	t := time.NewTicker(lookEvery)
+	t := time.NewTimer(lookEvery)
 	defer t.Stop()
+	looking := true
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-w.waits:
+			if !looking {
+				looking = true
+				t.Reset(lookEvery)
+			}
 		case now := <-t.C:
 			told := false
 			w.mu.Lock()
@@ -208,6 +221,9 @@ func (w *Watcher) expire(ctx context.Context) {
 				case age >= waitFor && age < waitFor+2*lookEvery:
 					told = true
 				}
+			}
+			if looking = len(w.asked) > 0; looking {
+				t.Reset(lookEvery)
 			}
 			w.mu.Unlock()
 			if told && w.changed != nil {

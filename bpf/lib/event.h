@@ -5,7 +5,8 @@
  *
  * A wake-up of the reader costs 10-20 us in the watched program's time, so
  * records are submitted without one; the agent polls on a short timer, and a
- * program wakes it only when the ring is filling up.
+ * program wakes it only when the ring is filling up, or with the first record after
+ * a pause, for which the agent does not poll.
  */
 #ifndef TR_EVENT_H
 #define TR_EVENT_H
@@ -59,14 +60,32 @@ const volatile __u64 cfg_wake_bytes = 1 << 20;
 /* Records are below this size, so a crossing of the level is seen by few. */
 #define WAKE_WINDOW 8192
 
+/* A probe that has been silent for so long wakes the reader; pauseAfter in
+ * internal/event/reader.go is longer, so that the reader only rests when every probe
+ * would wake it. */
+#define SILENT_NS (1000 * 1000 * 1000LL)
+/* The time is written anew after so long, not with each record: all processors share it. */
+#define SPOKEN_NS (100 * 1000 * 1000LL)
+/* When the probe had its last record, to SPOKEN_NS; CLOCK_MONOTONIC. Of two records at one
+ * time that end a silence one or both wake the reader. */
+static volatile __u64 last_spoken_ns;
+
 /* Whether the record that is submitted next wakes the reader. */
 static __always_inline __u64 event_flags(void)
 {
 	__u64 fill = bpf_ringbuf_query(&tr_events, BPF_RB_AVAIL_DATA);
+	__u64 now = bpf_ktime_get_ns();
+	__s64 silent = now - last_spoken_ns; /* below 0: another processor was faster */
+	__u64 flags = BPF_RB_NO_WAKEUP;
 
-	return fill >= cfg_wake_bytes && (fill & (cfg_wake_bytes - 1)) < WAKE_WINDOW ?
-		       BPF_RB_FORCE_WAKEUP :
-		       BPF_RB_NO_WAKEUP;
+	if (silent > SPOKEN_NS) {
+		last_spoken_ns = now;
+		if (silent > SILENT_NS)
+			flags = BPF_RB_FORCE_WAKEUP;
+	}
+	if (fill >= cfg_wake_bytes && (fill & (cfg_wake_bytes - 1)) < WAKE_WINDOW)
+		flags = BPF_RB_FORCE_WAKEUP;
+	return flags;
 }
 
 static __always_inline long event_output(void *rec, __u64 len)

@@ -99,10 +99,10 @@ static __always_inline struct discover_event *reserve(void)
 }
 
 /* Waking the reader costs both sides some 100 us, so it is done once in a while
- * only: after a wake-up user space looks again every busyPoll (12 ms, watcher.go)
- * for as long as it finds something, and every half second in any case. A lost
+ * only: after a wake-up user space looks again every busyPoll (52 ms, watcher.go)
+ * for as long as it finds something, and every two seconds in any case. A lost
  * race between two processors costs one wake-up more. */
-#define WAKE_EVERY_NS (10 * 1000 * 1000ULL)
+#define WAKE_EVERY_NS (50 * 1000 * 1000ULL)
 static volatile __u64 last_wake_ns;
 
 static __always_inline __u64 wake_flags(void)

@@ -1,6 +1,8 @@
 package discover
 
 import (
+	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -76,7 +78,7 @@ func TestExecStorm(t *testing.T) {
 	}()
 	before := cpuTime(t)
 	l := newLedger(t)
-	collect(w, l, stormOver)
+	collect(t, w, l, stormOver)
 	// The agent's own share: this process forks and waits as well.
 	t.Logf("%v CPU of this process per exec, forking included; stats %+v",
 		(cpuTime(t)-before)/time.Duration(len(pids)), w.Stats())
@@ -93,20 +95,30 @@ func TestExecStorm(t *testing.T) {
 	}
 }
 
-// collect feeds events until over is closed and nothing came for a while.
-func collect(w *Watcher, l *ledger, over <-chan struct{}) {
-	for {
+// collect feeds events until over is closed, and then what had happened by that time: a
+// process that begins and ends afterwards is reported last. Others come and go on the host.
+func collect(t *testing.T, w *Watcher, l *ledger, over <-chan struct{}) {
+	t.Helper()
+	for over != nil {
 		select {
 		case e := <-w.Events():
 			l.add(e)
 		case <-over:
 			over = nil
-		case <-time.After(restPoll + 300*time.Millisecond):
-			if over == nil {
-				return
-			}
 		}
 	}
+	last := startChild(t, "/proc/self/exe", childWait)
+	waitFor(t, w, "last process", func(e Event) bool {
+		l.add(e)
+		s, ok := e.(Started)
+		return ok && s.Process.Key.PID == last.pid()
+	})
+	last.end()
+	waitFor(t, w, "end of the last process", func(e Event) bool {
+		l.add(e)
+		x, ok := e.(Exited)
+		return ok && x.Key.PID == last.pid()
+	})
 }
 
 func cpuTime(t *testing.T) time.Duration {
@@ -143,7 +155,7 @@ func TestLostRecords(t *testing.T) {
 
 	over := make(chan struct{})
 	close(over)
-	collect(w, l, over)
+	collect(t, w, l, over)
 	if s := w.Stats(); s.Lost == 0 || s.Scans < 2 {
 		t.Errorf("stats %+v, want losses and a second scan", s)
 	} else {
@@ -157,9 +169,13 @@ func TestLostRecords(t *testing.T) {
 	if key, ok := l.running[ends.pid()]; ok {
 		t.Errorf("%v, whose exit record was lost, is still known", key)
 	}
-	for pid := range l.running {
-		if err := syscall.Kill(int(pid), 0); err != nil {
-			t.Errorf("process %d is known but gone: %v", pid, err)
+	for pid := range maps.Clone(l.running) {
+		if _, ok := l.running[pid]; ok && syscall.Kill(int(pid), 0) != nil {
+			waitFor(t, w, fmt.Sprintf("end of %d, which is gone", pid), func(e Event) bool {
+				l.add(e)
+				_, ok := l.running[pid]
+				return !ok
+			})
 		}
 	}
 }

@@ -2,10 +2,8 @@ package discover
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,17 +13,21 @@ import (
 	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 
+	"github.com/tracer-agent/tracer-agent/internal/ring"
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
 )
 
 const (
 	// rescanEvery is the least time between two scans caused by lost records.
 	rescanEvery = 50 * time.Millisecond
+	// lostEvery is how many records may be read before the loss is looked at, if the ring
+	// does not run empty before.
+	lostEvery = 32
 	// busyPoll is how soon the ring is looked at again after it had something: the
 	// kernel side wakes us at most every WAKE_EVERY_NS, which is a little less.
-	busyPoll = 12 * time.Millisecond
+	busyPoll = 52 * time.Millisecond
 	// restPoll is how long the end of a process that nobody watches may wait.
-	restPoll = 500 * time.Millisecond
+	restPoll = 2 * time.Second
 )
 
 // Options say what a Watcher is given and what it looks for.
@@ -63,7 +65,7 @@ type Watcher struct {
 	objs    *objects
 	scanner *scanner
 	links   []link.Link
-	ring    *ringbuf.Reader
+	ring    *ring.Reader
 	events  chan Event
 	done    chan struct{}
 	ended   sync.WaitGroup
@@ -122,8 +124,8 @@ func (w *Watcher) attach() (err error) {
 	if w.scanner, err = newScanner(w.objs.tasks, w.objs.findVMA); err != nil {
 		return err
 	}
-	if w.ring, err = ringbuf.NewReader(w.objs.coll.Maps[bpfMapDiEvents]); err != nil {
-		return fmt.Errorf("open ring buffer: %w", err)
+	if w.ring, err = ring.NewReader(w.objs.coll.Maps[bpfMapDiEvents]); err != nil {
+		return err
 	}
 	if err := w.attachExec(); err != nil {
 		return err
@@ -203,7 +205,7 @@ func (w *Watcher) Check(p Process) (bool, error) {
 func (w *Watcher) Close() error {
 	w.once.Do(func() {
 		close(w.done)
-		w.ring.Flush() // wakes run, which closes Events; an error means that it is awake
+		w.ring.Wake() // run closes Events
 		w.ended.Wait()
 		w.release()
 	})
@@ -234,29 +236,37 @@ func (w *Watcher) run(first []Process) {
 		return
 	}
 	var rec ringbuf.Record
-	busy := true
+	busy, since := true, 0
 	for !w.closing() {
-		if w.ring.AvailableBytes() == 0 {
-			w.ring.SetDeadline(time.Now().Add(w.pollIn(busy)))
-			busy = false
-		}
-		err := w.ring.ReadInto(&rec)
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, ringbuf.ErrFlushed):
-		case err != nil:
-			w.log.Error("process records unreadable", "error", err)
-			return
-		default:
-			busy = true
-			var e bpfDiscoverEvent
-			if _, err := binary.Decode(rec.RawSample, binary.NativeEndian, &e); err != nil {
-				continue // cannot be: the kernel side writes this one size
-			}
-			if !w.handle(&e) {
+		empty := w.ring.Available() == 0
+		if since++; empty || since >= lostEvery {
+			since = 0
+			if !w.makeUp() {
 				return
 			}
 		}
-		if !w.makeUp() {
+		var err error
+		if empty {
+			err = w.ring.Wait(time.Now().Add(w.pollIn(busy)), 1)
+			busy = false
+		}
+		ok := false
+		if err == nil {
+			ok, err = w.ring.Read(&rec)
+		}
+		if err != nil {
+			w.log.Error("process records unreadable", "error", err)
+			return
+		}
+		if !ok {
+			continue
+		}
+		busy = true
+		var e bpfDiscoverEvent
+		if _, err := binary.Decode(rec.RawSample, binary.NativeEndian, &e); err != nil {
+			continue // cannot be: the kernel side writes this one size
+		}
+		if !w.handle(&e) {
 			return
 		}
 	}
@@ -282,8 +292,8 @@ func (w *Watcher) pollIn(busy bool) time.Duration {
 	return restPoll
 }
 
-// makeUp scans when records were lost, but not more often than rescanEvery.
-// A record is only ever lost while others wait, so looking after each is enough.
+// makeUp scans when records were lost, but not more often than rescanEvery. A record is
+// only ever lost while others wait, so looking after those is enough.
 func (w *Watcher) makeUp() bool {
 	lost := w.readLost()
 	w.lost.Store(lost)

@@ -5,12 +5,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
+
+	"github.com/tracer-agent/tracer-agent/internal/ring"
 )
 
 // HeaderLen is the size of struct event_hdr (bpf/lib/event.h) in bytes.
@@ -18,12 +19,19 @@ const HeaderLen = 24
 
 // The ring is looked at every minPoll while records come, and every maxPoll while none do:
 // programs do not wake the reader, because a wake-up costs 10-20 µs of the watched
-// program's time, until an eighth of the ring is full. A look has a price as well: the Go
-// runtime's monitor thread wakes up with the reader, every 20 µs for a millisecond.
+// program's time, until a wakeShare of the ring is full. A look has a price as well, so the
+// reader rests when nothing has come for pauseAfter: the first record of a probe that was
+// silent for SILENT_NS (bpf/lib/event.h), which is less, does wake it.
 const (
-	minPoll = 80 * time.Millisecond
-	maxPoll = 160 * time.Millisecond
+	minPoll    = 80 * time.Millisecond
+	maxPoll    = 160 * time.Millisecond
+	pauseAfter = 3 * time.Second
+	restPoll   = 5 * time.Second
+	wakeShare  = 8
 )
+
+// WakeBytes is how full a ring of a size is when programs wake its reader.
+func WakeBytes(ring int) int { return ring / wakeShare }
 
 // Header begins every record. It mirrors struct event_hdr.
 type Header struct {
@@ -67,9 +75,10 @@ func Parse(raw []byte) (Record, error) {
 
 // Reader reads records from the ring buffer. It is used by one goroutine, but for Drained.
 type Reader struct {
-	rb   *ringbuf.Reader
+	ring *ring.Reader
 	rec  ringbuf.Record
 	poll time.Duration
+	last time.Time // of a record
 
 	mu      sync.Mutex
 	waiting []chan struct{} // for a pass that begins from now on
@@ -78,23 +87,24 @@ type Reader struct {
 
 // NewReader opens a reader on the ring buffer map.
 func NewReader(m *ebpf.Map) (*Reader, error) {
-	rb, err := ringbuf.NewReader(m)
+	r, err := ring.NewReader(m)
 	if err != nil {
-		return nil, fmt.Errorf("open ring buffer: %w", err)
+		return nil, err
 	}
-	return &Reader{rb: rb, poll: minPoll}, nil
+	return &Reader{ring: r, poll: minPoll, last: time.Now()}, nil
 }
 
 // Run calls handle for every record, and bad for every one that cannot be
 // split, until ctx is done; then it empties the ring once more and returns.
 func (r *Reader) Run(ctx context.Context, handle func(Record), bad func(error)) error {
 	defer r.end()
-	defer context.AfterFunc(ctx, r.wake)()
+	defer context.AfterFunc(ctx, r.ring.Wake)()
 	for {
 		if err := r.drain(handle, bad); err != nil {
 			return err
 		}
 		if ctx.Err() != nil {
+			r.ring.Wake() // no more waiting
 			return r.drain(handle, bad)
 		}
 	}
@@ -111,12 +121,9 @@ func (r *Reader) Drained() {
 	done := make(chan struct{})
 	r.waiting = append(r.waiting, done)
 	r.mu.Unlock()
-	r.wake()
+	r.ring.Wake()
 	<-done
 }
-
-// wake ends the wait of a pass.
-func (r *Reader) wake() { _ = r.rb.Flush() } // it can only fail when closed
 
 func (r *Reader) takeWaiting() []chan struct{} {
 	r.mu.Lock()
@@ -145,21 +152,25 @@ func release(waiting []chan struct{}) {
 func (r *Reader) drain(handle func(Record), bad func(error)) error {
 	waiting := r.takeWaiting()
 	defer release(waiting)
-	wait := r.poll
-	if len(waiting) > 0 {
+	now, wait, enough := time.Now(), r.poll, WakeBytes(r.ring.Size())
+	switch {
+	case len(waiting) > 0:
 		wait = 0
+	case now.Sub(r.last) > pauseAfter:
+		wait, enough = restPoll, 1
 	}
 	r.poll = min(2*r.poll, maxPoll)
-	r.rb.SetDeadline(time.Now().Add(wait))
-	for left := r.rb.BufferSize(); left > 0; left -= len(r.rec.RawSample) {
-		err := r.rb.ReadInto(&r.rec)
-		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, ringbuf.ErrFlushed) {
-			return nil
+	if err := r.ring.Wait(now.Add(wait), enough); err != nil {
+		return err
+	}
+	for left := r.ring.Size(); left > 0; left -= len(r.rec.RawSample) {
+		ok, err := r.ring.Read(&r.rec)
+		if err != nil || !ok {
+			return err
 		}
-		if err != nil {
-			return fmt.Errorf("read ring buffer: %w", err)
+		if now.After(r.last) { // once a pass
+			r.poll, r.last = minPoll, time.Now()
 		}
-		r.poll = minPoll
 		rec, err := Parse(r.rec.RawSample)
 		if err != nil {
 			bad(err)
@@ -171,4 +182,4 @@ func (r *Reader) drain(handle func(Record), bad func(error)) error {
 }
 
 // Close frees the reader. Run must have returned.
-func (r *Reader) Close() error { return r.rb.Close() }
+func (r *Reader) Close() error { return r.ring.Close() }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tracer-agent/tracer-agent/internal/discover"
+	"github.com/tracer-agent/tracer-agent/internal/event"
 	"github.com/tracer-agent/tracer-agent/internal/goexe"
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
 )
@@ -236,7 +237,7 @@ func (m *Manager) configure(s *Spec, spec *ebpf.CollectionSpec) error {
 		"cfg_ratio_bound":  m.opts.Sampling.bound(),
 		"cfg_count_all":    boolByte(m.opts.CountAll),
 		"cfg_count_full":   boolByte(m.opts.CountFull),
-		"cfg_wake_bytes":   uint64(m.opts.RingBytes / 8),
+		"cfg_wake_bytes":   uint64(event.WakeBytes(m.opts.RingBytes)),
 	}
 	for name, v := range vars {
 		if spec.Variables[name] == nil {

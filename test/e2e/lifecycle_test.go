@@ -115,6 +115,22 @@ func TestSelectors(t *testing.T) {
 	})
 }
 
+// TestSpanAfterPause: the agent, which does not look at the ring while nothing happens, is
+// woken by the first span after a pause.
+func TestSpanAfterPause(t *testing.T) {
+	needs(t)
+	tg := harness.StartTarget(t, harness.Build{Dir: httpmatrix}.Path(t))
+	agent := harness.Trace(t, tg)
+	spanOf(t, tg, agent)
+	time.Sleep(4 * time.Second) // by then it rests, for 4 s more
+	mark, begin := agent.Mark(), time.Now()
+	harness.Get(t, tg.URL("/plain"))
+	agent.WaitSpans(mark, 1, harness.Kind("server"))
+	if took := time.Since(begin); took > 2*time.Second {
+		t.Errorf("the span came after %v", took)
+	}
+}
+
 // TestManyProcesses: many processes of one executable, each restarted once, are
 // each told apart.
 func TestManyProcesses(t *testing.T) {
