@@ -18,7 +18,6 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/config"
 	"github.com/tracer-agent/tracer-agent/internal/dbpool"
 	"github.com/tracer-agent/tracer-agent/internal/discover"
-	"github.com/tracer-agent/tracer-agent/internal/goexe"
 	"github.com/tracer-agent/tracer-agent/internal/goruntime"
 	"github.com/tracer-agent/tracer-agent/internal/hostmetrics"
 	"github.com/tracer-agent/tracer-agent/internal/metricrules"
@@ -140,7 +139,7 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 		Logger: log, Selector: selector, Attacher: a.manager,
 		Directory: dir, Events: a.watcher.Events(), Check: a.watcher.Check,
 		PIDs: pids(cfg), OnlyPIDs: cfg.Enabled && cfg.OnlyPIDs(), Propagation: prop.of,
-		LeaveAlone: leaveAlone,
+		LeaveAlone: policy.Exports,
 	})
 	a.enabled.Store(cfg.Enabled)
 	a.openStatus(cfg, self)
@@ -330,16 +329,6 @@ func (a *agent) emit(op *telemetry.Operation) {
 	if !a.dir.hold(op) {
 		a.pipeline.Submit(op)
 	}
-}
-
-// leaveAlone says why a program should not be watched unless somebody insists.
-func leaveAlone(path string) error {
-	exe, err := goexe.Open(path)
-	if err != nil {
-		return nil // whoever attaches says so
-	}
-	defer exe.Close()
-	return policy.Exports(exe)
 }
 
 func newSelector(cfg config.Config, pods discover.Pods) (*discover.Selector, error) {

@@ -10,6 +10,10 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/tracer-agent/tracer-agent/internal/config"
+	"github.com/tracer-agent/tracer-agent/internal/goexe"
+	"github.com/tracer-agent/tracer-agent/internal/probe"
 )
 
 // TestBadInput: one line that says what, where and what to do, and the exit code.
@@ -208,6 +212,54 @@ func TestCheck(t *testing.T) {
 		if code != 0 || !strings.Contains(stdout, want) {
 			t.Errorf("exit code %d, %q is missing in:\n%s", code, want, stdout)
 		}
+	}
+}
+
+// TestCheckAncestors: check says so when the code does not show where all goroutines are.
+func TestCheckAncestors(t *testing.T) {
+	data, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "exe")
+	list, err := specs(config.Default(), false, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	analyse := func() (r processReport) {
+		t.Helper()
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		a, err := probe.Analyse(path, list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Exe.Close()
+		r.fill(a, list)
+		return r
+	}
+	if r := analyse(); r.NoAncestors != "" || !r.attaches() {
+		t.Fatalf("as it is: %+v", r)
+	}
+	exe, err := goexe.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer exe.Close()
+	at, err := exe.EntryPoint(goexe.AllGsFunc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, _ := exe.Func(goexe.AllGsFunc)
+	clear(data[at.Offset : at.Offset+f.Size-(at.Addr-f.Addr)]) // add %al,(%rax) over and over
+	r := analyse()
+	var text strings.Builder
+	if err := r.print(&text); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(r.NoAncestors, goexe.AllGsFunc) || !strings.Contains(text.String(), r.NoAncestors) || !r.attaches() {
+		t.Errorf("without the code: %q, text:\n%s", r.NoAncestors, text.String())
 	}
 }
 

@@ -14,16 +14,18 @@ import (
 
 // processReport says what would be attached to one process.
 type processReport struct {
-	PID       int           `json:"pid"`
-	Exe       string        `json:"exe,omitempty"`
-	Go        string        `json:"go,omitempty"`
-	Main      string        `json:"main,omitempty"`
-	Arch      string        `json:"arch,omitempty"`
-	PIE       bool          `json:"pie"`
-	DebugInfo bool          `json:"debug_info"`
-	Functions string        `json:"functions_from,omitempty"`
-	Probes    []probeReport `json:"probes,omitempty"`
-	Verdict   string        `json:"verdict"`
+	PID       int    `json:"pid"`
+	Exe       string `json:"exe,omitempty"`
+	Go        string `json:"go,omitempty"`
+	Main      string `json:"main,omitempty"`
+	Arch      string `json:"arch,omitempty"`
+	PIE       bool   `json:"pie"`
+	DebugInfo bool   `json:"debug_info"`
+	Functions string `json:"functions_from,omitempty"`
+	// NoAncestors is why a goroutine's ancestors further up than its starter are not found.
+	NoAncestors string        `json:"no_ancestors,omitempty"`
+	Probes      []probeReport `json:"probes,omitempty"`
+	Verdict     string        `json:"verdict"`
 }
 
 type probeReport struct {
@@ -55,6 +57,9 @@ func (r *processReport) fill(a *probe.Attached, specs []*probe.Spec) {
 	exe := a.Exe
 	r.Go, r.Main, r.Arch = exe.GoVersion().Raw, exe.MainPath(), exe.Arch()
 	r.PIE, r.DebugInfo, r.Functions = exe.PIE(), exe.HasDWARF(), exe.SymbolSource()
+	if a.NoAncestors != nil {
+		r.NoAncestors = oneLine(a.NoAncestors)
+	}
 	for _, s := range specs {
 		if placed := a.Placed[s.Name]; placed != nil {
 			r.Probes = append(r.Probes, reportProbe(s, placed))
@@ -146,6 +151,10 @@ func (r *processReport) print(w io.Writer) error {
 	if r.Go != "" {
 		fmt.Fprintf(w, "  %s, %s, package %s, PIE: %s, debug information: %s, functions from %s\n",
 			console.Printable(r.Go), r.Arch, console.Printable(r.Main), yesNo(r.PIE), yesNo(r.DebugInfo), r.Functions)
+	}
+	if r.NoAncestors != "" {
+		fmt.Fprintf(w, "  a call by a goroutine that another one started, which itself was started by the request's,\n"+
+			"  finds its request by its context only: %s\n", console.Printable(r.NoAncestors))
 	}
 	for _, p := range r.Probes {
 		fmt.Fprintf(w, "\n  probe %s (%s), struct offsets from: %s\n", p.Name, p.Doc, p.Offsets)

@@ -19,6 +19,15 @@ type ExeRef struct {
 	Path string
 	// Off says which probes are not to be attached; nil: none.
 	Off func(probe string) bool
+	// Vet looks at the opened file first; its error is a refusal. Nil: nothing to say.
+	Vet func(*goexe.Exe) error
+}
+
+func (r ExeRef) vet(exe *goexe.Exe) error {
+	if r.Vet == nil {
+		return nil
+	}
+	return r.Vet(exe)
 }
 
 // Attached is one executable with probes on it. It stays until Manager.Detach.
@@ -30,6 +39,8 @@ type Attached struct {
 	Placed map[string]*Placed
 	// Propagation says how traces of its calls are handed on; nil if none are.
 	Propagation *Propagation
+	// NoAncestors is why goroutines' ancestors are not searched; nil: they are.
+	NoAncestors error
 
 	writing sync.Mutex
 	// held are the groups that write, by spec, while no process wants them.

@@ -310,7 +310,8 @@ func (m *Manager) setPoint(id uint32, point string, on bool) {
 }
 
 // Attach analyses the executable and puts the probes on it, or returns the
-// Attached it already is. Errors wrap ErrRefused, ErrNothingToDo, or goexe's.
+// Attached it already is. Errors wrap ErrRefused, ErrNothingToDo, or goexe's, or are
+// ref.Vet's.
 func (m *Manager) Attach(ctx context.Context, ref ExeRef) (*Attached, error) {
 	key := refKey{ref.Dev, ref.Ino}
 	m.attaching.Lock()
@@ -319,16 +320,19 @@ func (m *Manager) Attach(ctx context.Context, ref ExeRef) (*Attached, error) {
 	a, free := m.byRef[key], len(m.ids) > 0
 	m.mu.Unlock()
 	if a != nil {
+		if err := ref.vet(a.Exe); err != nil {
+			return nil, err
+		}
 		return a, nil
 	}
 	if !free {
 		return nil, fmt.Errorf("%w: %d executables are instrumented already, the limit", ErrRefused, maxExes)
 	}
-	a, err := Analyse(ref.Path, m.opts.Specs)
+	a, err := analyse(ref, m.opts.Specs)
 	if err != nil {
 		return nil, err
 	}
-	a.Ref, a.detaching = ref, m.detaching
+	a.detaching = m.detaching
 	m.holdWrites(a)
 	m.mu.Lock()
 	a.ID, m.ids = m.ids[0], m.ids[1:]
@@ -345,12 +349,20 @@ func (m *Manager) Attach(ctx context.Context, ref ExeRef) (*Attached, error) {
 
 // Analyse places the probes in an executable without attaching anything.
 func Analyse(path string, specs []*Spec) (*Attached, error) {
-	exe, err := goexe.Open(path)
+	return analyse(ExeRef{Path: path}, specs)
+}
+
+func analyse(ref ExeRef, specs []*Spec) (*Attached, error) {
+	exe, err := goexe.Open(ref.Path)
 	if err != nil {
 		return nil, err
 	}
-	a := &Attached{Exe: exe, Placed: map[string]*Placed{}}
-	if err := analyseInto(a, specs); err != nil {
+	a := &Attached{Ref: ref, Exe: exe, Placed: map[string]*Placed{}}
+	err = ref.vet(exe)
+	if err == nil {
+		err = analyseInto(a, specs)
+	}
+	if err != nil {
 		return nil, errors.Join(err, exe.Close())
 	}
 	return a, nil
@@ -370,7 +382,7 @@ func analyseInto(a *Attached, specs []*Spec) error {
 	if err != nil {
 		return err
 	}
-	a.runtime, err = encodeRuntime(a.Exe, offs)
+	a.runtime, a.NoAncestors, err = encodeRuntime(a.Exe, offs)
 	return err
 }
 

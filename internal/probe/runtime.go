@@ -63,8 +63,9 @@ type goExe struct {
 	_             byte
 }
 
-// encodeRuntime builds the value of tr_goexes for an executable.
-func encodeRuntime(exe *goexe.Exe, offs map[goexe.Field]int64) ([]byte, error) {
+// encodeRuntime builds the value of tr_goexes for an executable. noAncestors says why
+// goroutines' ancestors further up than their starter are not found; nothing else is lost.
+func encodeRuntime(exe *goexe.Exe, offs map[goexe.Field]int64) (data []byte, noAncestors, err error) {
 	p := &Placed{Offsets: offs}
 	var missing []string
 	need := func(f goexe.Field) uint16 {
@@ -75,11 +76,11 @@ func encodeRuntime(exe *goexe.Exe, offs map[goexe.Field]int64) ([]byte, error) {
 		return off
 	}
 	if x := mapExperiment(exe.GoVersion().Raw); x != "" {
-		return nil, fmt.Errorf("%w: built with GOEXPERIMENT=%s, whose maps have another layout", ErrRefused, x)
+		return nil, nil, fmt.Errorf("%w: built with GOEXPERIMENT=%s, whose maps have another layout", ErrRefused, x)
 	}
 	types, err := exe.TypesAddr()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	g := goExe{
 		TypesAddr:   types,
@@ -92,8 +93,9 @@ func encodeRuntime(exe *goexe.Exe, offs map[goexe.Field]int64) ([]byte, error) {
 		TypeStr:     typeStrOff,
 	}
 	if g.GParentGoid != OffNone {
-		// Without it distant ancestors are not found, and nothing else is lost.
-		g.AllGs, _ = exe.AllGs()
+		g.AllGs, noAncestors = exe.AllGs()
+	} else {
+		noAncestors = fmt.Errorf("%s does not keep who started a goroutine", exe.GoVersion())
 	}
 	if exe.GoVersion().Minor == 20 {
 		g.TimerPtr = 1
@@ -110,9 +112,10 @@ func encodeRuntime(exe *goexe.Exe, offs map[goexe.Field]int64) ([]byte, error) {
 		g.HmB, g.HmBuckets, g.HmOldbuckets = need(fHmB), need(fHmBuckets), need(fHmOld)
 	}
 	if len(missing) > 0 {
-		return nil, fmt.Errorf("%w: offsets of %v are not known for %s", ErrRefused, missing, exe.GoVersion().Raw)
+		return nil, nil, fmt.Errorf("%w: offsets of %v are not known for %s", ErrRefused, missing, exe.GoVersion().Raw)
 	}
-	return binary.Append(nil, binary.NativeEndian, &g)
+	data, err = binary.Append(nil, binary.NativeEndian, &g)
+	return data, noAncestors, err
 }
 
 // mapExperiment returns the experiments that change the layout of maps, of a version

@@ -166,14 +166,15 @@ func (s *Supervisor) attach(ctx context.Context, j job) (r result) {
 	case !same:
 		r.err = errGone
 	default:
-		if s.opts.LeaveAlone != nil {
-			r.alone = s.opts.LeaveAlone(r.held.path())
-		}
-		if r.alone != nil && !j.forced {
-			r.err = fmt.Errorf("%w: %w", ErrLeftAlone, r.alone)
-			return r
-		}
 		ref := probe.ExeRef{Dev: j.proc.Exe.Dev, Ino: j.proc.Exe.Ino, Path: r.held.path(), Off: j.off}
+		if s.opts.LeaveAlone != nil {
+			ref.Vet = func(exe *goexe.Exe) error {
+				if r.alone = s.opts.LeaveAlone(exe); r.alone != nil && !j.forced {
+					return fmt.Errorf("%w: %w", ErrLeftAlone, r.alone)
+				}
+				return nil
+			}
+		}
 		r.a, r.err = s.opts.Attacher.Attach(ctx, ref)
 	}
 	return r

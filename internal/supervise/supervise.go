@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tracer-agent/tracer-agent/internal/discover"
+	"github.com/tracer-agent/tracer-agent/internal/goexe"
 	"github.com/tracer-agent/tracer-agent/internal/policy"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
@@ -84,7 +85,7 @@ type Options struct {
 	Propagation func(mode string) Propagation
 	// LeaveAlone says why an executable should not be watched unless its processes' policy
 	// or a pid says so; nil: it may be.
-	LeaveAlone func(path string) error
+	LeaveAlone func(*goexe.Exe) error
 	// IdleFor overrides how long an executable keeps its probes without a process.
 	IdleFor time.Duration
 }
