@@ -3,6 +3,7 @@ package discover
 import (
 	"errors"
 	"os"
+	"os/user"
 	"strconv"
 	"strings"
 	"testing"
@@ -155,4 +156,66 @@ func FuzzEffectiveUser(f *testing.F) {
 			t.Errorf("user %q", u)
 		}
 	})
+}
+
+// TestEachSelector: every condition, alone, instruments and excludes what it fits and
+// nothing else.
+func TestEachSelector(t *testing.T) {
+	const id = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+	me, err := user.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	k8s := func(k config.K8s) config.Match { return config.Match{K8s: k} }
+	p := Process{Key: telemetry.ProcessKey{PID: int32(os.Getpid())}, Path: "/srv/shop/api"}
+	for _, tt := range []struct {
+		name        string
+		fits, fits2 config.Match
+		misses      config.Match
+	}{
+		{"pid", config.Match{PIDs: []int{os.Getpid()}}, config.Match{PIDs: []int{1, os.Getpid()}}, config.Match{PIDs: []int{1}}},
+		{"exe", config.Match{Exes: []string{"/srv/**/a*"}}, config.Match{Exes: []string{"api"}}, config.Match{Exes: []string{"/srv/a*"}}},
+		{"command line", config.Match{CommandLine: "*" + os.Args[0] + "*"}, config.Match{CommandLine: "?*"}, config.Match{CommandLine: os.Args[0] + "x*"}},
+		{"port", config.Match{Ports: []int{80}}, config.Match{Ports: []int{443, 80}}, config.Match{Ports: []int{443}}},
+		{"user", config.Match{User: me.Username}, config.Match{User: me.Uid}, config.Match{User: "nobody"}},
+		{"cgroup", config.Match{Cgroup: "/kubepods/*/*"}, config.Match{Cgroup: "/kubepods/**"}, config.Match{Cgroup: "/system.slice/*"}},
+		{"container", config.Match{Container: "app"}, config.Match{Container: id[:12]}, config.Match{Container: "sidecar"}},
+		{"namespace", k8s(config.K8s{Namespace: "shop"}), k8s(config.K8s{Namespace: "s*"}), k8s(config.K8s{Namespace: "default"})},
+		{"kind", k8s(config.K8s{Kind: "Deployment"}), k8s(config.K8s{Kind: "Pod"}), k8s(config.K8s{Kind: "StatefulSet"})},
+		{"name", k8s(config.K8s{Name: "cart"}), k8s(config.K8s{Name: "cart-*"}), k8s(config.K8s{Name: "car"})},
+		{"label", k8s(config.K8s{Labels: map[string]string{"app": "cart"}}), k8s(config.K8s{Labels: map[string]string{"app": ""}}), k8s(config.K8s{Labels: map[string]string{"app": "shop"}})},
+		{"annotation", k8s(config.K8s{Annotations: map[string]string{"trace": "yes"}}), k8s(config.K8s{Annotations: map[string]string{"trace": "*"}}), k8s(config.K8s{Annotations: map[string]string{"trace": "no"}})},
+		{"container of the pod", k8s(config.K8s{Container: "app"}), k8s(config.K8s{Container: "a*"}), k8s(config.K8s{Container: "sidecar"})},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			pods := onePod{id: id, pod: &Pod{
+				Namespace: "shop", Name: "cart-abc", Owners: map[string]string{"Pod": "cart-abc", "Deployment": "cart"},
+				Labels: map[string]string{"app": "cart"}, Annotations: map[string]string{"trace": "yes"}, Container: "app",
+			}}
+			selected := func(r Rules) bool {
+				t.Helper()
+				s, err := NewSelector(Selection{Rules: r})
+				if err != nil {
+					t.Fatal(err)
+				}
+				f := &facts{pid: p.Key.PID, ports: []uint16{80}, pods: pods, cgroupRead: true, groups: []string{"/kubepods/pod1/" + id}}
+				sel, _ := s.byRules(p, f)
+				return sel.Reason != NotSelected
+			}
+			off := false
+			other := []config.Selector{{Match: config.Match{AllGo: true}}}
+			for m, fits := range map[*config.Match]bool{&tt.fits: true, &tt.fits2: true, &tt.misses: false} {
+				if got := selected(Rules{Instrument: []config.Selector{{Match: *m}}}); got != fits {
+					t.Errorf("instrument %+v: %v, want %v", *m, got, fits)
+				}
+				if got := selected(Rules{Instrument: other, Exclude: []config.Match{*m}}); got == fits {
+					t.Errorf("exclude %+v: watched: %v, want %v", *m, got, !fits)
+				}
+				first := append([]config.Selector{{Match: *m, Enabled: &off}}, other...)
+				if got := selected(Rules{Instrument: first}); got == fits {
+					t.Errorf("enabled: false %+v: watched: %v, want %v", *m, got, !fits)
+				}
+			}
+		})
+	}
 }

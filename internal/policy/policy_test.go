@@ -54,6 +54,29 @@ func TestApply(t *testing.T) {
 	}
 }
 
+// TestNew: a selector's word goes before the general one, and leaves alone what it does
+// not speak of.
+func TestNew(t *testing.T) {
+	cfg, yes := config.Default(), true
+	cfg.Service = config.Service{Name: "all", Attributes: map[string]string{"team": "a", "tier": "b"}}
+	cfg.Propagation.Mode = config.PropagateJoin
+	want := func(p *Policy, name, team, tier, mode string, exporting bool) {
+		t.Helper()
+		if a := p.Service.Attributes; p.Service.Name != name || a["team"] != team || a["tier"] != tier || p.Propagation != mode || p.Exporting != exporting {
+			t.Errorf("got %+v", p)
+		}
+	}
+	want(Global(&cfg), "all", "a", "b", config.PropagateJoin, false)
+	want(New(&cfg, &config.Selector{}), "all", "a", "b", config.PropagateJoin, false)
+	want(New(&cfg, &config.Selector{
+		Service:     config.Service{Name: "own", Attributes: map[string]string{"tier": "c"}},
+		Propagation: config.SelectorPropagation{Mode: config.PropagateOff}, Exporting: &yes,
+	}), "own", "a", "c", config.PropagateOff, true)
+	if cfg.Service.Attributes["tier"] != "b" {
+		t.Error("the general settings were changed")
+	}
+}
+
 // TestExports: this test holds no exporter.
 func TestExports(t *testing.T) {
 	exe, err := goexe.Open("/proc/self/exe")

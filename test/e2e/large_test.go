@@ -40,6 +40,7 @@ service:
 			t.Fatal(err)
 		}
 		pid := startLarge(t, bin, addr, "--config", conf)
+		listReason(t, pid, "an OpenTelemetry Collector")
 		agent := harness.StartAgent(t, "--pid", strconv.Itoa(pid))
 		agent.WaitInstrumented(pid)
 		const n = 200
