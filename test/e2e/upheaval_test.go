@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"fmt"
+	"net/http"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,6 +32,7 @@ func TestUpheaval(t *testing.T) {
 	var sent [2]int
 	var failed [2][]string
 	for i := range sent {
+		client := &http.Client{Timeout: standstill, Transport: &http.Transport{DisableKeepAlives: true}}
 		loading.Go(func() {
 			for {
 				select {
@@ -39,7 +42,7 @@ func TestUpheaval(t *testing.T) {
 				}
 				sent[i]++
 				begin := time.Now()
-				if _, err := harness.TryGet(tg.URL("/plain")); err != nil {
+				if err := fetchWith(client, tg.URL("/plain")); err != nil {
 					failed[i] = append(failed[i], fmt.Sprintf("%s, after %v: %v", begin.UTC().Format(time.RFC3339Nano), time.Since(begin), err))
 				}
 			}
@@ -56,7 +59,9 @@ func TestUpheaval(t *testing.T) {
 	config := func(enabled bool, http bool) string {
 		return fmt.Sprintf("enabled: %v\nselect: {exes: [%s]}\nprobes: {nethttp: %v}\n", enabled, path, http)
 	}
-	r := startReload(t, config(true, true))
+	r := &reloadRig{t: t, file: filepath.Join(t.TempDir(), "agent.yaml")}
+	r.write(config(true, true))
+	r.startSilent()
 	for i := range rounds {
 		r.WaitInstrumented(tg.PID)
 		switch i % 4 {
@@ -68,11 +73,11 @@ func TestUpheaval(t *testing.T) {
 			r.reload(config(true, true))
 		case 2:
 			r.Kill()
-			r.Agent = harness.StartAgent(t, "--config", r.file)
+			r.startSilent()
 		default:
 			upgrade()
 			r.Stop()
-			r.Agent = harness.StartAgent(t, "--config", r.file)
+			r.startSilent()
 		}
 	}
 	r.WaitInstrumented(tg.PID)
