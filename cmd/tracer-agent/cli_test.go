@@ -14,6 +14,7 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/config"
 	"github.com/tracer-agent/tracer-agent/internal/goexe"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
+	"github.com/tracer-agent/tracer-agent/probes/nethttp"
 )
 
 // TestBadInput: one line that says what, where and what to do, and the exit code.
@@ -222,7 +223,7 @@ func TestCheckAncestors(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "exe")
-	list, err := specs(config.Default(), false, nil)
+	list, err := specs(config.Default(), false, nethttp.Bodies{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

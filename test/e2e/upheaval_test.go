@@ -18,13 +18,13 @@ import (
 // no error. TRACER_UPHEAVAL=100 makes it so often.
 func TestUpheaval(t *testing.T) {
 	needs(t)
-	rounds := 10
+	wanted := 10
 	if v := os.Getenv("TRACER_UPHEAVAL"); v != "" {
 		n, err := strconv.Atoi(v)
 		if err != nil {
 			t.Fatal(err)
 		}
-		rounds = n
+		wanted = n
 	}
 	path := copyExe(t, harness.Build{Dir: httpmatrix}.Path(t), "upheaval")
 	tg := harness.StartTarget(t, path)
@@ -48,6 +48,15 @@ func TestUpheaval(t *testing.T) {
 			}
 		})
 	}
+	rounds := 0
+	t.Cleanup(func() { // also when an agent is too slow for the test
+		close(stop)
+		loading.Wait()
+		t.Logf("%d rounds, %d requests", rounds, sent[0]+sent[1])
+		if errs := append(failed[0], failed[1]...); len(errs) > 0 || !tg.Alive() {
+			t.Errorf("%d of %d requests failed, alive: %v\n%s", len(errs), sent[0]+sent[1], tg.Alive(), strings.Join(errs[:min(10, len(errs))], "\n"))
+		}
+	})
 	// As a package manager does it: the new file takes the place of the one that runs.
 	installed := copyExe(t, harness.AgentPath(t), "tracer-agent")
 	t.Setenv("TRACER_AGENT_BIN", installed)
@@ -62,9 +71,9 @@ func TestUpheaval(t *testing.T) {
 	r := &reloadRig{t: t, file: filepath.Join(t.TempDir(), "agent.yaml")}
 	r.write(config(true, true))
 	r.startSilent()
-	for i := range rounds {
+	for ; rounds < wanted; rounds++ {
 		r.WaitInstrumented(tg.PID)
-		switch i % 4 {
+		switch rounds % 4 {
 		case 0:
 			r.reload(config(true, false))
 			r.reload(config(true, true))
@@ -81,10 +90,4 @@ func TestUpheaval(t *testing.T) {
 		}
 	}
 	r.WaitInstrumented(tg.PID)
-	close(stop)
-	loading.Wait()
-	t.Logf("%d rounds, %d requests", rounds, sent[0]+sent[1])
-	if errs := append(failed[0], failed[1]...); len(errs) > 0 || !tg.Alive() {
-		t.Errorf("%d of %d requests failed, alive: %v\n%s", len(errs), sent[0]+sent[1], tg.Alive(), strings.Join(errs[:min(10, len(errs))], "\n"))
-	}
 }
