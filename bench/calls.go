@@ -12,14 +12,15 @@ import (
 	"time"
 )
 
-// callKind is one kind of calls and the program that makes them.
+// callsEach is how many calls calltwin makes a request.
+const callsEach = 20
+
+// callKind is one kind of calls that calltwin makes.
 type callKind struct {
 	name string // of the part
 	one  string // what a call is called
-	twin string // the program's folder
 	sdk  string // what instruments it with the SDK
-	each int    // calls a request
-	args []string
+	addr string // of the server called
 	// limit is how much CPU a call may cost the program more, µs; 0: only less than the SDK.
 	limit float64
 }
@@ -27,44 +28,24 @@ type callKind struct {
 // calls compares what a call costs the program that makes it: without anything, with the
 // agent, and with the SDK.
 func (b *bench) calls(k callKind) error {
-	twin := filepath.Join(b.dir, k.twin)
-	if err := build(k.twin, twin); err != nil {
+	twin := filepath.Join(b.dir, "calltwin")
+	if err := build("calltwin", twin); err != nil {
 		return err
 	}
-	forAgent, err := startSink()
+	args := []string{"-kind", k.name, "-addr", k.addr}
+	c, err := b.contest(k.name, procSpec{path: twin, args: args}, procSpec{path: twin, args: append(args, "-sdk")})
 	if err != nil {
 		return err
 	}
-	defer forAgent.proc.stop()
-	forSDK, err := startSink()
-	if err != nil {
-		return err
-	}
-	defer forSDK.proc.stop()
-
-	vs := []*variant{{name: "baseline"}, {name: "agent"}, {name: "sdk"}}
-	for _, v := range vs {
-		args, env := k.args, []string(nil)
-		if v.name == "sdk" {
-			args, env = append(args[:len(args):len(args)], "-sdk"), otlpEnv(forSDK)
-		}
-		if v.proc, err = b.server(twin, k.name+"-"+v.name, env, args...); err != nil {
-			return err
-		}
-		defer v.proc.stop()
-	}
-	agent, err := b.traced(forAgent, vs[1].proc)
-	if err != nil {
-		return err
-	}
-	defer agent.stop()
+	defer c.stop()
+	vs := c.variants
 	load := loadSpec{path: "/", conns: 4, duration: b.length / 2}
 	for _, v := range vs { // warm
 		if _, err := b.timed(v, load); err != nil {
 			return err
 		}
 	}
-	before, err := forAgent.settled()
+	before, err := c.spans.settled()
 	if err != nil {
 		return err
 	}
@@ -72,17 +53,16 @@ func (b *bench) calls(k callKind) error {
 		if r%2 == 0 {
 			log.Printf("  round %d of %d", r/2+1, b.rounds)
 		}
-		for i := range vs {
-			v := vs[(i+r)%len(vs)]
+		if err := round(vs, r, func(v *variant) error {
 			res, err := b.timed(v, load)
-			if err != nil {
-				return err
-			}
-			v.cpu = append(v.cpu, res.cpuUs/float64(k.each))
+			v.cpu = append(v.cpu, res.cpuUs/callsEach)
 			v.reqs += res.Requests
+			return err
+		}); err != nil {
+			return err
 		}
 	}
-	after, err := forAgent.settled()
+	after, err := c.spans.settled()
 	if err != nil {
 		return err
 	}
@@ -101,13 +81,10 @@ func (b *bench) reportCalls(k callKind, vs []*variant, spans int) {
 	b.report.add(row{what: "CPU per " + k.one + " in the program, added; median of pairs [quartiles]", must: must,
 		agent: added(agent), sdk: added(sdk), base: fmt.Sprintf("%.1f µs", base),
 		ok: agent.median < sdk.median && (k.limit == 0 || agent.median <= k.limit)})
-	want := vs[1].reqs * (k.each + 1)
+	want := vs[1].reqs * (callsEach + 1)
 	b.report.add(row{what: "spans for each " + k.one + " and their requests", must: "100 %",
 		agent: fmt.Sprintf("%d of %d", spans, want), sdk: "-", ok: spans == want})
 }
-
-// calltwinCalls is how many calls calltwin makes a request.
-const calltwinCalls = 20
 
 func (b *bench) redis() error {
 	path, err := installed("redis-server")
@@ -127,8 +104,7 @@ func (b *bench) redis() error {
 	if err := listens(addr); err != nil {
 		return err
 	}
-	return b.calls(callKind{name: "redis", one: "Redis command", twin: "calltwin", sdk: "redisotel", each: calltwinCalls,
-		args: []string{"-kind", "redis", "-addr", addr}})
+	return b.calls(callKind{name: "redis", one: "Redis command", sdk: "redisotel", addr: addr})
 }
 
 func (b *bench) grpc() error {
@@ -145,8 +121,7 @@ func (b *bench) grpc() error {
 		return err
 	}
 	defer s.stop()
-	return b.calls(callKind{name: "grpc", one: "RPC", twin: "calltwin", sdk: "otelgrpc", each: calltwinCalls,
-		args: []string{"-kind", "grpc", "-addr", s.ready.HTTP}})
+	return b.calls(callKind{name: "grpc", one: "RPC", sdk: "otelgrpc", addr: s.ready.HTTP})
 }
 
 // nobody runs PostgreSQL, which refuses to be root.
@@ -201,8 +176,7 @@ func (b *bench) sql() error {
 			return errors.New("PostgreSQL does not get ready")
 		}
 	}
-	return b.calls(callKind{name: "sql", one: "SQL statement", twin: "calltwin", sdk: "otelsql", each: calltwinCalls,
-		args: []string{"-kind", "sql", "-addr", addr}})
+	return b.calls(callKind{name: "sql", one: "SQL statement", sdk: "otelsql", addr: addr})
 }
 
 // installed finds a program that scripts/bootstrap.sh dev installs.

@@ -6,17 +6,6 @@ import (
 	"time"
 )
 
-// variant is one of the three servers that take turns.
-type variant struct {
-	name  string
-	proc  *proc
-	cpu   []float64 // CPU per request, microseconds, closed loop
-	call  []float64 // the same for a request that makes one call
-	rps   []float64
-	calls int
-	reqs  int
-}
-
 const (
 	fixedRate = 800
 	// saturating is how many connections keep the server busy while the generator
@@ -27,39 +16,18 @@ const (
 
 // cost compares the servers in turns and accounts for the agent's own time.
 func (b *bench) cost() error {
-	forAgent, err := startSink()
-	if err != nil {
-		return err
-	}
-	defer forAgent.proc.stop()
-	forSDK, err := startSink()
-	if err != nil {
-		return err
-	}
-	defer forSDK.proc.stop()
 	upstream, err := start(procSpec{path: b.trivial, cpu: loadCPU, env: []string{"GOMAXPROCS=1"}})
 	if err != nil {
 		return err
 	}
 	defer upstream.stop()
 	to := []string{"-upstream", "http://" + upstream.ready.HTTP + "/"}
-
-	vs := []*variant{{name: "baseline"}, {name: "agent"}, {name: "sdk"}}
-	for _, v := range vs {
-		path, env := b.trivial, []string(nil)
-		if v.name == "sdk" {
-			path, env = b.sdktwin, otlpEnv(forSDK)
-		}
-		if v.proc, err = b.server(path, v.name, env, to...); err != nil {
-			return err
-		}
-		defer v.proc.stop()
-	}
-	agent, err := b.traced(forAgent, vs[1].proc)
+	c, err := b.contest("cost", procSpec{path: b.trivial, args: to}, procSpec{path: b.sdktwin, args: to})
 	if err != nil {
 		return err
 	}
-	defer agent.stop()
+	defer c.stop()
+	vs := c.variants
 
 	for _, v := range vs { // warm: connections, pages, the agent's first looks
 		if _, err := b.timed(v, loadSpec{path: "/", conns: saturating, duration: b.length / 2}); err != nil {
@@ -70,33 +38,31 @@ func (b *bench) cost() error {
 		}
 		v.reqs, v.calls = 0, 0
 	}
-	before, err := forAgent.settled()
+	before, err := c.spans.settled()
 	if err != nil {
 		return err
 	}
-	agentBefore, err := cpuTime(agent.pid())
+	agentBefore, err := cpuTime(c.agent.pid())
 	if err != nil {
 		return err
 	}
 	var agentCPU, agentIdle time.Duration
 	for r := range b.rounds {
 		log.Printf("  round %d of %d", r+1, b.rounds)
-		for i := range vs {
-			if err := b.turn(vs[(i+r)%len(vs)]); err != nil { // each leads in turn
-				return err
-			}
+		if err := round(vs, r, b.turn); err != nil {
+			return err
 		}
 	}
-	after, err := forAgent.settled()
+	after, err := c.spans.settled()
 	if err != nil {
 		return err
 	}
-	agentCPU, err = cpuTime(agent.pid())
+	agentCPU, err = cpuTime(c.agent.pid())
 	if err != nil {
 		return err
 	}
 	agentCPU -= agentBefore
-	if agentIdle, err = idle(agent); err != nil {
+	if agentIdle, err = idle(c.agent); err != nil {
 		return err
 	}
 	b.reportCost(vs, after-before, agentCPU, agentIdle)
@@ -117,29 +83,6 @@ func (b *bench) turn(v *variant) error {
 	v.call = append(v.call, res.cpuUs)
 	v.calls += res.Requests
 	return nil
-}
-
-type timedResult struct {
-	loadResult
-	cpuUs float64 // the server's CPU per request
-}
-
-// timed runs a load and takes the server's CPU time around it.
-func (b *bench) timed(v *variant, s loadSpec) (r timedResult, err error) {
-	s.addr = v.proc.ready.HTTP
-	before, err := cpuTime(v.proc.pid())
-	if err != nil {
-		return r, err
-	}
-	if r.loadResult, err = runLoad(s); err != nil {
-		return r, fmt.Errorf("%s: %w", v.name, err)
-	}
-	after, err := cpuTime(v.proc.pid())
-	if err != nil {
-		return r, err
-	}
-	r.cpuUs = float64((after - before).Nanoseconds()) / 1e3 / float64(r.Requests)
-	return r, nil
 }
 
 // idle is the agent's CPU time in one second without any load.

@@ -5,9 +5,6 @@ import (
 	"path/filepath"
 )
 
-// mongoCommands is how many commands mongotwin makes a request.
-const mongoCommands = 20
-
 // mongo compares what a MongoDB command costs the program that makes it.
 func (b *bench) mongo() error {
 	addr, stop, err := b.mongoServer()
@@ -15,8 +12,7 @@ func (b *bench) mongo() error {
 		return err
 	}
 	defer stop()
-	return b.calls(callKind{name: "mongo", one: "MongoDB command", twin: "mongotwin", sdk: "otelmongo", each: mongoCommands,
-		args: []string{"-uri", "mongodb://" + addr + "/"}, limit: 10})
+	return b.calls(callKind{name: "mongo", one: "MongoDB command", sdk: "otelmongo", addr: addr, limit: 10})
 }
 
 // mongoServer runs a server on the second processor.

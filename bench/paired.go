@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"log"
 	"slices"
 	"time"
 )
@@ -46,70 +45,36 @@ func difference(a, b float64) float64 { return a - b }
 func ratio(a, b float64) float64 { return a / b }
 
 const (
-	latencyRounds = 16
+	latencyRounds = 40
 	sampledRounds = 30
 )
 
-// latency compares p50 at a fixed rate: of one running server with the agent and without,
-// and of its twin with the SDK, in short rounds whose order rotates.
+// latency compares p50 at a fixed rate, in short rounds whose order rotates. The agent runs
+// all the time: what it does to start would disturb the round after it.
 func (b *bench) latency() error {
-	to, err := startSink()
+	c, err := b.contest("latency", procSpec{path: b.trivial}, procSpec{path: b.sdktwin})
 	if err != nil {
 		return err
 	}
-	defer to.proc.stop()
-	srv, err := b.server(b.trivial, "latency", nil)
-	if err != nil {
-		return err
-	}
-	defer srv.stop()
-	twin, err := b.server(b.sdktwin, "latency-sdk", otlpEnv(to))
-	if err != nil {
-		return err
-	}
-	defer twin.stop()
-
-	p50 := func(p *proc) (float64, error) {
-		load := loadSpec{addr: p.ready.HTTP, path: "/", conns: 8, rate: fixedRate, duration: b.length / 8}
-		if _, err := runLoad(load); err != nil { // warm: the probes' first runs, the agent's first looks
-			return 0, err
-		}
-		load.duration = b.length / 2
-		res, err := runLoad(load)
-		return res.P50us, err
-	}
-	var base, with, sdk []float64
-	steps := []func() error{
-		func() error { return measure(&base, p50, srv) },
-		func() error {
-			agent, err := b.traced(to, srv)
-			if err != nil {
-				return err
+	defer c.stop()
+	load := loadSpec{path: "/", conns: 8, rate: fixedRate, duration: max(b.length/4, 100*time.Millisecond)}
+	for r := range latencyRounds + 1 {
+		if err := round(c.variants, r, func(v *variant) error {
+			res, err := b.timed(v, load)
+			if r > 0 { // the first one is to warm up
+				v.p50 = append(v.p50, res.P50us)
 			}
-			defer agent.stop()
-			return measure(&with, p50, srv)
-		},
-		func() error { return measure(&sdk, p50, twin) },
-	}
-	for r := range latencyRounds {
-		log.Printf("  round %d of %d", r+1, latencyRounds)
-		for i := range steps {
-			if err := steps[(i+r)%len(steps)](); err != nil {
-				return err
-			}
+			return err
+		}); err != nil {
+			return err
 		}
 	}
-	agent := spreadOf(pairs(with, base, ratio))
+	base, agent, sdk := c.variants[0], c.variants[1], c.variants[2]
+	with := spreadOf(pairs(agent.p50, base.p50, ratio))
 	b.report.add(row{what: fmt.Sprintf("p50 at %d requests/s, median of %d paired rounds [quartiles]", fixedRate, latencyRounds), must: "<= 1.05x",
-		agent: agent.text("%.2fx"), sdk: spreadOf(pairs(sdk, base, ratio)).text("%.2fx"),
-		base: spreadOf(base).text("%.0f µs"), ok: agent.median <= 1.05})
+		agent: with.text("%.2fx"), sdk: spreadOf(pairs(sdk.p50, base.p50, ratio)).text("%.2fx"),
+		base: spreadOf(base.p50).text("%.0f µs"), ok: with.median <= 1.05})
 	return nil
-}
-
-func measure(to *[]float64, f func(*proc) (float64, error), p *proc) error {
-	v, err := f(p)
-	*to = append(*to, v)
-	return err
 }
 
 // sampled compares what a request costs its program at 1 % sampling, every request being
@@ -139,15 +104,14 @@ func (b *bench) sampled() error {
 	defer few.stop()
 	load := loadSpec{path: "/", conns: saturating, duration: max(b.length/4, 100*time.Millisecond)}
 	for r := range sampledRounds + 1 {
-		for i := range vs {
-			v := vs[(i+r)%len(vs)]
+		if err := round(vs, r, func(v *variant) error {
 			res, err := b.timed(v, load)
-			if err != nil {
-				return err
-			}
 			if r > 0 { // the first one is to warm up
 				v.cpu = append(v.cpu, res.cpuUs)
 			}
+			return err
+		}); err != nil {
+			return err
 		}
 	}
 	atAll, atFew := pairs(vs[1].cpu, vs[0].cpu, difference), pairs(vs[2].cpu, vs[0].cpu, difference)

@@ -72,10 +72,10 @@ fi
 if ! go_is_there; then
   mod=golang.org/toolchain@v0.0.1-go$want_go.linux-$(dpkg --print-architecture)
   echo "bootstrap: fetching $mod"
-  dir=$(cd / && GOFLAGS=-mod=mod GOTOOLCHAIN=local go mod download -json "$mod" |
-    sed -n 's/^[[:space:]]*"Dir": "\(.*\)",\{0,1\}$/\1/p')
+  said=$(cd / && GOFLAGS=-mod=mod GOTOOLCHAIN=local go mod download -json "$mod" 2>&1) || true
+  dir=$(sed -n 's/^[[:space:]]*"Dir": "\(.*\)",\{0,1\}$/\1/p' <<<"$said")
   if [ -z "$dir" ]; then
-    echo "bootstrap: the module proxy has no $mod: install Go 1.$min_minor or newer by hand" >&2
+    echo "bootstrap: no $mod, install Go 1.$min_minor or newer by hand, or see to this: $said" >&2
     exit 1
   fi
   mkdir -p bin

@@ -1,6 +1,7 @@
-// Command calltwin makes calls of one kind as fast as it is asked: Redis commands, SQL
-// statements or RPCs; plain, or with the OpenTelemetry SDK in it (redisotel, otelsql,
-// otelgrpc, OTLP over HTTP, the SDK's batching as it comes). -serve makes it the RPCs' server.
+// Command calltwin makes calls of one kind as fast as it is asked: MongoDB or Redis commands,
+// SQL statements or RPCs; plain, or with the OpenTelemetry SDK in it (otelmongo 0.40 for the
+// driver v1, redisotel, otelsql, otelgrpc, OTLP over HTTP, the SDK's batching as it comes).
+// -serve makes it the RPCs' server.
 package main
 
 import (
@@ -21,6 +22,10 @@ import (
 	_ "github.com/lib/pq"
 	"github.com/redis/go-redis/extra/redisotel/v9"
 	"github.com/redis/go-redis/v9"
+	"go.mongodb.org/mongo-driver/bson"
+	"go.mongodb.org/mongo-driver/mongo"
+	mongooptions "go.mongodb.org/mongo-driver/mongo/options"
+	"go.opentelemetry.io/contrib/instrumentation/go.mongodb.org/mongo-driver/mongo/otelmongo"
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -36,7 +41,7 @@ import (
 const calls = 20
 
 func main() {
-	kind := flag.String("kind", "", "redis, sql or grpc")
+	kind := flag.String("kind", "", "mongo, redis, sql or grpc")
 	addr := flag.String("addr", "", "the server's host:port")
 	sdk := flag.Bool("sdk", false, "with the SDK")
 	serve := flag.Bool("serve", false, "serve RPCs")
@@ -55,7 +60,7 @@ func main() {
 		otel.SetTracerProvider(provider)
 	}
 	call, err := map[string]func(string, bool) (func(context.Context) error, error){
-		"redis": redisCalls, "sql": sqlCalls, "grpc": grpcCalls}[*kind](*addr, *sdk)
+		"mongo": mongoCalls, "redis": redisCalls, "sql": sqlCalls, "grpc": grpcCalls}[*kind](*addr, *sdk)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -77,6 +82,25 @@ func main() {
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
 	<-stop
+}
+
+func mongoCalls(addr string, sdk bool) (func(context.Context) error, error) {
+	o := mongooptions.Client().ApplyURI("mongodb://" + addr + "/")
+	if sdk {
+		o.SetMonitor(otelmongo.NewMonitor())
+	}
+	c, err := mongo.Connect(context.Background(), o)
+	if err != nil {
+		return nil, err
+	}
+	orders := c.Database("bench").Collection("orders")
+	return func(ctx context.Context) error {
+		filter := bson.D{{Key: "user", Value: "u-4711"}, {Key: "px", Value: bson.D{{Key: "$gt", Value: 5}}}}
+		if err := orders.FindOne(ctx, filter).Err(); !errors.Is(err, mongo.ErrNoDocuments) {
+			return err
+		}
+		return nil
+	}, nil
 }
 
 func redisCalls(addr string, sdk bool) (func(context.Context) error, error) {

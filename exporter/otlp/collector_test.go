@@ -29,6 +29,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/tracer-agent/tracer-agent/exporter"
@@ -154,14 +155,25 @@ func eventually(t *testing.T, within time.Duration, what string, ok func() bool)
 	}
 }
 
-// received reads the collector's file.
-func (c *collector) received(t *testing.T) []*tracepb.ResourceSpans {
+// received reads the collector's file of spans.
+func (c *collector) received(t *testing.T) (out []*tracepb.ResourceSpans) {
 	t.Helper()
-	data, err := os.ReadFile(c.path("spans.json"))
+	for _, traces := range documents[tracepb.TracesData](t, c.path("spans.json")) {
+		out = append(out, traces.ResourceSpans...)
+	}
+	return out
+}
+
+// documents reads what the collector's file exporter wrote: one JSON document a line.
+func documents[T any, P interface {
+	*T
+	proto.Message
+}](t *testing.T, path string) (out []P) {
+	t.Helper()
+	data, err := os.ReadFile(path)
 	if err != nil && !os.IsNotExist(err) {
 		t.Fatal(err)
 	}
-	var out []*tracepb.ResourceSpans
 	for line := range bytes.Lines(data) {
 		if !bytes.HasSuffix(line, []byte("\n")) {
 			break // being written
@@ -175,11 +187,11 @@ func (c *collector) received(t *testing.T) []*tracepb.ResourceSpans {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var traces tracepb.TracesData
-		if err := protojson.Unmarshal(fixed, &traces); err != nil {
+		m := P(new(T))
+		if err := protojson.Unmarshal(fixed, m); err != nil {
 			t.Fatal(err)
 		}
-		out = append(out, traces.ResourceSpans...)
+		out = append(out, m)
 	}
 	return out
 }

@@ -1,11 +1,8 @@
 package otlp
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
-	"os"
 	"slices"
 	"testing"
 	"time"
@@ -14,7 +11,6 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 	metricspb "go.opentelemetry.io/proto/otlp/metrics/v1"
-	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/tracer-agent/tracer-agent/exporter"
 	"github.com/tracer-agent/tracer-agent/internal/config"
@@ -42,28 +38,8 @@ func (totals) Open(telemetry.ProcessKey) (metrics.Reading, time.Time) {
 // points reads what the collector wrote, as lines "service metric temporality value".
 func (c *collector) points(t *testing.T) []string {
 	t.Helper()
-	data, err := os.ReadFile(c.path("metrics.json"))
-	if err != nil && !os.IsNotExist(err) {
-		t.Fatal(err)
-	}
 	var out []string
-	for line := range bytes.Lines(data) {
-		if !bytes.HasSuffix(line, []byte("\n")) {
-			break // being written
-		}
-		var doc any
-		if err := json.Unmarshal(line, &doc); err != nil {
-			t.Fatal(err)
-		}
-		hexToBase64(t, doc)
-		fixed, err := json.Marshal(doc)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var md metricspb.MetricsData
-		if err := protojson.Unmarshal(fixed, &md); err != nil {
-			t.Fatal(err)
-		}
+	for _, md := range documents[metricspb.MetricsData](t, c.path("metrics.json")) {
 		for _, rm := range md.ResourceMetrics {
 			out = append(out, resourceLines(rm)...)
 		}

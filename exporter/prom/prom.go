@@ -53,7 +53,11 @@ func New(cfg config.Metrics, log *slog.Logger) (*Endpoint, error) {
 	if cfg.Histogram == config.HistogramExponential {
 		e.agg = exponential
 	}
-	l, err := net.Listen("tcp", net.JoinHostPort(cfg.PrometheusHost, strconv.Itoa(cfg.PrometheusPort)))
+	host := cfg.PrometheusHost
+	if host == "localhost" {
+		host = "127.0.0.1" // RFC 6761; the default must not need a resolver or /etc/hosts
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(cfg.PrometheusPort)))
 	if err != nil {
 		return nil, fmt.Errorf("listen for Prometheus: %w", err)
 	}

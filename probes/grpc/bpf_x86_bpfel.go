@@ -22,37 +22,49 @@ const (
 )
 
 type bpfGrExe struct {
-	_          structs.HostLayout
-	ServerSane uint8
-	ClientSane uint8
-	ServerPtr  uint8
-	ClientPtr  uint8
-	TakeStream uint8
-	TakeAt     uint8
-	Join       uint8
-	Streams    uint8
-	StId       uint16
-	StMethod   uint16
-	StCtx      uint16
-	ClientCt   uint16
-	SrvConn    uint16
-	SrvAddr    uint16
-	CliConn    uint16
-	CliNext    uint16
-	CsHdr      uint16
-	CsCtx      uint16
-	HdrMethod  uint16
-	CcTarget   uint16
-	StatusS    uint16
-	Pad1       uint16
-	MdName     int32
-	ErrName    int32
-	H2Name     int32
-	AddrName   int32
-	ValueName  int32
-	H2Itab     uint64
-	AddrItab   uint64
-	Net        struct {
+	_            structs.HostLayout
+	ServerSane   uint8
+	ClientSane   uint8
+	ServerPtr    uint8
+	ClientPtr    uint8
+	TakeStream   uint8
+	TakeAt       uint8
+	Join         uint8
+	Streams      uint8
+	StId         uint16
+	StMethod     uint16
+	StCtx        uint16
+	ClientCt     uint16
+	SrvConn      uint16
+	SrvAddr      uint16
+	CliConn      uint16
+	CliNext      uint16
+	CsHdr        uint16
+	CsCtx        uint16
+	HdrMethod    uint16
+	CcTarget     uint16
+	StatusS      uint16
+	Hf           uint16
+	CliMax       uint16
+	LoopyFramer  uint16
+	FramerWriter uint16
+	BwBuf        uint16
+	BwHandle     uint8
+	Inject       uint8
+	BwOffset     uint16
+	BwBatch      uint16
+	BwErr        uint16
+	TakeHdr      uint8
+	Pad1         [5]uint8
+	_            [2]byte
+	MdName       int32
+	ErrName      int32
+	H2Name       int32
+	AddrName     int32
+	ValueName    int32
+	H2Itab       uint64
+	AddrItab     uint64
+	Net          struct {
 		_        structs.HostLayout
 		TlsConn  uint16
 		ConnFd   uint16
@@ -223,6 +235,25 @@ const (
 	bpfGrStrS_PANIC       bpfGrStr = 5
 	bpfGrStrS_COUNT       bpfGrStr = 6
 )
+
+type bpfGrWrite struct {
+	_         structs.HostLayout
+	StartNs   uint64
+	Epoch     uint32
+	Announced uint32
+	Ids       bpfTrConn
+	Key       bpfTrConnkey
+	Stream    uint32
+	Limit     uint32
+	_         [4]byte
+	Writer    uint64
+	At        uint64
+	Buf       [2]uint64
+	N         uint64
+	Size      uint64
+	Word      [4]uint64
+	Tp        [80]uint8
+}
 
 type bpfGrpcEvent struct {
 	_    structs.HostLayout
@@ -424,6 +455,7 @@ const (
 	bpfMapGrProps        = "gr_props"
 	bpfMapGrServer       = "gr_server"
 	bpfMapGrStreams      = "gr_streams"
+	bpfMapGrWrites       = "gr_writes"
 	bpfMapTrConns        = "tr_conns"
 	bpfMapTrCtxs         = "tr_ctxs"
 	bpfMapTrErrtypes     = "tr_errtypes"
@@ -436,6 +468,7 @@ const (
 	bpfMapTrSaid         = "tr_said"
 	bpfMapTrScopes       = "tr_scopes"
 	bpfProgGrCall        = "gr_call"
+	bpfProgGrEncode      = "gr_encode"
 	bpfProgGrFatal       = "gr_fatal"
 	bpfProgGrFinish      = "gr_finish"
 	bpfProgGrGoexit      = "gr_goexit"
@@ -447,6 +480,7 @@ const (
 	bpfProgGrStatus      = "gr_status"
 	bpfProgGrStream      = "gr_stream"
 	bpfProgGrUnsent      = "gr_unsent"
+	bpfProgGrWrite       = "gr_write"
 	bpfVarCfgCountAll    = "cfg_count_all"
 	bpfVarCfgCountFull   = "cfg_count_full"
 	bpfVarCfgHdrs        = "cfg_hdrs"
@@ -456,6 +490,7 @@ const (
 	bpfVarCfgSamplerRoot = "cfg_sampler_root"
 	bpfVarCfgWakeBytes   = "cfg_wake_bytes"
 	bpfVarGrRpcZero      = "gr_rpc_zero"
+	bpfVarGrWriteZero    = "gr_write_zero"
 	bpfVarGrZero         = "gr_zero"
 	bpfVarKeepCheck      = "keep_check"
 	bpfVarKeepEvent      = "keep_event"
@@ -508,6 +543,7 @@ type bpfSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
 	GrCall     *ebpf.ProgramSpec `ebpf:"gr_call"`
+	GrEncode   *ebpf.ProgramSpec `ebpf:"gr_encode"`
 	GrFatal    *ebpf.ProgramSpec `ebpf:"gr_fatal"`
 	GrFinish   *ebpf.ProgramSpec `ebpf:"gr_finish"`
 	GrGoexit   *ebpf.ProgramSpec `ebpf:"gr_goexit"`
@@ -519,6 +555,7 @@ type bpfProgramSpecs struct {
 	GrStatus   *ebpf.ProgramSpec `ebpf:"gr_status"`
 	GrStream   *ebpf.ProgramSpec `ebpf:"gr_stream"`
 	GrUnsent   *ebpf.ProgramSpec `ebpf:"gr_unsent"`
+	GrWrite    *ebpf.ProgramSpec `ebpf:"gr_write"`
 }
 
 // bpfMapSpecs contains maps before they are loaded into the kernel.
@@ -531,6 +568,7 @@ type bpfMapSpecs struct {
 	GrProps    *ebpf.MapSpec `ebpf:"gr_props"`
 	GrServer   *ebpf.MapSpec `ebpf:"gr_server"`
 	GrStreams  *ebpf.MapSpec `ebpf:"gr_streams"`
+	GrWrites   *ebpf.MapSpec `ebpf:"gr_writes"`
 	TrConns    *ebpf.MapSpec `ebpf:"tr_conns"`
 	TrCtxs     *ebpf.MapSpec `ebpf:"tr_ctxs"`
 	TrErrtypes *ebpf.MapSpec `ebpf:"tr_errtypes"`
@@ -557,6 +595,7 @@ type bpfVariableSpecs struct {
 	CfgSamplerRoot *ebpf.VariableSpec `ebpf:"cfg_sampler_root"`
 	CfgWakeBytes   *ebpf.VariableSpec `ebpf:"cfg_wake_bytes"`
 	GrRpcZero      *ebpf.VariableSpec `ebpf:"gr_rpc_zero"`
+	GrWriteZero    *ebpf.VariableSpec `ebpf:"gr_write_zero"`
 	GrZero         *ebpf.VariableSpec `ebpf:"gr_zero"`
 	KeepCheck      *ebpf.VariableSpec `ebpf:"keep_check"`
 	KeepEvent      *ebpf.VariableSpec `ebpf:"keep_event"`
@@ -592,6 +631,7 @@ type bpfMaps struct {
 	GrProps    *ebpf.Map `ebpf:"gr_props"`
 	GrServer   *ebpf.Map `ebpf:"gr_server"`
 	GrStreams  *ebpf.Map `ebpf:"gr_streams"`
+	GrWrites   *ebpf.Map `ebpf:"gr_writes"`
 	TrConns    *ebpf.Map `ebpf:"tr_conns"`
 	TrCtxs     *ebpf.Map `ebpf:"tr_ctxs"`
 	TrErrtypes *ebpf.Map `ebpf:"tr_errtypes"`
@@ -613,6 +653,7 @@ func (m *bpfMaps) Close() error {
 		m.GrProps,
 		m.GrServer,
 		m.GrStreams,
+		m.GrWrites,
 		m.TrConns,
 		m.TrCtxs,
 		m.TrErrtypes,
@@ -640,6 +681,7 @@ type bpfVariables struct {
 	CfgSamplerRoot *ebpf.Variable `ebpf:"cfg_sampler_root"`
 	CfgWakeBytes   *ebpf.Variable `ebpf:"cfg_wake_bytes"`
 	GrRpcZero      *ebpf.Variable `ebpf:"gr_rpc_zero"`
+	GrWriteZero    *ebpf.Variable `ebpf:"gr_write_zero"`
 	GrZero         *ebpf.Variable `ebpf:"gr_zero"`
 	KeepCheck      *ebpf.Variable `ebpf:"keep_check"`
 	KeepEvent      *ebpf.Variable `ebpf:"keep_event"`
@@ -654,6 +696,7 @@ type bpfVariables struct {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
 	GrCall     *ebpf.Program `ebpf:"gr_call"`
+	GrEncode   *ebpf.Program `ebpf:"gr_encode"`
 	GrFatal    *ebpf.Program `ebpf:"gr_fatal"`
 	GrFinish   *ebpf.Program `ebpf:"gr_finish"`
 	GrGoexit   *ebpf.Program `ebpf:"gr_goexit"`
@@ -665,11 +708,13 @@ type bpfPrograms struct {
 	GrStatus   *ebpf.Program `ebpf:"gr_status"`
 	GrStream   *ebpf.Program `ebpf:"gr_stream"`
 	GrUnsent   *ebpf.Program `ebpf:"gr_unsent"`
+	GrWrite    *ebpf.Program `ebpf:"gr_write"`
 }
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.GrCall,
+		p.GrEncode,
 		p.GrFatal,
 		p.GrFinish,
 		p.GrGoexit,
@@ -681,6 +726,7 @@ func (p *bpfPrograms) Close() error {
 		p.GrStatus,
 		p.GrStream,
 		p.GrUnsent,
+		p.GrWrite,
 	)
 }
 

@@ -12,7 +12,7 @@
 #ifndef GR_CLIENT_H
 #define GR_CLIENT_H
 
-#include "op.h"
+#include "inject.h"
 
 #define CTX_HOPS 12
 /* grpc.StreamDesc { StreamName string; Handler func; ServerStreams, ClientStreams bool }
@@ -138,6 +138,7 @@ static __noinline int client_announce(struct gr_rpc *op, struct gr_exe *e, struc
 	if (!op || !e || !ge)
 		return 0;
 	io = &op->io;
+	io->c.sk = 0;
 	stream = read_u32(transport + e->cli_next);
 	fd = fd_of_conn(io, ge, &e->net, transport + e->cli_conn);
 	if (fd < 0 || !(stream & 1)) {
@@ -148,7 +149,6 @@ static __noinline int client_announce(struct gr_rpc *op, struct gr_exe *e, struc
 	io->c.val.trace_id[1] = op->ev.call.trace_id[1];
 	io->c.val.span_id = op->ev.call.span_id;
 	io->c.val.trace_flags = op->ev.call.trace_flags;
-	io->c.sk = 0;
 	if (e->join && (io->hand & HAND_JOIN))
 		count_prop(conn_announce(&io->c, fd, stream) ? PROP_SAID : PROP_UNKNOWN);
 	else
@@ -185,6 +185,8 @@ static __always_inline int client_stream(struct pt_regs *ctx)
 		return 0;
 	}
 	client_announce(op, e, w.ge, transport);
+	if (e->inject && (op->io.hand & HAND_MEMORY))
+		write_expect(op, e, transport, GO_ARG1(ctx));
 	if (!(op->ev.call.flags & F_STREAMING))
 		return 0;
 	w.key.id = call_context(op, e, stream);

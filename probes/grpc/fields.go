@@ -1,6 +1,8 @@
 package grpc
 
 import (
+	"slices"
+
 	"github.com/tracer-agent/tracer-agent/internal/goexe"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 )
@@ -34,6 +36,17 @@ var (
 	connTarget  = lib(module+".ClientConn", "target")
 	errorStatus = lib(module+"/internal/status.Error", "s")
 	statusProto = lib(module+"/internal/status.Status", "s")
+	// What a call's header block is made of; since 1.83 in a type of the client's own.
+	frameFields  = lib(transport+"headerFrame", "hf")
+	clientFrame  = lib(transport+"clientHeaders", "hf")
+	clientMax    = lib(transport+"http2Client", "maxSendHeaderListSize")
+	loopyFramer  = lib(transport+"loopyWriter", "framer")
+	framerWriter = lib(transport+"framer", "writer")
+	writerBuf    = lib(transport+"bufWriter", "buf")
+	writerHandle = lib(transport+"bufWriter", "bufHandle") // since 1.84, a pointer
+	writerN      = lib(transport+"bufWriter", "offset")
+	writerBatch  = lib(transport+"bufWriter", "batchSize")
+	writerErr    = lib(transport+"bufWriter", "err")
 )
 
 func serverFields() []goexe.Field {
@@ -52,11 +65,16 @@ func joinFields() []goexe.Field {
 	}
 }
 
+// writeFields lead to the buffer that a call's header block is written to.
+func writeFields() []goexe.Field {
+	return []goexe.Field{clientMax, loopyFramer, framerWriter, writerN, writerBatch, writerErr}
+}
+
 // allFields is every field the probe can make use of.
 func allFields() []goexe.Field {
 	fs := append(serverFields(), clientNext, hdrMethod, callHdr, callCtx, connTarget,
-		callDelay, streamCt, serverSt, clientCt, serverPeer, serverRemote)
-	return append(fs, joinFields()...)
+		callDelay, streamCt, serverSt, clientCt, serverPeer, serverRemote, frameFields, clientFrame, writerBuf, writerHandle)
+	return slices.Concat(fs, writeFields(), joinFields())
 }
 
 // either is the offset of the first of the fields that the executable has.

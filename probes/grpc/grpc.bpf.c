@@ -8,7 +8,8 @@
  * Lost by design: RPCs that a server refuses before it has a handler's goroutine for
  * them (over its limit of streams, refused by a tap); how many messages a stream had,
  * because every one would be a hit.
- * Minimum kernel: 5.10. Maps: gr_server, gr_calls, gr_streams, gr_exes, gr_props; tr_*.
+ * Minimum kernel: 5.10. Maps: gr_server, gr_calls, gr_streams, gr_writes, gr_exes,
+ * gr_props; tr_*.
  */
 #include <linux/bpf.h>
 #include <stdbool.h>
@@ -103,6 +104,24 @@ SEC("uprobe")
 int gr_stream(struct pt_regs *ctx)
 {
 	return client_stream(ctx);
+}
+
+/* in func (l *loopyWriter) originateStream, since 1.83 clientHeaderHandler, at the call of
+ * (l *loopyWriter) writeHeader(streamID uint32, endStream bool, hf []hpack.HeaderField, ...)
+ * AX l, BX streamID, CX endStream, DI SI R8 hf */
+SEC("uprobe")
+int gr_encode(struct pt_regs *ctx)
+{
+	struct tr_who w;
+
+	return who_runs(&w, ctx) ? write_begins(ctx, &w) : 0;
+}
+
+/* behind that call: the frame is in the connection's buffer */
+SEC("uprobe")
+int gr_write(struct pt_regs *ctx)
+{
+	return write_ends(ctx);
 }
 
 /* func (cs *clientStream) finish(err error)   AX cs, BX CX err */

@@ -106,7 +106,16 @@ struct gr_exe {
 	__u16 hdr_method;               /* CallHdr.Method */
 	__u16 cc_target;                /* ClientConn.target */
 	__u16 status_s;                 /* internal/status.Status.s */
-	__u16 pad1;
+	__u16 hf;                       /* of headerFrame or clientHeaders: the fields to send */
+	__u16 cli_max;                  /* http2Client: *uint32, the limit of a header list */
+	__u16 loopy_framer;             /* loopyWriter: *framer */
+	__u16 framer_writer;            /* framer: *bufWriter */
+	__u16 bw_buf;                   /* bufWriter: its buffer, a slice or, since 1.84, ... */
+	__u8 bw_handle;                 /* ... 1: a pointer to one */
+	__u8 inject;                    /* 1: headers are written */
+	__u16 bw_offset, bw_batch, bw_err;
+	__u8 take_hdr; /* captured word of the quota closure, from 1; set here */
+	__u8 pad1[5];
 	__s32 md_name;            /* nameOff of metadata.mdIncomingKey */
 	__s32 err_name;           /* of *internal/status.Error */
 	__s32 h2_name, addr_name; /* of *transport.http2Server, *net.TCPAddr */
@@ -160,9 +169,15 @@ const struct gr_rpc gr_rpc_zero = {};
 
 /* What became of each attempt to hand on a trace; cut out of nethttp's metric. */
 enum gr_prop {
-	PROP_SAID = 0, /* client: announced by connection */
-	PROP_UNKNOWN,  /* client: the connection is of no known type */
-	PROP_JOINED,   /* server: found by connection */
+	PROP_SAID = 0,    /* client: announced by connection */
+	PROP_UNKNOWN,     /* client: the connection is of no known type */
+	PROP_JOINED,      /* server: found by connection */
+	PROP_WRITTEN,     /* client: header written */
+	PROP_KEPT,        /* client: the program's own traceparent was kept */
+	PROP_UNPROVEN,    /* client: too much metadata to prove that there is none */
+	PROP_NO_ROOM,     /* client: no room in the buffer, or under the server's limit */
+	PROP_UNKNOWN_BUF, /* client: the buffer does not look as expected */
+	PROP_FAILED,      /* client: the write was refused */
 	PROP_COUNT,
 };
 

@@ -3,6 +3,7 @@ package grpc
 import (
 	_ "embed"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"structs"
 
@@ -23,6 +24,7 @@ var offsetsJSON []byte
 const (
 	groupServer = "grpc-server"
 	groupClient = "grpc-client"
+	groupWrite  = "grpc-write"
 )
 
 // Config is what a user may set.
@@ -37,15 +39,16 @@ type Config struct {
 // New returns the probe.
 func New(cfg Config) *probe.Spec {
 	return &probe.Spec{
-		ID:       ID,
-		Name:     "grpc",
-		Doc:      "google.golang.org/grpc servers and clients, unary and streams",
-		Points:   points(),
-		Groups:   groups(),
-		Fields:   allFields(),
-		Table:    func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
-		Load:     loadBpf,
-		InFlight: []probe.InFlight{{Map: "gr_server"}, {Map: "gr_calls", MaxAge: probe.CallMaxAge}, {Map: "gr_streams"}},
+		ID:     ID,
+		Name:   "grpc",
+		Doc:    "google.golang.org/grpc servers and clients, unary and streams",
+		Points: points(),
+		Groups: groups(),
+		Fields: allFields(),
+		Table:  func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
+		Load:   loadBpf,
+		InFlight: []probe.InFlight{{Map: "gr_server"}, {Map: "gr_calls", MaxAge: probe.CallMaxAge}, {Map: "gr_streams"},
+			{Map: "gr_writes", MaxAge: probe.CallMaxAge}},
 		Prepare: func(cs *ebpf.CollectionSpec) error {
 			if err := cs.Variables["cfg_hdrs"].Set(metadataRules()); err != nil {
 				return fmt.Errorf("set cfg_hdrs: %w", err)
@@ -54,18 +57,43 @@ func New(cfg Config) *probe.Spec {
 		},
 		Counters: &probe.Counters{
 			Map: "gr_props", Metric: "tracer_agent_grpc_propagation_total",
-			Help:   "Attempts to hand the trace of an RPC on to its server, by mode and what became of them.",
-			Labels: [][2]string{{"join", "announced"}, {"join", "unknown_connection"}, {"join", "joined"}},
+			Help: "Attempts to hand the trace of an RPC on to its server, by mode and what became of them.",
+			Labels: [][2]string{
+				{"join", "announced"}, {"join", "unknown_connection"}, {"join", "joined"},
+				{"memory", "written"}, {"memory", "own_header_kept"}, {"memory", "absence_not_proven"},
+				{"memory", "no_room"}, {"memory", "unknown_buffer"}, {"memory", "write_failed"},
+			},
 		},
-		Propagation: func(p *probe.Placed) *probe.Propagation {
-			return &probe.Propagation{Joined: cfg.Join && canJoin(p)}
-		},
-		AttachExe:  func(c *ebpf.Collection, p *probe.Placed) error { return attachExe(c, p, cfg.Join) },
-		NewDecoder: func(env probe.DecoderEnv) probe.Decoder { return newDecoder(env, cfg) },
+		Propagation: func(p *probe.Placed) *probe.Propagation { return handsOn(p, cfg.Join && canJoin(p)) },
+		AttachExe:   func(c *ebpf.Collection, p *probe.Placed) error { return attachExe(c, p, cfg.Join) },
+		NewDecoder:  func(env probe.DecoderEnv) probe.Decoder { return newDecoder(env, cfg) },
 	}
 }
 
 func canJoin(p *probe.Placed) bool { return need(p, joinFields()) == nil }
+
+// handsOn says whether calls are written into.
+func handsOn(p *probe.Placed, joined bool) *probe.Propagation {
+	out := &probe.Propagation{Joined: joined}
+	if p.Groups[groupWrite] {
+		out.Written = []string{"gRPC"}
+	} else if err := p.Refused[groupWrite]; err != nil {
+		out.Refused = []error{fmt.Errorf("gRPC: %w", err)}
+	}
+	return out
+}
+
+func checkWrite(p *probe.Placed) error {
+	if !hasPoint(p, "grpc_client_stream") {
+		return errors.New("streams of calls are not seen")
+	}
+	for _, either := range [][2]goexe.Field{{clientFrame, frameFields}, {writerHandle, writerBuf}} {
+		if p.Offset(either[0]) == probe.OffNone && p.Offset(either[1]) == probe.OffNone {
+			return need(p, either[1:])
+		}
+	}
+	return need(p, writeFields())
+}
 
 func groups() []probe.Group {
 	return []probe.Group{
@@ -89,6 +117,7 @@ func groups() []probe.Group {
 				}
 				return nil
 			}},
+		{Name: groupWrite, What: "traceparent written into gRPC calls", Check: checkWrite},
 	}
 }
 
@@ -97,7 +126,9 @@ func points() []probe.Point {
 	const (
 		g = module + "."
 		t = transport + "(*"
+		l = t + "loopyWriter)."
 	)
+	originate := []string{l + "originateStream", l + "clientHeaderHandler"}
 	entry := func(args int, funcs ...string) probe.Site {
 		return probe.Site{Kind: probe.Entry, Funcs: funcs, Args: args}
 	}
@@ -133,6 +164,13 @@ func points() []probe.Point {
 		{Name: "grpc_no_addrs", Program: "gr_no_addrs", Group: groupClient, Optional: true,
 			Site: failed(3, g+"(*ClientConn).waitForResolvedAddrs", g+"newClientStream"),
 			Lost: "streams that wait for name resolution in vain"},
+
+		// Of the two functions a version has one. The second point is where the results of
+		// the first one's call are looked at.
+		{Name: "grpc_write_header", Program: "gr_encode", Group: groupWrite, Writes: true,
+			Site: probe.Site{Kind: probe.CallSite, Funcs: originate, Callees: []string{l + "writeHeader"}}},
+		{Name: "grpc_written_header", Program: "gr_write", Group: groupWrite, Writes: true,
+			Site: probe.Site{Kind: probe.AfterCall, Funcs: originate, Callees: []string{l + "writeHeader"}, Results: 2}},
 	}
 }
 
@@ -190,6 +228,11 @@ func attachExe(c *ebpf.Collection, p *probe.Placed, join bool) error {
 		CliConn: o(clientConn), CliNext: o(clientNext),
 		CsHdr: o(callHdr), CsCtx: o(callCtx), HdrMethod: o(hdrMethod), CcTarget: o(connTarget),
 		StatusS: o(statusProto),
+		Inject:  flag(p.Groups[groupWrite]),
+		Hf:      either(p, clientFrame, frameFields), CliMax: o(clientMax),
+		LoopyFramer: o(loopyFramer), FramerWriter: o(framerWriter),
+		BwBuf: either(p, writerHandle, writerBuf), BwHandle: flag(o(writerHandle) != probe.OffNone),
+		BwOffset: o(writerN), BwBatch: o(writerBatch), BwErr: o(writerErr),
 	}
 	v.Streams = flag(hasPoint(p, "grpc_client_stream"))
 	v.Net.TlsConn, v.Net.ConnFd = o(probe.Std("crypto/tls.Conn", "conn")), o(probe.Std("net.conn", "fd"))

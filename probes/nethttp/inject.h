@@ -24,44 +24,15 @@
 #ifndef NH_INJECT_H
 #define NH_INJECT_H
 
+#include "../../bpf/lib/inject.h"
 #include "client.h"
 
-#define LINE_LEN       70     /* "Traceparent: " value "\r\n" */
-#define HPACK_LEN      69     /* 0x00, length, "traceparent", length, value */
-#define CRLF           0x0a0d /* as a little-endian word */
-#define MAX_BUF        (1 << 24)
-#define H2_HEADERS     1
-#define H2_END_HEADERS 0x04
-#define H2_PADDED      0x08
-#define H2_HEADER_LEN  9
+#define LINE_LEN 70     /* "Traceparent: " value "\r\n" */
+#define CRLF     0x0a0d /* as a little-endian word */
 /* A block this small cannot, with a limit of at least this much, be brought over the
  * peer's SETTINGS_MAX_HEADER_LIST_SIZE by one field more. */
 #define H2_MAX_BLOCK      4096
 #define H2_MIN_LIST_LIMIT (256 << 10)
-
-static __always_inline __u8 hex_char(__u8 v)
-{
-	return v < 10 ? '0' + v : 'a' + v - 10;
-}
-
-static __always_inline void put_hex(__u8 *dst, const __u8 *src, int n)
-{
-	for (int i = 0; i < n; i++) {
-		dst[2 * i] = hex_char(src[i] >> 4);
-		dst[2 * i + 1] = hex_char(src[i] & 15);
-	}
-}
-
-/* The 55 bytes of the header's value. */
-static __noinline int put_value(__u8 *p, const struct tr_conn *ids)
-{
-	p[0] = p[1] = '0';
-	p[2] = p[35] = p[52] = '-';
-	put_hex(p + 3, (const __u8 *)ids->trace_id, 16);
-	put_hex(p + 36, (const __u8 *)&ids->span_id, 8);
-	put_hex(p + 53, (const __u8 *)&ids->trace_flags, 1); /* its low byte */
-	return 0;
-}
 
 /* Whether the header map surely has no traceparent; counts why not. */
 static __noinline int proven_absent(struct nh_writer *w, struct tr_goexe *ge, __u64 map)
@@ -199,11 +170,7 @@ static __noinline int h2_inject(struct nh_writer *w, struct tr_goexe *ge, __u64 
 		count_prop(PROP_NO_ROOM);
 		return 0;
 	}
-	w->tp[0] = 0; /* literal without indexing, new name */
-	w->tp[1] = 11;
-	__builtin_memcpy(w->tp + 2, "traceparent", 11);
-	w->tp[13] = TRACEPARENT_LEN;
-	put_value(w->tp + 14, &w->io.c.val);
+	put_hpack(w->tp, &w->io.c.val);
 	/* The frame's length must not change without the buffer's: see first that this one
 	 * can be written, and take the other back when it cannot after all. */
 	if (bpf_probe_write_user((void *)w->buf.n_addr, &w->buf.n, sizeof(w->buf.n)) ||

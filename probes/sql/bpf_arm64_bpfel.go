@@ -361,6 +361,7 @@ const (
 	bpfProgSqPgxExec     = "sq_pgx_exec"
 	bpfProgSqPgxExecEnd  = "sq_pgx_exec_end"
 	bpfProgSqPgxFatal    = "sq_pgx_fatal"
+	bpfProgSqPgxPool     = "sq_pgx_pool"
 	bpfProgSqPgxQuery    = "sq_pgx_query"
 	bpfProgSqPgxQuery2   = "sq_pgx_query2"
 	bpfProgSqPool        = "sq_pool"
@@ -444,6 +445,7 @@ type bpfProgramSpecs struct {
 	SqPgxExec    *ebpf.ProgramSpec `ebpf:"sq_pgx_exec"`
 	SqPgxExecEnd *ebpf.ProgramSpec `ebpf:"sq_pgx_exec_end"`
 	SqPgxFatal   *ebpf.ProgramSpec `ebpf:"sq_pgx_fatal"`
+	SqPgxPool    *ebpf.ProgramSpec `ebpf:"sq_pgx_pool"`
 	SqPgxQuery   *ebpf.ProgramSpec `ebpf:"sq_pgx_query"`
 	SqPgxQuery2  *ebpf.ProgramSpec `ebpf:"sq_pgx_query2"`
 	SqPool       *ebpf.ProgramSpec `ebpf:"sq_pool"`
@@ -581,6 +583,7 @@ type bpfPrograms struct {
 	SqPgxExec    *ebpf.Program `ebpf:"sq_pgx_exec"`
 	SqPgxExecEnd *ebpf.Program `ebpf:"sq_pgx_exec_end"`
 	SqPgxFatal   *ebpf.Program `ebpf:"sq_pgx_fatal"`
+	SqPgxPool    *ebpf.Program `ebpf:"sq_pgx_pool"`
 	SqPgxQuery   *ebpf.Program `ebpf:"sq_pgx_query"`
 	SqPgxQuery2  *ebpf.Program `ebpf:"sq_pgx_query2"`
 	SqPool       *ebpf.Program `ebpf:"sq_pool"`
@@ -610,6 +613,7 @@ func (p *bpfPrograms) Close() error {
 		p.SqPgxExec,
 		p.SqPgxExecEnd,
 		p.SqPgxFatal,
+		p.SqPgxPool,
 		p.SqPgxQuery,
 		p.SqPgxQuery2,
 		p.SqPool,

@@ -39,7 +39,9 @@ type decoder struct {
 	ev    bpfSqlEvent
 	tail  []byte
 	texts map[statementKey]statement
-	pools dbpool.Finder
+	pools dbpool.Finder // of database/sql
+
+	pgxPools dbpool.Finder
 
 	duration *telemetry.DurationOf
 }
@@ -64,11 +66,16 @@ func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) erro
 	copy(unsafe.Slice((*byte)(unsafe.Pointer(&d.ev)), headLen), rec.Raw)
 	d.tail = tail
 	key := telemetry.ProcessKey{PID: rec.PID, StartNs: rec.ProcStartNs}
-	if bpfSqKind(d.ev.Kind) == bpfSqKindK_POOL {
+	switch pgx := d.has(bpfSqFlagF_PGX); {
+	case bpfSqKind(d.ev.Kind) == bpfSqKindK_POOL && pgx:
+		d.pgxPools.Found(key, rec.ExeID, d.ev.Pool, "pgxpool")
+		return nil
+	case bpfSqKind(d.ev.Kind) == bpfSqKindK_POOL:
 		d.pools.Found(key, rec.ExeID, d.ev.Pool, d.system())
 		return nil
-	}
-	if !d.has(bpfSqFlagF_PGX) {
+	case pgx:
+		d.pgxPools.Seek(key, rec.ExeID, call.EndNs)
+	default:
 		d.pools.Seek(key, rec.ExeID, call.EndNs)
 	}
 	op := call.Operation(rec, "sql")

@@ -20,6 +20,9 @@ func (cfg Config) attachExe(c *ebpf.Collection, p *probe.Placed) error {
 	if p.Groups[groupPools] {
 		cfg.learnPools(p)
 	}
+	if p.Groups[groupPgxPools] {
+		cfg.learnPgxPools(p)
+	}
 	return probe.PutExe(c.Maps["sq_exes"], p.ExeID, encodeExe(p))
 }
 

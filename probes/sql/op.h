@@ -58,7 +58,7 @@ struct sql_event {
 	struct tr_errtype result;  /* of the driver's Result */
 	__u64 result_raw[2];
 	__u64 code[2];
-	__u64 pool; /* K_POOL: *database/sql.DB */
+	__u64 pool; /* K_POOL: *database/sql.DB, or *pgxpool.Pool with F_PGX */
 	__u16 port;
 	__u8 kind;
 	__u8 pad[5];

@@ -8,14 +8,19 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 )
 
-// pointSeek is the point that finds pools that were open before the probe came.
-const pointSeek = "pool_seek"
+// Points that find pools that were open before the probe came.
+const (
+	pointSeek    = "pool_seek"
+	pointPgxSeek = "pgx_pool_seek"
+)
 
 func poolPoints() []probe.Point {
-	const db = "database/sql.(*DB)."
+	const db, pgx = "database/sql.(*DB).", pathPgxPool + ".(*Pool)."
 	return []probe.Point{
 		{Name: "pool_new", Program: "sq_pool", Group: groupPools, Site: entry(1, db+"connectionOpener")},
 		{Name: pointSeek, Program: "sq_pool", Group: groupPools, Lazy: true, Site: entry(1, db+"conn")},
+		{Name: "pgx_pool_new", Program: "sq_pgx_pool", Group: groupPgxPools, Site: entry(1, pgx+"backgroundHealthCheck")},
+		{Name: pointPgxSeek, Program: "sq_pgx_pool", Group: groupPgxPools, Lazy: true, Site: entry(1, pgx+"Acquire")},
 	}
 }
 

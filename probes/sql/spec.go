@@ -25,6 +25,7 @@ const (
 	groupStmtRows = "database-sql-prepared-query"
 	groupTx       = "database-sql-transactions"
 	groupPools    = "database-sql-pools"
+	groupPgxPools = "pgx-pools"
 	groupPgxExec  = "pgx-exec"
 	groupPgxQuery = "pgx-query"
 )
@@ -48,7 +49,7 @@ const (
 // Config is what a user may set.
 type Config struct {
 	QueryText QueryText
-	// Pools learns of database/sql's connection pools; may be nil.
+	// Pools learns of connection pools of database/sql and pgx; may be nil.
 	Pools *dbpool.Registry
 }
 
@@ -57,7 +58,8 @@ func New(cfg Config) *probe.Spec {
 	points, groups := append(stdPoints(), pgxPoints()...), groups()
 	if cfg.Pools != nil {
 		points = append(points, poolPoints()...)
-		groups = append(groups, probe.Group{Name: groupPools, What: "connection pools of database/sql", Check: checkPools})
+		groups = append(groups, probe.Group{Name: groupPools, What: "connection pools of database/sql", Check: checkPools},
+			probe.Group{Name: groupPgxPools, What: "connection pools of pgx", Check: checkPgxPools})
 	}
 	return &probe.Spec{
 		ID:        ID,
@@ -72,7 +74,8 @@ func New(cfg Config) *probe.Spec {
 		AttachExe: cfg.attachExe,
 		NewDecoder: func(env probe.DecoderEnv) probe.Decoder {
 			return &decoder{env: env, cfg: cfg, texts: map[statementKey]statement{}, duration: probe.NewDBDuration(),
-				pools: dbpool.Finder{Pools: cfg.Pools, Point: pointSeek, SetPoint: env.SetPoint, Library: poolLibrary}}
+				pools:    dbpool.Finder{Pools: cfg.Pools, Point: pointSeek, SetPoint: env.SetPoint, Library: poolLibrary},
+				pgxPools: dbpool.Finder{Pools: cfg.Pools, Point: pointPgxSeek, SetPoint: env.SetPoint, Library: pathPgxPool}}
 		},
 	}
 }

@@ -97,11 +97,7 @@ int sq_conn_query(struct pt_regs *ctx)
 	return STD_END(ctx, stmt_query_conn, 3, H_RETRY | H_ERROR);
 }
 
-/* func (db *DB) connectionOpener(ctx context.Context), once in a *DB's life, and
- * func (db *DB) conn(ctx context.Context, strategy connReuseStrategy) (*driverConn, error),
- * attached for a moment to programs that run already   AX db */
-SEC("uprobe")
-int sq_pool(struct pt_regs *ctx)
+static __always_inline int tell_pool(struct pt_regs *ctx, __u32 flags)
 {
 	struct tr_who w;
 	struct sq_op *op;
@@ -113,9 +109,28 @@ int sq_pool(struct pt_regs *ctx)
 		return 0;
 	op->ev.kind = K_POOL;
 	op->ev.pool = w.key.id;
-	put_db(op, w.ge, w.key.id);
+	op->ev.call.flags |= flags;
+	if (!flags)
+		put_db(op, w.ge, w.key.id);
 	finish(&w.key, op);
 	return 0;
+}
+
+/* func (db *DB) connectionOpener(ctx context.Context), once in a *DB's life, and
+ * func (db *DB) conn(ctx context.Context, strategy connReuseStrategy) (*driverConn, error),
+ * attached for a moment to programs that run already   AX db */
+SEC("uprobe")
+int sq_pool(struct pt_regs *ctx)
+{
+	return tell_pool(ctx, 0);
+}
+
+/* func (p *Pool) backgroundHealthCheck(), once in a *pgxpool.Pool's life, and
+ * func (p *Pool) Acquire(ctx context.Context) (*Conn, error), attached likewise   AX p */
+SEC("uprobe")
+int sq_pgx_pool(struct pt_regs *ctx)
+{
+	return tell_pool(ctx, F_PGX);
 }
 
 /* func ctxDriverBegin(ctx context.Context, opts *TxOptions, ci driver.Conn)

@@ -11,6 +11,8 @@
 #   PART=NAME                           keeps what this part said in KERNEL.NAME.jsonl, for
 #                                       runs that are done in pieces
 #   TRACER_TEST_PATIENCE=N              stretches time limits, for a machine that is busy
+#   MINUTES=18                          how long a kernel's tests may take
+#   BUILT=1                             takes the programs that the last run built
 #   TRACER_BYTES_REQUESTS=N ...         how much TestBytes and TestMemoryChain do
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -18,10 +20,11 @@ cd "$(dirname "$0")/../.."
 . scripts/env.sh
 
 if [ $# = 0 ]; then
-  sed -n '2,16p' "$0" >&2
+  sed -n '2,18p' "$0" >&2
   exit 2
 fi
 versions=${GO_VERSIONS:-1.18.10 1.23.12 1.26.8}
+minutes=${MINUTES:-18}
 out=$PWD/out/kernels
 
 need=()
@@ -50,9 +53,14 @@ build() {
       go build -o "$out/targets-$1/httpmatrix-go$v" .)
   done
   # These have modules of their own, which the newest of the versions builds.
-  for v in variety otelchain; do
+  for v in variety otelchain grpc; do
     (cd "testdata/targets/$v" && GOFLAGS=-buildvcs=false GOTOOLCHAIN=go${versions##* } CGO_ENABLED=0 GOARCH=$1 \
       go build -o "$out/targets-$1/$v" .)
+  done
+  # grpc of other times, with the Go of those: as test/kernels has them outside a guest.
+  for v in mid=1.22.12 old=1.18.10; do
+    (cd testdata/targets/grpc && GOFLAGS=-buildvcs=false GOTOOLCHAIN=go${v#*=} CGO_ENABLED=0 GOARCH=$1 \
+      go build -modfile="go.${v%=*}.mod" -o "$out/targets-$1/grpc-${v%=*}" .)
   done
 }
 for name in "$@"; do
@@ -61,8 +69,8 @@ for name in "$@"; do
     *) amd64=1 ;;
   esac
 done
-if [ -n "${amd64:-}" ]; then build amd64; fi
-if [ -n "${arm64:-}" ]; then build arm64; fi
+if [ -n "${amd64:-}" ] && [ -z "${BUILT:-}" ]; then build amd64; fi
+if [ -n "${arm64:-}" ] && [ -z "${BUILT:-}" ]; then build arm64; fi
 settings=()
 for name in TRACER_BYTES_REQUESTS TRACER_BYTES_FROM TRACER_BYTES_SEED TRACER_CHAIN_REQUESTS; do
   if [ -n "${!name:-}" ]; then settings+=(-e "$name=${!name}"); fi
@@ -82,10 +90,10 @@ for name in "$@"; do
   # we did to it dies again.
   for try in 1 2 3; do
     status=0
-    scripts/vm/boot.sh -a $arch -k "$words" -t 1200 -f "$out/bin-$arch/tracer-agent:/tracer-agent" -f "$out/targets-$arch:/targets" \
+    scripts/vm/boot.sh -a $arch -k "$words" -t $((minutes * 60 + 120)) -f "$out/bin-$arch/tracer-agent:/tracer-agent" -f "$out/targets-$arch:/targets" \
       -e TRACER_AGENT_BIN=/tracer-agent -e TRACER_TARGETS=/targets -e TRACER_RESULTS=1 \
       -e TRACER_REQUIRE_KERNEL=1 -e TRACER_TEST_PATIENCE="${TRACER_TEST_PATIENCE:-6}" ${settings[@]+"${settings[@]}"} \
-      "$package" "$out/bin-$arch/kernels.test" -test.v -test.timeout 18m ${only:+-test.run "$only"} \
+      "$package" "$out/bin-$arch/kernels.test" -test.v -test.timeout "${minutes}m" ${only:+-test.run "$only"} \
       >"$said.log" || status=$?
     if [ "$status" != 125 ]; then break; fi
     echo "matrix: kernel $name died in try $try" >&2

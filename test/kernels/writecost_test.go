@@ -84,17 +84,21 @@ func TestWriteCost(t *testing.T) {
 		burst(tg, 200)
 	}
 	before := writes(manager)
-	cpu := make([][]time.Duration, len(programs))
+	cpu, spent := make([][]time.Duration, len(programs)), make([][]time.Duration, len(programs))
+	hits := make([]float64, len(programs))
 	for range rounds {
 		for i, tg := range programs {
-			was := cpuOf(t, tg.PID)
+			was, ran := cpuOf(t, tg.PID), allRuns(manager)
 			burst(tg, calls)
 			cpu[i] = append(cpu[i], (cpuOf(t, tg.PID)-was)/calls)
+			run := allRuns(manager)
+			spent[i] = append(spent[i], (run.Time-ran.Time)/calls)
+			hits[i] += float64(run.Hits-ran.Hits) / float64(rounds*calls)
 		}
 	}
 	after := writes(manager)
-	if hits := int(after.Hits - before.Hits); hits != rounds*calls {
-		t.Errorf("%d hits to write into %d calls, want one each", hits, rounds*calls)
+	if n := int(after.Hits - before.Hits); n != rounds*calls {
+		t.Errorf("%d hits to write into %d calls, want one each", n, rounds*calls)
 	}
 	t.Logf("in the program that writes: %v per call", (after.Time-before.Time)/time.Duration(rounds*calls))
 	result := ""
@@ -107,6 +111,9 @@ func TestWriteCost(t *testing.T) {
 		sorted := slices.Sorted(slices.Values(cpu[i]))
 		t.Logf("%s: %v of CPU per call of the program, %v more than off (from %v to %v), medians of %d rounds of %d calls", m.name,
 			sorted[rounds/2], added[rounds/2], added[0], added[rounds-1], rounds, calls)
+		ran := slices.Sorted(slices.Values(spent[i]))
+		t.Logf("%s: of that %v in the agent's programs (quartiles %v and %v, least %v), %.2f hits", m.name,
+			ran[rounds/2], ran[rounds/4], ran[rounds*3/4], ran[0], hits[i])
 		result += fmt.Sprintf("%s %d %d\n", m.name, sorted[rounds/2].Nanoseconds(), added[rounds/2].Nanoseconds())
 	}
 	if file := os.Getenv("TRACER_COST_RESULT"); file != "" {
@@ -133,6 +140,18 @@ func startHanding(t *testing.T, manager *probe.Manager, path string, hand probe.
 		t.Fatal(err)
 	}
 	return tg
+}
+
+// allRuns is what the kernel counted for all programs together.
+func allRuns(m *probe.Manager) (sum probe.PointStats) {
+	counted := map[string]bool{} // one program may be on several points
+	for _, s := range m.Stats() {
+		if !counted[s.Program] {
+			counted[s.Program] = true
+			sum.Hits, sum.Time = sum.Hits+s.Hits, sum.Time+s.Time
+		}
+	}
+	return sum
 }
 
 // writes is what the kernel counted for the program that writes into HTTP/1 requests.

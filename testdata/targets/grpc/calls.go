@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -54,7 +55,8 @@ type outcome struct {
 }
 
 // call makes n calls: addr, kind (see dial), method, cmd (see do), style inline or
-// fanout, timeout, cancel (after how long), md (a traceparent to send).
+// fanout, timeout, cancel (after how long), md (a traceparent to send), fill (how many
+// further keys to send), size (of each one's value).
 func call(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	n, _ := strconv.Atoi(q.Get("n"))
@@ -77,6 +79,11 @@ func call(w http.ResponseWriter, r *http.Request) {
 			}
 			if md := q.Get("md"); md != "" {
 				ctx = metadata.AppendToOutgoingContext(ctx, "traceparent", md, "tracestate", q.Get("ts"))
+			}
+			fill, _ := strconv.Atoi(q.Get("fill"))
+			size, _ := strconv.Atoi(q.Get("size"))
+			for k := 0; k < fill; k++ {
+				ctx = metadata.AppendToOutgoingContext(ctx, "fill-"+strconv.Itoa(k), strconv.Itoa(i)+strings.Repeat("x", size))
 			}
 			reply, err := rpc(ctx, q.Get("addr"), q.Get("kind"), q.Get("method"), q.Get("cmd"))
 			out[i] = outcome{Code: status.Code(err).String(), Reply: reply}

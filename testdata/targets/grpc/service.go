@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime"
+	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -115,7 +116,7 @@ func recoverPanics(ctx context.Context, req any, _ *grpc.UnaryServerInfo, h grpc
 
 // do is what a handler does: sleep=10ms, code=5 with msg=..., panic=..., crash=...,
 // goexit=1, http=URL to get, next=ADDR,ADDR,... to call in turn (spawn=1: in a goroutine
-// without the context), md=1 to say which traceparent came in.
+// without the context), md=1 to say which traceparent came in, md=all which metadata.
 func do(ctx context.Context, command string) (*text, error) {
 	q, err := url.ParseQuery(command)
 	if err != nil {
@@ -157,6 +158,14 @@ func do(ctx context.Context, command string) (*text, error) {
 	}
 	if q.Get("md") != "" {
 		md, _ := metadata.FromIncomingContext(ctx)
+		if q.Get("md") == "all" {
+			var lines []string
+			for k, v := range md {
+				lines = append(lines, k+": "+strings.Join(v, ","))
+			}
+			sort.Strings(lines)
+			return &text{Value: strings.Join(lines, "\n")}, nil
+		}
 		return &text{Value: strings.Join(md.Get("traceparent"), ",")}, nil
 	}
 	return &text{Value: "ok"}, nil

@@ -34,7 +34,12 @@ func openPgx(_ context.Context, dsn string) (caller, error) {
 }
 
 func openPool(ctx context.Context, dsn string) (caller, error) {
-	p, err := pgxpool.New(ctx, dsn)
+	conf, err := pgxpool.ParseConfig(dsn)
+	if err != nil {
+		return nil, err
+	}
+	conf.MaxConns = 5
+	p, err := pgxpool.NewWithConfig(ctx, conf)
 	if err != nil {
 		return nil, err
 	}
