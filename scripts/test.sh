@@ -5,8 +5,9 @@
 #   scripts/test.sh [usual|matrix|large]
 #
 # "usual" ends inside two other kernels, the oldest and the newest that are tried, with a
-# part of what make test-kernel runs there: all programs load, and calls are handed on in
-# every mode. TRACER_KERNELS names others; empty: none.
+# part of what make test-kernel runs there: all programs load, calls are handed on in
+# every mode, and requests through three services are whole traces. TRACER_KERNELS names
+# others; empty: none.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/bootstrap.sh dev
@@ -32,7 +33,7 @@ case ${1:-usual} in
     kernels=${TRACER_KERNELS-5.10 7.3}
     if [ -n "$kernels" ]; then
       # shellcheck disable=SC2086 # a list
-      GO_VERSIONS=1.26.8 RUN='TestLoadAll|TestModePerProcess|TestKernelMode' scripts/vm/matrix.sh $kernels
+      TRACER_CHAIN_REQUESTS=48 GO_VERSIONS=1.26.8 RUN='TestLoadAll|TestModePerProcess|TestKernelMode|TestMemoryChain' scripts/vm/matrix.sh $kernels
     fi
     ;;
   matrix)

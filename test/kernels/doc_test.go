@@ -131,9 +131,16 @@ type feature struct {
 	Reason string `json:"reason"`
 }
 
-// checked asks the agent what it makes of this kernel.
+// features is what the agent has said of this kernel; it is asked once, because loading
+// what is tried takes an emulated machine its time.
+var features map[string]feature
+
+// checked is what the agent makes of this kernel.
 func checked(t *testing.T) map[string]feature {
 	t.Helper()
+	if features != nil {
+		return features
+	}
 	out, err := exec.Command(harness.AgentPath(t), "check", "--json").Output()
 	var r struct {
 		Able    bool
@@ -146,7 +153,7 @@ func checked(t *testing.T) map[string]feature {
 	if err != nil || !r.Able {
 		t.Fatalf("check: the agent cannot work here: %s (%v)", r.Problem, err)
 	}
-	features := map[string]feature{}
+	features = map[string]feature{}
 	for _, f := range r.Kernel.Features {
 		features[f.Name] = f
 	}

@@ -122,17 +122,20 @@ HTTPS and HTTP/2 requests; lockdown forbids it. Kernel: pushed
 into plaintext HTTP/1, also on a connection from before the agent; calls go on when the agent
 is killed. Whole traces: of requests through three services with the header
 written, 16 in flight. Bytes: requests to servers that were compared with what they receive
-without the agent, and are the same but for one header. Hits: per served request / per
+without the agent, and are the same but for one header. SDK: services that trace themselves
+with the OpenTelemetry SDK and traced ones continue each other's traces. gRPC: traceparent
+written into the metadata of old and new grpc. Hits: per served request / per
 call of the newest Go, with the header written. A kernel that is not in the table was not tried; Debian's 6.12.95
 panics in this emulator, in its own memory allocator, before a test begins.
 
-| kernel | arch | lockdown | programs load | largest, verified instructions | chain, by Go version | join | memory | whole traces | bytes | kernel | agent killed, started again | hits |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| kernel | arch | lockdown | programs load | largest, verified instructions | chain, by Go version | join | memory | whole traces | bytes | SDK | gRPC | kernel | agent killed, started again | hits |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 `)
 	for _, g := range guests {
-		fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", g.kernel, g.arch, g.lockdown,
+		fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", g.kernel, g.arch, g.lockdown,
 			g.outcome("TestLoadAll/"), g.fact("TestLoadAll/nethttp", "largest"), g.chains(),
-			g.outcome("TestJoinMode/"), g.memory(), g.chainTraces(), g.bytes(), g.kernelMode(),
+			g.outcome("TestJoinMode/"), g.memory(), g.chainTraces(), g.bytes(), g.outcome("TestSDK/"),
+			g.outcome("TestGRPCMemory/"), g.kernelMode(),
 			g.outcome("TestAgent/kill", "TestAgent/again"), g.hits())
 	}
 	writeProbes(w, guests)
