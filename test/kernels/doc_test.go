@@ -131,15 +131,15 @@ type feature struct {
 	Reason string `json:"reason"`
 }
 
-// features is what the agent has said of this kernel; it is asked once, because loading
+// ofKernel is what the agent has said of this kernel; it is asked once, because loading
 // what is tried takes an emulated machine its time.
-var features map[string]feature
+var ofKernel map[string]feature
 
 // checked is what the agent makes of this kernel.
 func checked(t *testing.T) map[string]feature {
 	t.Helper()
-	if features != nil {
-		return features
+	if ofKernel != nil {
+		return ofKernel
 	}
 	out, err := exec.Command(harness.AgentPath(t), "check", "--json").Output()
 	var r struct {
@@ -153,11 +153,11 @@ func checked(t *testing.T) map[string]feature {
 	if err != nil || !r.Able {
 		t.Fatalf("check: the agent cannot work here: %s (%v)", r.Problem, err)
 	}
-	features = map[string]feature{}
+	ofKernel = map[string]feature{}
 	for _, f := range r.Kernel.Features {
-		features[f.Name] = f
+		ofKernel[f.Name] = f
 	}
-	return features
+	return ofKernel
 }
 
 // memoryMode says whether this agent writes trace ids into requests on this kernel.
