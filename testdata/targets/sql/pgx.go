@@ -100,6 +100,8 @@ func (l *native) call(ctx context.Context, name string) error {
 		return all(c.Query(ctx, "SELECT 1/(2-id) FROM t_native WHERE name <> $1 ORDER BY id", canary))
 	case "sleep":
 		return exec("SELECT pg_sleep(10)")
+	case "nap":
+		return exec("SELECT pg_sleep(2)")
 	case "sleepquery":
 		return all(c.Query(ctx, "SELECT pg_sleep(10)"))
 	case "nested":
