@@ -1,6 +1,6 @@
 // Command record makes the corpus of probes/wire/mongo: it runs a target program whose
 // driver talks to a real server through a proxy, lets it make its calls, and writes each
-// command with its reply into a file; what compresses, see compress.go.
+// command with its reply into a file; what compresses, see the package standin.
 //
 //	go run ./probes/wire/mongo/record -server 127.0.0.1:27017 -target ./mongo -driver "v2.10.0" -out probes/wire/mongo/testdata
 package main
@@ -12,7 +12,6 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -21,9 +20,11 @@ import (
 	"strings"
 	"sync"
 
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 	"golang.org/x/tools/txtar"
 
 	"github.com/tracer-agent/tracer-agent/probes/wire/mongo"
+	"github.com/tracer-agent/tracer-agent/probes/wire/mongo/standin"
 )
 
 var calls = []string{
@@ -41,12 +42,13 @@ func main() {
 	driver := flag.String("driver", "", "the target's driver version")
 	out := flag.String("out", "", "folder to write to")
 	only := flag.String("compressor", "all", "record this one alone; \"\" is none")
+	made := flag.String("calls", "", "of a driver of a mongos, these alone")
 	flag.Parse()
 	for _, c := range []string{"", "snappy", "zlib", "zstd"} {
 		if *only != "all" && *only != c {
 			continue
 		}
-		if err := record(*server, *target, *driver, c, *out); err != nil {
+		if err := record(*server, *target, *driver, c, *made, *out); err != nil {
 			fmt.Fprintln(os.Stderr, "record:", err)
 			os.Exit(1)
 		}
@@ -55,22 +57,58 @@ func main() {
 
 // tap keeps the messages that pass.
 type tap struct {
-	compressor string
-
 	mu       sync.Mutex
 	requests [][]byte
 	replies  map[int32][]byte
-	unpacked map[int32]bool // requests that came compressed
 }
 
-func record(server, target, driver, compressor, out string) error {
-	t := &tap{compressor: compressor, replies: map[int32][]byte{}, unpacked: map[int32]bool{}}
+// saw keeps a message as the driver sent or got it.
+func (t *tap) saw(m []byte, fromDriver bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if fromDriver {
+		t.requests = append(t.requests, m)
+	} else {
+		t.replies[int32(binary.LittleEndian.Uint32(m[8:]))] = m
+	}
+}
+
+// answer is to commands that the server does not know.
+func answer(name string, _ bsoncore.Document) bsoncore.Document {
+	ok := func(b []byte) []byte { return bsoncore.AppendDoubleElement(b, "ok", 1) }
+	empty := bsoncore.BuildDocument(nil, nil)
+	switch name {
+	case "commitTransaction", "abortTransaction":
+		return standin.With(empty, ok)
+	case "bulkWrite":
+		done := bsoncore.BuildDocument(nil, ok(bsoncore.AppendInt32Element(nil, "n", 1)))
+		cursor := bsoncore.BuildDocument(nil, bsoncore.AppendArrayElement(bsoncore.AppendInt64Element(nil, "id", 0), "firstBatch",
+			bsoncore.BuildArray(nil, bsoncore.Value{Type: bsoncore.TypeEmbeddedDocument, Data: done})))
+		return standin.With(empty, func(b []byte) []byte {
+			b = bsoncore.AppendInt32Element(bsoncore.AppendDocumentElement(b, "cursor", cursor), "nErrors", 0)
+			b = bsoncore.AppendInt32Element(bsoncore.AppendInt32Element(b, "nInserted", 1), "nMatched", 1)
+			return ok(bsoncore.AppendInt32Element(b, "nModified", 1))
+		})
+	}
+	return nil
+}
+
+func record(server, target, driver, compressor, only, out string) error {
+	t := &tap{replies: map[int32][]byte{}}
+	s := &standin.StandIn{Compressor: compressor, Saw: t.saw}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
 	defer ln.Close()
-	go t.serve(ln, server)
+	made := calls
+	switch {
+	case only != "":
+		made, s.Mongos, s.Answer = strings.Split(only, ","), true, answer
+	case compressor != "":
+		made = packed
+	}
+	go s.Serve(ln, server)
 	uri := "mongodb://" + ln.Addr().String() + "/?heartbeatFrequencyMS=100000&compressors=" + compressor
 	cmd := exec.Command(target, "-uri", strings.TrimSuffix(uri, "&compressors="))
 	cmd.Stderr = os.Stderr
@@ -90,10 +128,6 @@ func record(server, target, driver, compressor, out string) error {
 	if err := json.Unmarshal([]byte(strings.TrimPrefix(line, "ready ")), &ready); err != nil {
 		return err
 	}
-	made := calls
-	if compressor != "" {
-		made = packed
-	}
 	for _, call := range made {
 		mark := t.mark()
 		resp, err := http.Get("http://" + ready.HTTP + "/do?op=" + call)
@@ -101,79 +135,11 @@ func record(server, target, driver, compressor, out string) error {
 			return err
 		}
 		resp.Body.Close()
-		if err := t.write(mark, call, driver, compressor, out); err != nil {
+		if err := t.write(mark, call, driver, compressor, s.Mongos, out); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func (t *tap) serve(ln net.Listener, server string) {
-	for {
-		client, err := ln.Accept()
-		if err != nil {
-			return
-		}
-		up, err := net.Dial("tcp", server)
-		if err != nil {
-			client.Close()
-			continue
-		}
-		go pump(up, client, t.request)
-		go pump(client, up, t.reply)
-	}
-}
-
-// request keeps a message of the driver and returns what the server is to get.
-func (t *tap) request(m []byte) ([]byte, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.requests = append(t.requests, m)
-	t.unpacked[int32(binary.LittleEndian.Uint32(m[4:]))] = opcode(m) == opCompressed
-	return unpack(m)
-}
-
-// reply keeps a message for the driver and returns it as the driver gets it.
-func (t *tap) reply(m []byte) (out []byte, err error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	to := int32(binary.LittleEndian.Uint32(m[8:]))
-	if t.compressor != "" {
-		m = offer(m, t.compressor)
-	}
-	if t.unpacked[to] {
-		if m, err = pack(m, t.compressor); err != nil {
-			return nil, err
-		}
-	}
-	t.replies[to] = m
-	return m, nil
-}
-
-// pump copies messages as change returns them.
-func pump(dst, src net.Conn, change func([]byte) ([]byte, error)) {
-	defer dst.Close()
-	for {
-		m := make([]byte, 16)
-		if _, err := io.ReadFull(src, m); err != nil {
-			return
-		}
-		h, err := mongo.ParseHeader(m)
-		if err != nil {
-			return
-		}
-		m = append(m, make([]byte, h.Len-len(m))...)
-		if _, err := io.ReadFull(src, m[16:]); err != nil {
-			return
-		}
-		if m, err = change(m); err != nil {
-			fmt.Fprintln(os.Stderr, "record:", err)
-			return
-		}
-		if _, err := dst.Write(m); err != nil {
-			return
-		}
-	}
 }
 
 func (t *tap) mark() int {
@@ -182,7 +148,7 @@ func (t *tap) mark() int {
 	return len(t.requests)
 }
 
-func (t *tap) write(mark int, call, driver, compressor, out string) error {
+func (t *tap) write(mark int, call, driver, compressor string, mongos bool, out string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for i, m := range t.requests[mark:] {
@@ -200,6 +166,9 @@ func (t *tap) write(mark int, call, driver, compressor, out string) error {
 		stand := ""
 		if compressor != "" {
 			stand = ",\nwhich compresses in place of the server"
+		}
+		if mongos {
+			stand = ",\nwhich answers what the server does not know as a mongos does"
 		}
 		ar := &txtar.Archive{
 			Comment: fmt.Appendf(nil, "Driver go.mongodb.org/mongo-driver %s, call %q of testdata/targets/mongo, compressor %q;\nserver FerretDB 1.24.2 with SQLite. Recorded by probes/wire/mongo/record%s.\n", driver, call, compressor, stand),

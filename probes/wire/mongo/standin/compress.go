@@ -1,4 +1,4 @@
-package main
+package standin
 
 import (
 	"bytes"
@@ -9,12 +9,8 @@ import (
 
 	"github.com/klauspost/compress/snappy"
 	"github.com/klauspost/compress/zstd"
-	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 )
 
-// The server compresses nothing, so the tap stands in for one that does: it adds the
-// compressor to the server's hello, unpacks what the driver then sends, and packs the
-// replies to it. Requests of the corpus are the driver's own bytes.
 const (
 	headerLen    = 16
 	opReply      = 1
@@ -29,28 +25,6 @@ func opcode(m []byte) uint32 { return binary.LittleEndian.Uint32(m[12:]) }
 func setLen(m []byte) []byte {
 	binary.LittleEndian.PutUint32(m, uint32(len(m)))
 	return m
-}
-
-// offer adds the compressor to a reply to hello; other replies are returned as they are.
-func offer(m []byte, compressor string) []byte {
-	at := headerLen + 5 // flags, kind
-	switch {
-	case opcode(m) == opReply:
-		at = headerLen + 20
-	case opcode(m) != opMsg:
-		return m
-	}
-	if len(m) < at+5 {
-		return m
-	}
-	doc := bsoncore.Document(m[at:])
-	if _, err := doc.LookupErr("maxWireVersion"); err != nil {
-		return m
-	}
-	list := bsoncore.BuildArray(nil, bsoncore.Value{Type: bsoncore.TypeString, Data: bsoncore.AppendString(nil, compressor)})
-	more := bsoncore.AppendArrayElement(append([]byte{}, doc[:len(doc)-1]...), "compression", list)
-	more = setLen(append(more, 0))
-	return setLen(append(append([]byte{}, m[:at]...), more...))
 }
 
 // unpack returns the message in an OP_COMPRESSED.

@@ -54,3 +54,32 @@ func transaction(ctx context.Context, c *client, _ int) error {
 func unordered() *options.InsertManyOptions { return options.InsertMany().SetOrdered(false) }
 
 func batch(n int32) *options.FindOptions { return options.Find().SetBatchSize(n) }
+
+// commit and abort end transactions of two writes, on a server that has them.
+func commit(ctx context.Context, c *client, _ int) error { return transact(ctx, c, nil) }
+
+func abort(ctx context.Context, c *client, _ int) error {
+	stop := errors.New("stop")
+	if err := transact(ctx, c, stop); err != stop {
+		return err
+	}
+	return nil
+}
+
+func transact(ctx context.Context, c *client, end error) error {
+	sess, err := c.StartSession()
+	if err != nil {
+		return err
+	}
+	defer sess.EndSession(ctx)
+	_, err = sess.WithTransaction(ctx, func(ctx mongo.SessionContext) (interface{}, error) {
+		if _, err := c.db.Collection("orders").InsertOne(ctx, secret); err != nil {
+			return nil, err
+		}
+		if _, err := c.db.Collection("orders").UpdateOne(ctx, secret, one("$set", one("px", 1))); err != nil {
+			return nil, err
+		}
+		return nil, end
+	})
+	return err
+}

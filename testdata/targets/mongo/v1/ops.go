@@ -147,4 +147,6 @@ var ops = map[string]operation{
 	},
 	"drop":        func(ctx context.Context, c *client, _ int) error { return c.db.Drop(ctx) },
 	"transaction": transaction,
+	"commit":      commit,
+	"abort":       abort,
 }

@@ -56,3 +56,41 @@ func unordered() *options.InsertManyOptionsBuilder { return options.InsertMany()
 func batch(n int32) *options.FindOptionsBuilder { return options.Find().SetBatchSize(n) }
 
 func limit(n int64) *options.FindOptionsBuilder { return options.Find().SetLimit(n) }
+
+// commit and abort end transactions of two writes, on a server that has them.
+func commit(ctx context.Context, c *client, _ int) error { return transact(ctx, c, nil) }
+
+func abort(ctx context.Context, c *client, _ int) error {
+	stop := errors.New("stop")
+	if err := transact(ctx, c, stop); err != stop {
+		return err
+	}
+	return nil
+}
+
+func transact(ctx context.Context, c *client, end error) error {
+	sess, err := c.StartSession()
+	if err != nil {
+		return err
+	}
+	defer sess.EndSession(ctx)
+	_, err = sess.WithTransaction(ctx, func(ctx context.Context) (interface{}, error) {
+		if _, err := c.db.Collection("orders").InsertOne(ctx, secret); err != nil {
+			return nil, err
+		}
+		if _, err := c.db.Collection("orders").UpdateOne(ctx, secret, one("$set", one("px", 1))); err != nil {
+			return nil, err
+		}
+		return nil, end
+	})
+	return err
+}
+
+// clientBulkWrite is the command bulkWrite, of servers 8 and drivers since 2.1.
+func clientBulkWrite(ctx context.Context, c *client, _ int) error {
+	_, err := c.BulkWrite(ctx, []mongo.ClientBulkWrite{
+		{Database: "shop", Collection: "orders", Model: mongo.NewClientInsertOneModel().SetDocument(secret)},
+		{Database: "shop", Collection: "users", Model: mongo.NewClientUpdateOneModel().SetFilter(secret).SetUpdate(one("$set", one("px", canary)))},
+	})
+	return err
+}

@@ -145,8 +145,11 @@ var ops = map[string]operation{
 		_, err := c.db.ListCollectionNames(ctx, bson.D{})
 		return err
 	},
-	"drop":        func(ctx context.Context, c *client, _ int) error { return c.db.Drop(ctx) },
-	"transaction": transaction,
-	"own":         own,
-	"prepareOwn":  prepareOwn,
+	"drop":            func(ctx context.Context, c *client, _ int) error { return c.db.Drop(ctx) },
+	"transaction":     transaction,
+	"commit":          commit,
+	"abort":           abort,
+	"clientBulkWrite": clientBulkWrite,
+	"own":             own,
+	"prepareOwn":      prepareOwn,
 }
