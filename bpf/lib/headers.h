@@ -7,7 +7,8 @@
  * A map is a row of groups of eight slots: buckets of runtime.hmap up to Go 1.23
  * (src/runtime/map.go), groups of internal/runtime/maps from Go 1.24 on
  * (src/internal/runtime/maps/map.go). Maps of more than MAX_GROUPS groups are
- * read up to there; what lies beyond is not seen.
+ * read up to there; what lies beyond is not seen. Of a group that ends in a page that the
+ * program has never touched the part before is read.
  */
 #ifndef TR_HEADERS_H
 #define TR_HEADERS_H
@@ -105,6 +106,30 @@ enum group_rc {
 	GROUP_FAULT
 };
 
+/* Copy what of a group of size bytes is before the end of its page. The page behind may
+ * never have been touched: a program writes only the slots that it uses, and new memory is
+ * not mapped before. Slots that are not there as a whole are taken for empty; should one
+ * not be, fewer keys are seen than the map says it has. */
+static __noinline int part_of_group(struct tr_goexe *ge, struct hdr_scan *sc, __u32 size)
+{
+	__u32 n = 4096 - (sc->cur & 4095);
+
+	if (n >= size)
+		return GROUP_FAULT;
+	__builtin_memset(sc->copy, 0, sizeof(sc->copy));
+	asm volatile("%0 &= 511" : "+r"(n));
+	if (n < 8 || n > sizeof(sc->copy) || bpf_probe_read_user(sc->copy, n, (void *)sc->cur))
+		return GROUP_FAULT;
+	for (__u32 i = 0; i < GROUP_SLOTS; i++) {
+		__u32 end = ge->swiss ? 8 + (i + 1) * (STR_SIZE + SLICE_SIZE)
+				      : 8 + GROUP_SLOTS * STR_SIZE + (i + 1) * SLICE_SIZE;
+
+		if (end > n)
+			((__u8 *)sc->copy)[i] = ge->swiss ? 0x80 : 0;
+	}
+	return GROUP_READ;
+}
+
 /* Copy the next group. */
 static __noinline int next_group(struct tr_goexe *ge, struct hdr_scan *sc)
 {
@@ -125,7 +150,7 @@ static __noinline int next_group(struct tr_goexe *ge, struct hdr_scan *sc)
 		return GROUP_END;
 	}
 	if (bpf_probe_read_user(sc->copy, 8 + SLOTS_SIZE + (ge->swiss ? 0 : 8), (void *)sc->cur))
-		return GROUP_FAULT;
+		return part_of_group(ge, sc, 8 + SLOTS_SIZE + (ge->swiss ? 0 : 8));
 	return GROUP_READ;
 }
 
