@@ -55,7 +55,8 @@ type bpfGrExe struct {
 	BwBatch      uint16
 	BwErr        uint16
 	TakeHdr      uint8
-	Pad1         [5]uint8
+	Pad1         [3]uint8
+	AttemptCs    uint16
 	_            [2]byte
 	MdName       int32
 	ErrName      int32
@@ -93,6 +94,13 @@ type bpfGrExe struct {
 		Pad   uint16
 	}
 	NoStream [2]struct {
+		_     structs.HostLayout
+		Off   int32
+		Stack uint8
+		Reg   uint8
+		Pad   uint16
+	}
+	NoAttempt [2]struct {
 		_     structs.HostLayout
 		Off   int32
 		Stack uint8
@@ -450,7 +458,6 @@ type bpfTrScope struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	bpfMapGrCalls        = "gr_calls"
-	bpfMapGrEnded        = "gr_ended"
 	bpfMapGrExes         = "gr_exes"
 	bpfMapGrProps        = "gr_props"
 	bpfMapGrServer       = "gr_server"
@@ -474,6 +481,7 @@ const (
 	bpfProgGrGoexit      = "gr_goexit"
 	bpfProgGrHandle      = "gr_handle"
 	bpfProgGrNoAddrs     = "gr_no_addrs"
+	bpfProgGrNoAttempt   = "gr_no_attempt"
 	bpfProgGrNoCall      = "gr_no_call"
 	bpfProgGrNoStream    = "gr_no_stream"
 	bpfProgGrPanic       = "gr_panic"
@@ -542,20 +550,21 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
-	GrCall     *ebpf.ProgramSpec `ebpf:"gr_call"`
-	GrEncode   *ebpf.ProgramSpec `ebpf:"gr_encode"`
-	GrFatal    *ebpf.ProgramSpec `ebpf:"gr_fatal"`
-	GrFinish   *ebpf.ProgramSpec `ebpf:"gr_finish"`
-	GrGoexit   *ebpf.ProgramSpec `ebpf:"gr_goexit"`
-	GrHandle   *ebpf.ProgramSpec `ebpf:"gr_handle"`
-	GrNoAddrs  *ebpf.ProgramSpec `ebpf:"gr_no_addrs"`
-	GrNoCall   *ebpf.ProgramSpec `ebpf:"gr_no_call"`
-	GrNoStream *ebpf.ProgramSpec `ebpf:"gr_no_stream"`
-	GrPanic    *ebpf.ProgramSpec `ebpf:"gr_panic"`
-	GrStatus   *ebpf.ProgramSpec `ebpf:"gr_status"`
-	GrStream   *ebpf.ProgramSpec `ebpf:"gr_stream"`
-	GrUnsent   *ebpf.ProgramSpec `ebpf:"gr_unsent"`
-	GrWrite    *ebpf.ProgramSpec `ebpf:"gr_write"`
+	GrCall      *ebpf.ProgramSpec `ebpf:"gr_call"`
+	GrEncode    *ebpf.ProgramSpec `ebpf:"gr_encode"`
+	GrFatal     *ebpf.ProgramSpec `ebpf:"gr_fatal"`
+	GrFinish    *ebpf.ProgramSpec `ebpf:"gr_finish"`
+	GrGoexit    *ebpf.ProgramSpec `ebpf:"gr_goexit"`
+	GrHandle    *ebpf.ProgramSpec `ebpf:"gr_handle"`
+	GrNoAddrs   *ebpf.ProgramSpec `ebpf:"gr_no_addrs"`
+	GrNoAttempt *ebpf.ProgramSpec `ebpf:"gr_no_attempt"`
+	GrNoCall    *ebpf.ProgramSpec `ebpf:"gr_no_call"`
+	GrNoStream  *ebpf.ProgramSpec `ebpf:"gr_no_stream"`
+	GrPanic     *ebpf.ProgramSpec `ebpf:"gr_panic"`
+	GrStatus    *ebpf.ProgramSpec `ebpf:"gr_status"`
+	GrStream    *ebpf.ProgramSpec `ebpf:"gr_stream"`
+	GrUnsent    *ebpf.ProgramSpec `ebpf:"gr_unsent"`
+	GrWrite     *ebpf.ProgramSpec `ebpf:"gr_write"`
 }
 
 // bpfMapSpecs contains maps before they are loaded into the kernel.
@@ -563,7 +572,6 @@ type bpfProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
 	GrCalls    *ebpf.MapSpec `ebpf:"gr_calls"`
-	GrEnded    *ebpf.MapSpec `ebpf:"gr_ended"`
 	GrExes     *ebpf.MapSpec `ebpf:"gr_exes"`
 	GrProps    *ebpf.MapSpec `ebpf:"gr_props"`
 	GrServer   *ebpf.MapSpec `ebpf:"gr_server"`
@@ -626,7 +634,6 @@ func (o *bpfObjects) Close() error {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
 	GrCalls    *ebpf.Map `ebpf:"gr_calls"`
-	GrEnded    *ebpf.Map `ebpf:"gr_ended"`
 	GrExes     *ebpf.Map `ebpf:"gr_exes"`
 	GrProps    *ebpf.Map `ebpf:"gr_props"`
 	GrServer   *ebpf.Map `ebpf:"gr_server"`
@@ -648,7 +655,6 @@ type bpfMaps struct {
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.GrCalls,
-		m.GrEnded,
 		m.GrExes,
 		m.GrProps,
 		m.GrServer,
@@ -695,20 +701,21 @@ type bpfVariables struct {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
-	GrCall     *ebpf.Program `ebpf:"gr_call"`
-	GrEncode   *ebpf.Program `ebpf:"gr_encode"`
-	GrFatal    *ebpf.Program `ebpf:"gr_fatal"`
-	GrFinish   *ebpf.Program `ebpf:"gr_finish"`
-	GrGoexit   *ebpf.Program `ebpf:"gr_goexit"`
-	GrHandle   *ebpf.Program `ebpf:"gr_handle"`
-	GrNoAddrs  *ebpf.Program `ebpf:"gr_no_addrs"`
-	GrNoCall   *ebpf.Program `ebpf:"gr_no_call"`
-	GrNoStream *ebpf.Program `ebpf:"gr_no_stream"`
-	GrPanic    *ebpf.Program `ebpf:"gr_panic"`
-	GrStatus   *ebpf.Program `ebpf:"gr_status"`
-	GrStream   *ebpf.Program `ebpf:"gr_stream"`
-	GrUnsent   *ebpf.Program `ebpf:"gr_unsent"`
-	GrWrite    *ebpf.Program `ebpf:"gr_write"`
+	GrCall      *ebpf.Program `ebpf:"gr_call"`
+	GrEncode    *ebpf.Program `ebpf:"gr_encode"`
+	GrFatal     *ebpf.Program `ebpf:"gr_fatal"`
+	GrFinish    *ebpf.Program `ebpf:"gr_finish"`
+	GrGoexit    *ebpf.Program `ebpf:"gr_goexit"`
+	GrHandle    *ebpf.Program `ebpf:"gr_handle"`
+	GrNoAddrs   *ebpf.Program `ebpf:"gr_no_addrs"`
+	GrNoAttempt *ebpf.Program `ebpf:"gr_no_attempt"`
+	GrNoCall    *ebpf.Program `ebpf:"gr_no_call"`
+	GrNoStream  *ebpf.Program `ebpf:"gr_no_stream"`
+	GrPanic     *ebpf.Program `ebpf:"gr_panic"`
+	GrStatus    *ebpf.Program `ebpf:"gr_status"`
+	GrStream    *ebpf.Program `ebpf:"gr_stream"`
+	GrUnsent    *ebpf.Program `ebpf:"gr_unsent"`
+	GrWrite     *ebpf.Program `ebpf:"gr_write"`
 }
 
 func (p *bpfPrograms) Close() error {
@@ -720,6 +727,7 @@ func (p *bpfPrograms) Close() error {
 		p.GrGoexit,
 		p.GrHandle,
 		p.GrNoAddrs,
+		p.GrNoAttempt,
 		p.GrNoCall,
 		p.GrNoStream,
 		p.GrPanic,

@@ -5,8 +5,8 @@
  *   stream  in (*http2Client).NewStream, the closure that takes a stream from the quota
  *           and gives it its number: once per attempt, in the caller's goroutine, with
  *           the lock held under which headers are queued. Here the call is announced.
- *   end     (*clientStream).finish
- * A call that comes to no stream ends in the error branches behind newClientStream and
+ *   end     in (*clientStream).finish, behind its look whether that is the first
+ * A call that comes to no attempt or stream ends in the error branches behind newClientStream and
  * in it, which cost nothing until they are taken.
  */
 #ifndef GR_CLIENT_H
@@ -221,43 +221,31 @@ static __noinline __u64 made_context(struct gr_exe *e, struct tr_goexe *ge, __u6
 	return data;
 }
 
-/* Streams whose end was seen, by span id: the goroutine that receives and the one that
- * waits for the context may both end it at once. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1024);
-	__type(key, __u64);
-	__type(value, __u32);
-} gr_ended SEC(".maps");
-
-/* Whether this is the first to end the stream. */
-static __noinline int ends_stream(struct gr_rpc *op)
-{
-	return op && !bpf_map_update_elem(&gr_ended, &op->ev.call.span_id, &op->ev.call.flags,
-					  BPF_NOEXIST);
-}
-
-/* func (cs *clientStream) finish(err error)   AX cs, BX CX err */
+/* In (*clientStream).finish, where it has seen that it is the first to end the call: the
+ * goroutine that receives and the one that waits for the context may both try.
+ * AX the csAttempt, BX CX err */
 static __always_inline int client_finish(struct pt_regs *ctx)
 {
 	struct tr_who w;
 	struct gr_exe *e;
 	struct gr_rpc *op;
+	__u64 cs;
 
 	if (!who_runs(&w, ctx))
 		return 0;
 	e = bpf_map_lookup_elem(&gr_exes, &w.proc->exe_id);
 	if (!e)
 		return 0;
+	cs = read_u64(GO_ARG0(ctx) + e->attempt_cs);
 	op = call_open(&gr_calls, &w);
-	if (op && op->method == read_u64(read_u64(GO_ARG0(ctx) + e->cs_hdr) + e->hdr_method)) {
+	if (op && op->method == read_u64(read_u64(cs + e->cs_hdr) + e->hdr_method)) {
 		put_error(&op->ev, e, w.ge, GO_ARG1(ctx), GO_ARG2(ctx));
 		finish(&gr_calls, &w.key, &op->ev, GR_CLIENT);
 		return 0;
 	}
-	w.key.id = made_context(e, w.ge, GO_ARG0(ctx) + e->cs_ctx);
+	w.key.id = made_context(e, w.ge, cs + e->cs_ctx);
 	op = call_open(&gr_streams, &w);
-	if (!op || !ends_stream(op))
+	if (!op)
 		return 0;
 	put_error(&op->ev, e, w.ge, GO_ARG1(ctx), GO_ARG2(ctx));
 	finish(&gr_streams, &w.key, &op->ev, GR_CLIENT);

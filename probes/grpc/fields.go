@@ -31,6 +31,7 @@ var (
 	hdrMethod    = lib(transport+"CallHdr", "Method")
 	callHdr      = lib(module+".clientStream", "callHdr")
 	callCtx      = lib(module+".clientStream", "ctx")
+	attemptCs   = lib(module+".csAttempt", "cs")
 	// Since 1.73, when waitForResolvedAddrs began to return a bool before its error.
 	callDelay   = lib(module+".clientStream", "nameResolutionDelay")
 	connTarget  = lib(module+".ClientConn", "target")
@@ -54,7 +55,7 @@ func serverFields() []goexe.Field {
 }
 
 func clientFields() []goexe.Field {
-	return []goexe.Field{streamCtx, clientNext, hdrMethod, callHdr, callCtx, connTarget, errorStatus, statusProto}
+	return []goexe.Field{streamCtx, clientNext, hdrMethod, callHdr, callCtx, attemptCs, connTarget, errorStatus, statusProto}
 }
 
 // joinFields lead from a transport to the file descriptor of its connection.
@@ -72,7 +73,7 @@ func writeFields() []goexe.Field {
 
 // allFields is every field the probe can make use of.
 func allFields() []goexe.Field {
-	fs := append(serverFields(), clientNext, hdrMethod, callHdr, callCtx, connTarget,
+	fs := append(serverFields(), clientNext, hdrMethod, callHdr, callCtx, attemptCs, connTarget,
 		callDelay, streamCt, serverSt, clientCt, serverPeer, serverRemote, frameFields, clientFrame, writerBuf, writerHandle)
 	return slices.Concat(fs, writeFields(), joinFields())
 }

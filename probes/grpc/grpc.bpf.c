@@ -124,7 +124,8 @@ int gr_write(struct pt_regs *ctx)
 	return write_ends(ctx);
 }
 
-/* func (cs *clientStream) finish(err error)   AX cs, BX CX err */
+/* in func (cs *clientStream) finish(err error), once for each call, at its call of
+ * func (a *csAttempt) finish(err error)   AX a, BX CX err */
 SEC("uprobe")
 int gr_finish(struct pt_regs *ctx)
 {
@@ -143,6 +144,13 @@ SEC("uprobe")
 int gr_no_stream(struct pt_regs *ctx)
 {
 	return client_fail(ctx, __builtin_offsetof(struct gr_exe, no_stream));
+}
+
+/* in func newClientStreamWithParams, where (*clientStream).newAttemptLocked has failed */
+SEC("uprobe")
+int gr_no_attempt(struct pt_regs *ctx)
+{
+	return client_fail(ctx, __builtin_offsetof(struct gr_exe, no_attempt));
 }
 
 /* in func newClientStream, where (*ClientConn).waitForResolvedAddrs has failed */

@@ -115,7 +115,8 @@ struct gr_exe {
 	__u8 inject;                    /* 1: headers are written */
 	__u16 bw_offset, bw_batch, bw_err;
 	__u8 take_hdr; /* captured word of the quota closure, from 1; set here */
-	__u8 pad1[5];
+	__u8 pad1[3];
+	__u16 attempt_cs;         /* csAttempt: *clientStream */
 	__s32 md_name;            /* nameOff of metadata.mdIncomingKey */
 	__s32 err_name;           /* of *internal/status.Error */
 	__s32 h2_name, addr_name; /* of *transport.http2Server, *net.TCPAddr */
@@ -123,7 +124,7 @@ struct gr_exe {
 	__u64 h2_itab, addr_itab; /* link-time, once seen; set here */
 	struct tr_goconn net;
 	struct go_loc unsent[2]; /* error type, error data */
-	struct go_loc no_call[2], no_stream[2], no_addrs[2];
+	struct go_loc no_call[2], no_stream[2], no_attempt[2], no_addrs[2];
 };
 
 struct {

@@ -156,11 +156,15 @@ func points() []probe.Point {
 		{Name: "grpc_client_stream", Program: "gr_stream", Group: groupClient, Optional: true,
 			Site: probe.Site{Kind: probe.Entry, Funcs: []string{t + "http2Client).NewStream"}, Callees: []string{"runtime.selectnbsend"}},
 			Lost: "streaming calls, the peer's address, joining of calls with their server"},
-		{Name: "grpc_client_end", Program: "gr_finish", Group: groupClient, Site: entry(3, g+"(*clientStream).finish")},
+		{Name: "grpc_client_end", Program: "gr_finish", Group: groupClient, 
+			Site: probe.Site{Kind: probe.CallSite, Funcs: []string{g + "(*clientStream).finish"}, Callees: []string{g + "(*csAttempt).finish"}}},
 		{Name: "grpc_no_call", Program: "gr_no_call", Group: groupClient, Optional: true,
 			Site: failed(4, g+"newClientStream", g+"invoke"), Lost: "calls that fail before anything is sent"},
 		{Name: "grpc_no_stream", Program: "gr_no_stream", Group: groupClient, Optional: true,
 			Site: failed(2, g+"(*clientStream).withRetry", g+"newClientStreamWithParams"), Lost: "streams that could not be opened"},
+		// Up to 1.45; later withRetry makes the first attempt, too.
+		{Name: "grpc_no_attempt", Program: "gr_no_attempt", Group: groupClient, Optional: true,
+			Site: failed(2, g+"(*clientStream).newAttemptLocked", g+"newClientStreamWithParams"), Lost: "calls without a connection"},
 		{Name: "grpc_no_addrs", Program: "gr_no_addrs", Group: groupClient, Optional: true,
 			Site: failed(3, g+"(*ClientConn).waitForResolvedAddrs", g+"newClientStream"),
 			Lost: "streams that wait for name resolution in vain"},
@@ -226,7 +230,7 @@ func attachExe(c *ebpf.Collection, p *probe.Placed, join bool) error {
 		ClientCt: either(p, clientCt, streamCt),
 		SrvConn:  o(serverConn), SrvAddr: either(p, serverPeer, serverRemote),
 		CliConn: o(clientConn), CliNext: o(clientNext),
-		CsHdr: o(callHdr), CsCtx: o(callCtx), HdrMethod: o(hdrMethod), CcTarget: o(connTarget),
+		CsHdr: o(callHdr), CsCtx: o(callCtx), AttemptCs: o(attemptCs), HdrMethod: o(hdrMethod), CcTarget: o(connTarget),
 		StatusS: o(statusProto),
 		Inject:  flag(p.Groups[groupWrite]),
 		Hf:      either(p, clientFrame, frameFields), CliMax: o(clientMax),
@@ -256,6 +260,7 @@ func attachExe(c *ebpf.Collection, p *probe.Placed, join bool) error {
 	setLocs(v.Unsent[:], p.Points["grpc_unsent"])
 	setLocs(v.NoCall[:], p.Points["grpc_no_call"])
 	setLocs(v.NoStream[:], p.Points["grpc_no_stream"])
+	setLocs(v.NoAttempt[:], p.Points["grpc_no_attempt"])
 	addrs := p.Points["grpc_no_addrs"]
 	if o(callDelay) == probe.OffNone && len(addrs.Results) > 0 {
 		addrs.Results = addrs.Results[:2] // of an older version, which returns the error alone
