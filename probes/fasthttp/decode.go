@@ -57,10 +57,28 @@ func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) erro
 		}
 		op := d.server(rec, r)
 		d.duration.Measure(op)
+		r.measureSizes(op)
 		emit(op)
 		return nil
 	default:
 		return fmt.Errorf("%w: type %d", probe.ErrRecord, rec.Type)
+	}
+}
+
+// measureSizes adds the sizes of the bodies, by the attributes of the duration.
+func (r *request) measureSizes(op *telemetry.Operation) {
+	size := func(i *telemetry.Instrument, n int64) {
+		op.Measurements = append(op.Measurements, telemetry.Measurement{Instrument: i, Value: float64(n), Attributes: op.Measurements[0].Attributes})
+	}
+	switch r.reqSize {
+	case -1: // chunked
+	case -2:
+		size(httpattr.ServerRequestSize, 0) // none said: there is no body
+	default:
+		size(httpattr.ServerRequestSize, max(r.reqSize, 0))
+	}
+	if r.respSize >= 0 && r.str[bpfFhStrFS_METHOD] != "HEAD" {
+		size(httpattr.ServerResponseSize, r.respSize)
 	}
 }
 

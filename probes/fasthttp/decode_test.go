@@ -1,6 +1,7 @@
 package fasthttp
 
 import (
+	"maps"
 	"testing"
 	"unsafe"
 
@@ -74,6 +75,41 @@ func TestServer(t *testing.T) {
 			}
 			if op.Name != c.span || op.Status.String() != c.code.String() {
 				t.Errorf("span %q, status %v; want %q, %v", op.Name, op.Status, c.span, c.code)
+			}
+		})
+	}
+}
+
+// TestSizes: sizes of bodies are measured where they are known.
+func TestSizes(t *testing.T) {
+	const request, response = "http.server.request.body.size", "http.server.response.body.size"
+	for name, c := range map[string]struct {
+		method    string
+		req, resp int64
+		want      map[string]float64
+	}{
+		"both":      {"POST", 12, 34, map[string]float64{request: 12, response: 34}},
+		"no body":   {"GET", -2, 0, map[string]float64{request: 0, response: 0}},
+		"chunked":   {"POST", -1, 5, map[string]float64{response: 5}},
+		"a stream":  {"POST", 1, -1, map[string]float64{request: 1}},
+		"head only": {"HEAD", -2, 9, map[string]float64{request: 0}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := &bpfFhEvent{ReqSize: c.req, RespSize: c.resp, Status: 200}
+			put(e, bpfFhStrFS_METHOD, c.method)
+			got := map[string]float64{}
+			if err := decodeRaw(raw(e), func(op *telemetry.Operation) {
+				for _, m := range op.Measurements[1:] {
+					got[m.Instrument.Name] = m.Value
+					if !m.Attributes.Equals(&op.Measurements[0].Attributes) {
+						t.Errorf("%s has other attributes than the duration", m.Instrument.Name)
+					}
+				}
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if !maps.Equal(got, c.want) {
+				t.Errorf("measured %v, want %v", got, c.want)
 			}
 		})
 	}

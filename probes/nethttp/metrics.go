@@ -13,32 +13,17 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
 )
 
-// sizeBounds are the boundaries of body sizes, in bytes.
-var sizeBounds = []float64{0, 100, 1e3, 1e4, 1e5, 1e6, 1e7}
-
 // The metrics of this probe, for every request, sampled or not.
 var (
-	serverDuration    = httpattr.ServerDuration
-	serverRequestSize = &telemetry.Instrument{
-		Name: "http.server.request.body.size", Unit: "By", Kind: telemetry.Histogram,
-		Description: "Size of HTTP server request bodies.", Bounds: sizeBounds,
-	}
-	serverResponseSize = &telemetry.Instrument{
-		Name: "http.server.response.body.size", Unit: "By", Kind: telemetry.Histogram,
-		Description: "Size of HTTP server response bodies.", Bounds: sizeBounds,
-	}
-	clientDuration = &telemetry.Instrument{
+	serverDuration     = httpattr.ServerDuration
+	serverRequestSize  = httpattr.ServerRequestSize
+	serverResponseSize = httpattr.ServerResponseSize
+	clientDuration     = &telemetry.Instrument{
 		Name: "http.client.request.duration", Unit: "s", Kind: telemetry.Histogram,
 		Description: "Duration of HTTP client requests.", Bounds: telemetry.DurationBounds,
 	}
-	clientRequestSize = &telemetry.Instrument{
-		Name: "http.client.request.body.size", Unit: "By", Kind: telemetry.Histogram,
-		Description: "Size of HTTP client request bodies.", Bounds: sizeBounds,
-	}
-	clientResponseSize = &telemetry.Instrument{
-		Name: "http.client.response.body.size", Unit: "By", Kind: telemetry.Histogram,
-		Description: "Size of HTTP client response bodies.", Bounds: sizeBounds,
-	}
+	clientRequestSize  = httpattr.ClientRequestSize
+	clientResponseSize = httpattr.ClientResponseSize
 )
 
 // CountedAttributes are what operations that are only counted have: the attributes of
