@@ -89,9 +89,20 @@ func (w *wire) post(path, head string, parts ...string) {
 		w.idle()
 		io.WriteString(w.c, part)
 	}
+	w.answer(path)
+}
+
+func (w *wire) get(path string) {
+	w.t.Helper()
+	io.WriteString(w.c, "GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n")
+	w.answer(path)
+}
+
+func (w *wire) answer(path string) {
+	w.t.Helper()
 	resp, err := http.ReadResponse(w.r, nil)
 	if err != nil {
-		w.t.Fatalf("POST %s: %v", path, err)
+		w.t.Fatalf("%s: %v", path, err)
 	}
 	_, _ = io.Copy(io.Discard, resp.Body)
 	resp.Body.Close()
