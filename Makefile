@@ -128,6 +128,10 @@ test-mongo: build ## COMMANDS=100000 MongoDB commands from 64 requests at a time
 test-k8s: ## the Helm chart on a real Kubernetes of one node, made here (builds it first: minutes); needs root
 	scripts/k8s/test.sh
 
+.PHONY: test-systemd
+test-systemd: package ## the package under a real systemd, in QEMU (minutes): start, reload, restart, kill -9, stop, removal; needs root
+	scripts/systemd/test.sh
+
 .PHONY: test-gateway
 test-gateway: build ## deploy/collector with real Collectors (builds them first: minutes): a trace's spans meet, errors stay
 	TRACER_GATEWAY=$$(testdata/collector/build.sh deploy/collector/builder.yaml) go test -count=1 -v -run TestGateway ./test/e2e/

@@ -4,7 +4,6 @@
 # debootstrap and rpm (apt-get install debootstrap rpm).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-cache=${TRACER_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tracer-agent}
 arch=$(go env GOHOSTARCH)
 deb=$(ls out/package/*_"$arch".deb)
 rpm=$(ls out/package/*."$(uname -m)".rpm)
@@ -38,14 +37,7 @@ later() {
 }
 
 echo "== $deb"
-base=$cache/debian-base.tar
-if [ ! -f "$base" ]; then
-	debootstrap --variant=minbase stable "$root/b" >/dev/null
-	tar -C "$root/b" -cf "$base.new" .
-	mv "$base.new" "$base"
-	rm -rf "$root/b"
-fi
-tar -C "$root" -xf "$base"
+tar -C "$root" -xf "$(scripts/debian-root.sh)"
 inside() { chroot "$root" env DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"; }
 new=$(later deb)
 trap 'rm -rf "$root" "$root".deb "$root".rpm' EXIT

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# make test-systemd: a Debian with systemd as its first process, in QEMU, into which the
+# package of make package is installed: scripts/systemd/assert.sh runs in there. A container
+# will not do: the agent needs the initial pid namespace, where systemd must be process 1.
+# Software emulation: no KVM is needed. Needs root, debootstrap, qemu-system-x86, cpio,
+# busybox-static.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+deb=$(ls out/package/*_amd64.deb)
+root=$(scripts/debian-root.sh systemd systemd-sysv dbus bpftool)
+kernel=$(scripts/vm/kernel.sh "${KERNEL:-6.12}")
+mkdir -p "$work/root/test" "$work/root/etc/systemd/system/multi-user.target.wants" "$work/deb" "$work/initrd/bin" "$work/initrd/new"
+tar -C "$work/root" -xf "$root"
+cp "$deb" "$work/root/test/tracer-agent.deb"
+cp scripts/systemd/assert.sh "$work/root/test/"
+(cd testdata/targets/trivial && CGO_ENABLED=0 GOARCH=amd64 go build -o "$work/root/test/shop" .)
+cat >"$work/root/etc/systemd/system/assert.service" <<UNIT
+[Unit]
+After=basic.target
+[Service]
+ExecStart=/test/assert.sh
+UNIT
+ln -s ../assert.service "$work/root/etc/systemd/system/multi-user.target.wants/"
+tar -C "$work/root" -cf "$work/initrd/root.tar" .
+dpkg-deb --fsys-tarfile "$kernel" | tar -C "$work/deb" -x --wildcards '*/vmlinuz*'
+cp "$(command -v busybox)" "$work/initrd/bin/"
+# The root is a mount of its own: units have mount namespaces, which the first one cannot give.
+cat >"$work/initrd/init" <<'INIT'
+#!/bin/busybox sh
+/bin/busybox mount -t tmpfs -o size=80% root /new
+/bin/busybox tar -C /new -xf /root.tar
+/bin/busybox rm /root.tar
+/bin/busybox mount -t devtmpfs dev /new/dev
+exec /bin/busybox switch_root /new /lib/systemd/systemd
+INIT
+chmod 755 "$work/initrd/init"
+(cd "$work/initrd" && find . | cpio -o -H newc --quiet -R 0:0) >"$work/initrd.cpio"
+# What boot.sh says of the processor's model and of guests that die early holds here, too.
+for try in 1 2 3; do
+	timeout --foreground -k 5 "${LIMIT:-900}" qemu-system-x86_64 -M pc,usb=off -cpu Haswell-v4 -accel tcg,thread=multi \
+		-nodefaults -no-user-config -no-reboot -display none -m 2560 -smp 2 -net none -serial stdio \
+		-kernel "$(find "$work/deb" -type f -name 'vmlinuz*')" -initrd "$work/initrd.cpio" \
+		-append 'quiet loglevel=3 panic=-1 console=ttyS0,115200 tsc=reliable no_timer_check mitigations=off systemd.show_status=0' \
+		</dev/null 2>"$work/err" | tr -d '\r' >"$work/log" || true
+	if grep -qa '^systemd ' "$work/log"; then break; fi
+	echo "test-systemd: try $try ended before the test began" >&2
+done
+sed -n '/^systemd /,/^@@exit/p' "$work/log" | grep -av '^@@'
+if ! grep -qax '@@exit 0' "$work/log"; then
+	echo 'test-systemd: failed; the end of the console:' >&2
+	tail -n 30 "$work/log" "$work/err" >&2
+	exit 1
+fi
+echo "test-systemd: all passed"
