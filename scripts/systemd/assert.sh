@@ -2,6 +2,7 @@
 # Runs as a service of the systemd that make test-systemd boots: the package is installed,
 # started, reloaded, started again and stopped, and a Go service is traced.
 # /test holds the package and the program. The last line is "@@exit STATUS".
+# shellcheck disable=SC2015,SC2317 # fail ends all; functions are called by soon
 set -u
 exec </dev/null >>/dev/console 2>&1
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive SYSTEMD_PAGER='' SYSTEMD_COLORS=0
