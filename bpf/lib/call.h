@@ -18,7 +18,11 @@
  *MAX);
  *
  * User space decodes the head with probe.ParseCall. An operation's key is a goroutine
- * unless the probe chooses another: a goroutine makes one such call at a time.
+ * unless the probe chooses another: a goroutine makes one such call at a time. Inserting
+ * and deleting an entry costs as much as all else that is done for a call, so a probe may
+ * keep it for the goroutine's next one: call_again for call_begin, call_away after
+ * call_emit. Kept ones are deleted by the agent, when the process exits or when they have
+ * not been used for a while.
  */
 #ifndef TR_CALL_H
 #define TR_CALL_H
@@ -52,8 +56,15 @@ struct tr_call {
 	__u32 epoch; /* tr_proc.epoch at the start */
 	__u32 tail_len;
 	__u8 trace_flags;
-	__u8 pad[3];
+	__u8 pad;
+	__u16 open; /* 0: the call has ended, its entry waits for the goroutine's next one */
 };
+
+/* Entries of the map that are or were kept: those that programs inserted less those they
+ * deleted, and those that user space deleted. Past cfg_keep none is kept. */
+__u64 call_entries = 0;
+volatile __u64 call_forgotten = 0;
+const volatile __u64 cfg_keep = 0;
 
 /* A string of the tail. */
 struct tr_str {
@@ -137,6 +148,7 @@ static __always_inline void call_fill(struct tr_call *c, struct tr_who *w)
 	c->goid = w->key.id;
 	c->start_ns = bpf_ktime_get_ns();
 	c->epoch = w->proc->epoch;
+	c->open = 1;
 }
 
 #define EEXIST 17
@@ -150,7 +162,9 @@ static __always_inline void *call_new(void *map, const void *zero, struct tr_who
 	long err = bpf_map_update_elem(map, &w->key, zero, BPF_NOEXIST);
 
 	if (err == -EEXIST) {
-		count_lost(probe_id, LOST_UNENDED);
+		c = bpf_map_lookup_elem(map, &w->key);
+		if (c && c->open)
+			count_lost(probe_id, LOST_UNENDED);
 		err = bpf_map_update_elem(map, &w->key, zero, BPF_ANY);
 	}
 	if (err) {
@@ -187,6 +201,38 @@ static __noinline __attribute__((unused)) void *call_begin(void *map, const void
 	return NULL;
 }
 
+/* A call is over, or not to be followed. */
+static __always_inline void call_away(void *map, struct tr_gokey *key, struct tr_call *c)
+{
+	c->open = 0;
+	if (call_entries - call_forgotten > cfg_keep && !bpf_map_delete_elem(map, key))
+		__sync_fetch_and_add(&call_entries, -1);
+}
+
+/* call_begin in the entry of the goroutine's last call, if it has one. Only the first
+ * clear bytes of that are cleared: what is behind is written before it is read. */
+static __always_inline void *call_again(void *map, const void *zero, struct tr_who *w, __u64 g,
+					__u64 context, __u32 clear)
+{
+	struct tr_call *c = bpf_map_lookup_elem(map, &w->key);
+
+	if (c) {
+		if (c->open && c->epoch == w->proc->epoch)
+			count_lost(probe_id, LOST_UNENDED);
+		__builtin_memset(c, 0, clear);
+		call_fill(c, w);
+	} else {
+		c = call_new(map, zero, w);
+		if (!c)
+			return NULL;
+		__sync_fetch_and_add(&call_entries, 1);
+	}
+	if (call_kept(c, w, g, context))
+		return c;
+	call_away(map, &w->key, c);
+	return NULL;
+}
+
 /* Whether a process has not told of a pool yet, which it does now; the pool's address
  * takes the goroutine's place in w's key. */
 static __always_inline bool pool_untold(void *map, struct tr_who *w, __u64 pool)
@@ -206,7 +252,7 @@ static __always_inline void *call_open(void *map, struct tr_who *w)
 {
 	struct tr_call *c = bpf_map_lookup_elem(map, &w->key);
 
-	return c && c->epoch == w->proc->epoch ? c : NULL;
+	return c && c->open && c->epoch == w->proc->epoch ? c : NULL;
 }
 
 /* End an operation: its record goes out, its entry goes away. */

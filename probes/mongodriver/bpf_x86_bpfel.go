@@ -46,11 +46,9 @@ const (
 )
 
 type bpfMgOp struct {
-	_    structs.HostLayout
-	Ev   bpfMongoEvent
-	Open uint16
-	Pad  [3]uint16
-	S    struct {
+	_  structs.HostLayout
+	Ev bpfMongoEvent
+	S  struct {
 		_   structs.HostLayout
 		Ptr uint64
 		Len uint64
@@ -125,7 +123,8 @@ type bpfTrCall struct {
 	Epoch      uint32
 	TailLen    uint32
 	TraceFlags uint8
-	Pad        [3]uint8
+	Pad        uint8
+	Open       uint16
 }
 
 type bpfTrCtxset struct {
@@ -239,6 +238,8 @@ const (
 	bpfProgMgWriteFailed = "mg_write_failed"
 	bpfProgMgWriteV1     = "mg_write_v1"
 	bpfProgMgWriteV2     = "mg_write_v2"
+	bpfVarCallEntries    = "call_entries"
+	bpfVarCallForgotten  = "call_forgotten"
 	bpfVarCfgCountAll    = "cfg_count_all"
 	bpfVarCfgCountFull   = "cfg_count_full"
 	bpfVarCfgIdSecret    = "cfg_id_secret"
@@ -250,8 +251,6 @@ const (
 	bpfVarKeepCheck      = "keep_check"
 	bpfVarKeepFlag       = "keep_flag"
 	bpfVarKeepType       = "keep_type"
-	bpfVarMgEntries      = "mg_entries"
-	bpfVarMgForgotten    = "mg_forgotten"
 	bpfVarMgZero         = "mg_zero"
 	bpfVarProbeId        = "probe_id"
 )
@@ -326,6 +325,8 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
+	CallEntries    *ebpf.VariableSpec `ebpf:"call_entries"`
+	CallForgotten  *ebpf.VariableSpec `ebpf:"call_forgotten"`
 	CfgCountAll    *ebpf.VariableSpec `ebpf:"cfg_count_all"`
 	CfgCountFull   *ebpf.VariableSpec `ebpf:"cfg_count_full"`
 	CfgIdSecret    *ebpf.VariableSpec `ebpf:"cfg_id_secret"`
@@ -337,8 +338,6 @@ type bpfVariableSpecs struct {
 	KeepCheck      *ebpf.VariableSpec `ebpf:"keep_check"`
 	KeepFlag       *ebpf.VariableSpec `ebpf:"keep_flag"`
 	KeepType       *ebpf.VariableSpec `ebpf:"keep_type"`
-	MgEntries      *ebpf.VariableSpec `ebpf:"mg_entries"`
-	MgForgotten    *ebpf.VariableSpec `ebpf:"mg_forgotten"`
 	MgZero         *ebpf.VariableSpec `ebpf:"mg_zero"`
 	ProbeId        *ebpf.VariableSpec `ebpf:"probe_id"`
 }
@@ -394,6 +393,8 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
+	CallEntries    *ebpf.Variable `ebpf:"call_entries"`
+	CallForgotten  *ebpf.Variable `ebpf:"call_forgotten"`
 	CfgCountAll    *ebpf.Variable `ebpf:"cfg_count_all"`
 	CfgCountFull   *ebpf.Variable `ebpf:"cfg_count_full"`
 	CfgIdSecret    *ebpf.Variable `ebpf:"cfg_id_secret"`
@@ -405,8 +406,6 @@ type bpfVariables struct {
 	KeepCheck      *ebpf.Variable `ebpf:"keep_check"`
 	KeepFlag       *ebpf.Variable `ebpf:"keep_flag"`
 	KeepType       *ebpf.Variable `ebpf:"keep_type"`
-	MgEntries      *ebpf.Variable `ebpf:"mg_entries"`
-	MgForgotten    *ebpf.Variable `ebpf:"mg_forgotten"`
 	MgZero         *ebpf.Variable `ebpf:"mg_zero"`
 	ProbeId        *ebpf.Variable `ebpf:"probe_id"`
 }

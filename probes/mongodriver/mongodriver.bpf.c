@@ -72,8 +72,6 @@ struct mongo_event {
 
 struct mg_op {
 	struct mongo_event ev;
-	__u16 open; /* 0: its command has ended, it waits for the goroutine's next one */
-	__u16 pad[3];
 	struct go_str s; /* scratch */
 	__u8 head[64];   /* the same: first bytes of a message */
 };
@@ -109,54 +107,21 @@ struct {
 	__type(value, struct mg_op);
 } mg_ops SEC(".maps");
 
-/* Entries that programs inserted less those they deleted, and those that user space
- * deleted. Past cfg_keep none is kept for a next command. */
-__u64 mg_entries = 0;
-volatile __u64 mg_forgotten = 0;
-const volatile __u64 cfg_keep = 2048;
-
 /* The template of new entries. */
 const struct mg_op mg_zero = {};
-
-static __always_inline void put_away(struct mg_op *op, struct tr_gokey *key)
-{
-	op->open = 0;
-	if (mg_entries - mg_forgotten > cfg_keep && !bpf_map_delete_elem(&mg_ops, key))
-		__sync_fetch_and_add(&mg_entries, -1);
-}
 
 /* The entry of a command that is written now; NULL when there is no room for it, or it is
  * neither to be recorded nor to be counted. */
 static __noinline struct mg_op *begin(struct tr_who *w, __u64 g, __u64 context)
 {
-	struct mg_op *op;
-
 	if (!w || !w->proc || !w->ge)
 		return NULL;
-	op = bpf_map_lookup_elem(&mg_ops, &w->key);
-	if (op) {
-		if (op->open && op->ev.call.epoch == w->proc->epoch)
-			count_lost(probe_id, LOST_UNENDED);
-		__builtin_memset(&op->ev, 0, offsetof(struct mongo_event, tail));
-		call_fill(&op->ev.call, w);
-	} else {
-		op = call_new(&mg_ops, &mg_zero, w);
-		if (!op)
-			return NULL;
-		__sync_fetch_and_add(&mg_entries, 1);
-	}
-	op->open = 1;
-	if (call_kept(&op->ev.call, w, g, context))
-		return op;
-	put_away(op, &w->key);
-	return NULL;
+	return call_again(&mg_ops, &mg_zero, w, g, context, offsetof(struct mongo_event, tail));
 }
 
 static __always_inline struct mg_op *open_op(struct tr_who *w)
 {
-	struct mg_op *op = call_open(&mg_ops, w);
-
-	return op && op->open ? op : NULL;
+	return call_open(&mg_ops, w);
 }
 
 /* How many documents are at p up to end, one behind the other or, keyed, as elements of
@@ -250,7 +215,7 @@ static __always_inline void finish(struct mg_op *op, struct tr_gokey *key)
 {
 	op->ev.call.end_ns = bpf_ktime_get_ns();
 	call_emit(&op->ev.call, MG_COMMAND, offsetof(struct mongo_event, tail), TAIL_MAX);
-	put_away(op, key);
+	call_away(&mg_ops, key, &op->ev.call);
 }
 
 static __noinline int fail(struct mg_op *op, struct tr_goexe *ge, __u64 itab, __u64 data)
@@ -319,7 +284,7 @@ static __always_inline int write_start(struct pt_regs *ctx, int major)
 	bad = fill(op, &e->v[major], GO_ARG0(ctx), GO_ARG3(ctx), go_reg(ctx, 4));
 	if (bad) {
 		call_unsane(&op->ev.call, bad);
-		put_away(op, &w.key);
+		call_away(&mg_ops, &w.key, &op->ev.call);
 	}
 	return 0;
 }

@@ -55,7 +55,7 @@ func New(cfg Config) *probe.Spec {
 		Doc:      "the official MongoDB driver, go.mongodb.org/mongo-driver",
 		Table:    func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
 		Load:     loadBpf,
-		InFlight: []probe.InFlight{{Map: "mg_ops", MaxAge: probe.CallMaxAge, Forgotten: "mg_forgotten"}},
+		InFlight: []probe.InFlight{{Map: "mg_ops", MaxAge: probe.CallMaxAge, Forgotten: "call_forgotten"}},
 		Prepare: func(cs *ebpf.CollectionSpec) error {
 			if err := cs.Variables["cfg_keep"].Set(uint64(cs.Maps["mg_ops"].MaxEntries / 2)); err != nil {
 				return fmt.Errorf("set cfg_keep: %w", err)

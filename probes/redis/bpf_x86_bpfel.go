@@ -126,7 +126,8 @@ type bpfRedisEvent struct {
 		Epoch      uint32
 		TailLen    uint32
 		TraceFlags uint8
-		Pad        [3]uint8
+		Pad        uint8
+		Open       uint16
 	}
 	Err struct {
 		_    structs.HostLayout
@@ -269,9 +270,12 @@ const (
 	bpfProgRdV9Cmd        = "rd_v9_cmd"
 	bpfProgRdV9CmdEnd     = "rd_v9_cmd_end"
 	bpfProgRdV9TxEnd      = "rd_v9_tx_end"
+	bpfVarCallEntries     = "call_entries"
+	bpfVarCallForgotten   = "call_forgotten"
 	bpfVarCfgCountAll     = "cfg_count_all"
 	bpfVarCfgCountFull    = "cfg_count_full"
 	bpfVarCfgIdSecret     = "cfg_id_secret"
+	bpfVarCfgKeep         = "cfg_keep"
 	bpfVarCfgParentBased  = "cfg_parent_based"
 	bpfVarCfgRatioBound   = "cfg_ratio_bound"
 	bpfVarCfgSamplerRoot  = "cfg_sampler_root"
@@ -365,9 +369,12 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
+	CallEntries    *ebpf.VariableSpec `ebpf:"call_entries"`
+	CallForgotten  *ebpf.VariableSpec `ebpf:"call_forgotten"`
 	CfgCountAll    *ebpf.VariableSpec `ebpf:"cfg_count_all"`
 	CfgCountFull   *ebpf.VariableSpec `ebpf:"cfg_count_full"`
 	CfgIdSecret    *ebpf.VariableSpec `ebpf:"cfg_id_secret"`
+	CfgKeep        *ebpf.VariableSpec `ebpf:"cfg_keep"`
 	CfgParentBased *ebpf.VariableSpec `ebpf:"cfg_parent_based"`
 	CfgRatioBound  *ebpf.VariableSpec `ebpf:"cfg_ratio_bound"`
 	CfgSamplerRoot *ebpf.VariableSpec `ebpf:"cfg_sampler_root"`
@@ -435,9 +442,12 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
+	CallEntries    *ebpf.Variable `ebpf:"call_entries"`
+	CallForgotten  *ebpf.Variable `ebpf:"call_forgotten"`
 	CfgCountAll    *ebpf.Variable `ebpf:"cfg_count_all"`
 	CfgCountFull   *ebpf.Variable `ebpf:"cfg_count_full"`
 	CfgIdSecret    *ebpf.Variable `ebpf:"cfg_id_secret"`
+	CfgKeep        *ebpf.Variable `ebpf:"cfg_keep"`
 	CfgParentBased *ebpf.Variable `ebpf:"cfg_parent_based"`
 	CfgRatioBound  *ebpf.Variable `ebpf:"cfg_ratio_bound"`
 	CfgSamplerRoot *ebpf.Variable `ebpf:"cfg_sampler_root"`

@@ -55,7 +55,7 @@ static __always_inline int cmd_start(struct pt_regs *ctx, __u32 lib)
 		if (op && op->depth == depth)
 			return 0;
 	}
-	op = call_begin(&rd_ops, &rd_zero, &w, GO_G(ctx), go_reg(ctx, 2));
+	op = begin(&w, GO_G(ctx), go_reg(ctx, 2));
 	if (!op)
 		return 0;
 	op->depth = depth;
@@ -68,7 +68,7 @@ static __always_inline int cmd_start(struct pt_regs *ctx, __u32 lib)
 		}
 		call_unsane(&op->ev.call, CHECK_ARGS);
 	}
-	bpf_map_delete_elem(&rd_ops, &w.key);
+	drop(&w, op);
 	return 0;
 }
 
@@ -123,7 +123,7 @@ static __always_inline int batch_start(struct pt_regs *ctx, __u32 lib)
 	depth = go_depth(ctx);
 	if (nested(&w, depth))
 		return 0;
-	op = call_begin(&rd_ops, &rd_zero, &w, GO_G(ctx), go_reg(ctx, 2));
+	op = begin(&w, GO_G(ctx), go_reg(ctx, 2));
 	if (!op)
 		return 0;
 	op->depth = depth;
@@ -134,7 +134,7 @@ static __always_inline int batch_start(struct pt_regs *ctx, __u32 lib)
 	if (put_options(op, e, GO_ARG0(ctx)))
 		put_batch(op, e);
 	else
-		bpf_map_delete_elem(&rd_ops, &w.key);
+		drop(&w, op);
 	return 0;
 }
 

@@ -82,8 +82,8 @@ struct rd_op {
 
 const struct rd_op rd_zero = {};
 
-/* Operations in flight. Key: tgid, goid. Inserted at the start, deleted at the end and
- * by the agent when the process exits. User space sets the size. */
+/* Operations in flight. Key: tgid, goid. Inserted at the start, closed at the end and kept
+ * for the goroutine's next one (call.h). User space sets the size. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
@@ -229,9 +229,30 @@ static __always_inline struct rd_op *ending(struct tr_who *w, struct pt_regs *ct
 	return op && go_depth(ctx) <= op->depth ? op : NULL;
 }
 
+/* The entry of a call that begins now; NULL when there is no room for it, or it is neither
+ * to be recorded nor to be counted. */
+static __noinline struct rd_op *begin(struct tr_who *w, __u64 g, __u64 context)
+{
+	struct rd_op *op;
+
+	if (!w || !w->proc || !w->ge)
+		return NULL;
+	op = call_again(&rd_ops, &rd_zero, w, g, context, HEAD);
+	if (op)
+		op->tries = 0;
+	return op;
+}
+
+static __always_inline void drop(struct tr_who *w, struct rd_op *op)
+{
+	call_away(&rd_ops, &w->key, &op->ev.call);
+}
+
 static __always_inline void finish(struct tr_who *w, struct rd_op *op)
 {
-	call_finish(&rd_ops, &w->key, &op->ev.call, RD_CALL, HEAD, TAIL_CAP + STR_MAX);
+	op->ev.call.end_ns = bpf_ktime_get_ns();
+	call_emit(&op->ev.call, RD_CALL, HEAD, TAIL_CAP + STR_MAX);
+	drop(w, op);
 }
 
 #endif

@@ -91,7 +91,7 @@ int rd_redigo_do(struct pt_regs *ctx)
 	pending = read_u64(GO_ARG0(ctx) + e->conn_pending);
 	if (!pending && !go_reg(ctx, 3))
 		return 0;
-	op = call_begin(&rd_ops, &rd_zero, &w, GO_G(ctx), 0);
+	op = begin(&w, GO_G(ctx), 0);
 	if (!op)
 		return 0;
 	op->depth = go_depth(ctx);
@@ -110,7 +110,7 @@ int rd_redigo_do(struct pt_regs *ctx)
 		return 0;
 	}
 	call_unsane(&op->ev.call, CHECK_ARGS);
-	bpf_map_delete_elem(&rd_ops, &w.key);
+	drop(&w, op);
 	return 0;
 }
 

@@ -72,8 +72,11 @@ func New(cfg Config) *probe.Spec {
 		Fields:   allFields(),
 		Table:    func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
 		Load:     loadBpf,
-		InFlight: []probe.InFlight{{Map: "rd_ops", MaxAge: probe.CallMaxAge}},
+		InFlight: []probe.InFlight{{Map: "rd_ops", MaxAge: probe.CallMaxAge, Forgotten: "call_forgotten"}},
 		Prepare: func(cs *ebpf.CollectionSpec) error {
+			if err := cs.Variables["cfg_keep"].Set(uint64(cs.Maps["rd_ops"].MaxEntries / 2)); err != nil {
+				return fmt.Errorf("set cfg_keep: %w", err)
+			}
 			if cfg.QueryText != TextFull {
 				return nil
 			}

@@ -81,8 +81,9 @@ const struct sq_op sq_zero = {};
 
 /* Operations in flight. Key: tgid, goid; of pgx's queries, which go on until their rows
  * are closed and of which a goroutine may have several, tgid, *baseRows. Inserted at the
- * start, deleted at the end and by the agent when the process exits, or when they are so
- * old that their end, rows that are never closed, will not come. User space sets the size. */
+ * start, deleted at the end, or closed and kept for the goroutine's next one (call.h); by
+ * the agent when the process exits, or when they are so old that their end, rows that are
+ * never closed, will not come. User space sets the size. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
@@ -191,8 +192,29 @@ static __always_inline struct sq_op *outer(struct tr_who *w, __u64 depth)
 	return op;
 }
 
+/* The entry of a call of database/sql that begins now; NULL when there is no room for it,
+ * or it is neither to be recorded nor to be counted. */
+static __noinline struct sq_op *begin(struct tr_who *w, __u64 g, __u64 context)
+{
+	struct sq_op *op;
+
+	if (!w || !w->proc || !w->ge)
+		return NULL;
+	op = call_again(&sq_ops, &sq_zero, w, g, context, HEAD);
+	if (op)
+		op->tries = 0;
+	return op;
+}
+
 static __always_inline void finish(struct tr_gokey *key, struct sq_op *op)
 {
+	/* pools and rows of pgx have keys of their own, which do not come again */
+	if (!(op->ev.call.flags & F_PGX) && op->ev.kind != K_POOL) {
+		op->ev.call.end_ns = bpf_ktime_get_ns();
+		call_emit(&op->ev.call, SQ_CALL, HEAD, TAIL_CAP + SHORT_MAX);
+		call_away(&sq_ops, key, &op->ev.call);
+		return;
+	}
 	call_finish(&sq_ops, key, &op->ev.call, SQ_CALL, HEAD, TAIL_CAP + SHORT_MAX);
 }
 

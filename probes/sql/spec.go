@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/tracer-agent/tracer-agent/internal/dbpool"
 	"github.com/tracer-agent/tracer-agent/internal/goexe"
 	"github.com/tracer-agent/tracer-agent/internal/offsets"
@@ -62,15 +64,21 @@ func New(cfg Config) *probe.Spec {
 			probe.Group{Name: groupPgxPools, What: "connection pools of pgx", Check: checkPgxPools})
 	}
 	return &probe.Spec{
-		ID:        ID,
-		Name:      "sql",
-		Doc:       "SQL statements of database/sql and of pgx v5",
-		Points:    points,
-		Groups:    groups,
-		Fields:    pgxFields(),
-		Table:     func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
-		Load:      loadBpf,
-		InFlight:  []probe.InFlight{{Map: "sq_ops", MaxAge: probe.CallMaxAge}},
+		ID:       ID,
+		Name:     "sql",
+		Doc:      "SQL statements of database/sql and of pgx v5",
+		Points:   points,
+		Groups:   groups,
+		Fields:   pgxFields(),
+		Table:    func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
+		Load:     loadBpf,
+		InFlight: []probe.InFlight{{Map: "sq_ops", MaxAge: probe.CallMaxAge, Forgotten: "call_forgotten"}},
+		Prepare: func(cs *ebpf.CollectionSpec) error {
+			if err := cs.Variables["cfg_keep"].Set(uint64(cs.Maps["sq_ops"].MaxEntries / 2)); err != nil {
+				return fmt.Errorf("set cfg_keep: %w", err)
+			}
+			return nil
+		},
 		AttachExe: cfg.attachExe,
 		NewDecoder: func(env probe.DecoderEnv) probe.Decoder {
 			return &decoder{env: env, cfg: cfg, texts: map[statementKey]statement{}, duration: probe.NewDBDuration(),

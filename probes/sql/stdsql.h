@@ -59,7 +59,7 @@ static __noinline int put_db(struct sq_op *op, struct tr_goexe *ge, __u64 db)
 static __always_inline struct sq_op *std_begin(struct tr_who *w, struct pt_regs *ctx, __u64 context,
 					       __u8 kind)
 {
-	struct sq_op *op = call_begin(&sq_ops, &sq_zero, w, GO_G(ctx), context);
+	struct sq_op *op = begin(w, GO_G(ctx), context);
 
 	if (op) {
 		op->depth = go_depth(ctx);
@@ -84,7 +84,7 @@ static __always_inline int std_begins(struct tr_who *w, struct pt_regs *ctx, __u
 		put_driver(op, w->ge, go_reg(ctx, driver + 2));
 	if (!e->sane && go_reg(ctx, text + 1) > 1 << 30) {
 		call_unsane(&op->ev.call, CHECK_TEXT);
-		bpf_map_delete_elem(&sq_ops, &w->key);
+		call_away(&sq_ops, &w->key, &op->ev.call);
 		return 0;
 	}
 	e->sane = 1;

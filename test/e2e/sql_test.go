@@ -140,7 +140,7 @@ func TestSQL(t *testing.T) {
 				harness.Get(t, tg.URL("/"+lib+"/over"))
 			}
 			agent.Settle(mark, 3*len(libs), tg)
-			if n := agent.Entries("sq_ops", tg.PID); n != 0 {
+			if n := agent.OpenCalls("sq_ops", tg.PID); n != 0 {
 				t.Errorf("%d operations stay open", n)
 			}
 		})

@@ -9,11 +9,28 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/tracer-agent/tracer-agent/internal/probe"
 )
 
 // Entries counts the entries of one of the agent's maps whose key begins with the
 // process id: operations in flight.
 func (a *Agent) Entries(mapName string, pid int) int {
+	a.t.Helper()
+	return a.entries(mapName, pid, func(*ebpf.Map, []byte) bool { return true })
+}
+
+// OpenCalls counts those of a map whose values begin with struct tr_call that are not kept
+// for the goroutine's next call: its last member says so.
+func (a *Agent) OpenCalls(mapName string, pid int) int {
+	a.t.Helper()
+	return a.entries(mapName, pid, func(m *ebpf.Map, key []byte) bool {
+		value, err := m.LookupBytes(key)
+		return err == nil && value != nil && binary.NativeEndian.Uint16(value[probe.CallLen-2:]) != 0
+	})
+}
+
+func (a *Agent) entries(mapName string, pid int, counts func(m *ebpf.Map, key []byte) bool) int {
 	a.t.Helper()
 	m, err := openMap(a.PID(), mapName)
 	if err != nil {
@@ -30,7 +47,7 @@ func (a *Agent) Entries(mapName string, pid int) int {
 		if key == nil {
 			break
 		}
-		if binary.NativeEndian.Uint64(key) == uint64(pid) {
+		if binary.NativeEndian.Uint64(key) == uint64(pid) && counts(m, key) {
 			n++
 		}
 		prev = key
