@@ -22,37 +22,50 @@ const (
 )
 
 type bpfGrExe struct {
-	_          structs.HostLayout
-	ServerSane uint8
-	ClientSane uint8
-	ServerPtr  uint8
-	ClientPtr  uint8
-	TakeStream uint8
-	TakeAt     uint8
-	Join       uint8
-	Streams    uint8
-	StId       uint16
-	StMethod   uint16
-	StCtx      uint16
-	ClientCt   uint16
-	SrvConn    uint16
-	SrvAddr    uint16
-	CliConn    uint16
-	CliNext    uint16
-	CsHdr      uint16
-	CsCtx      uint16
-	HdrMethod  uint16
-	CcTarget   uint16
-	StatusS    uint16
-	Pad1       uint16
-	MdName     int32
-	ErrName    int32
-	H2Name     int32
-	AddrName   int32
-	ValueName  int32
-	H2Itab     uint64
-	AddrItab   uint64
-	Net        struct {
+	_            structs.HostLayout
+	ServerSane   uint8
+	ClientSane   uint8
+	ServerPtr    uint8
+	ClientPtr    uint8
+	TakeStream   uint8
+	TakeAt       uint8
+	Join         uint8
+	Streams      uint8
+	StId         uint16
+	StMethod     uint16
+	StCtx        uint16
+	ClientCt     uint16
+	SrvConn      uint16
+	SrvAddr      uint16
+	CliConn      uint16
+	CliNext      uint16
+	CsHdr        uint16
+	CsCtx        uint16
+	HdrMethod    uint16
+	CcTarget     uint16
+	StatusS      uint16
+	Hf           uint16
+	CliMax       uint16
+	LoopyFramer  uint16
+	FramerWriter uint16
+	BwBuf        uint16
+	BwHandle     uint8
+	Inject       uint8
+	BwOffset     uint16
+	BwBatch      uint16
+	BwErr        uint16
+	TakeHdr      uint8
+	Pad1         [3]uint8
+	AttemptCs    uint16
+	_            [2]byte
+	MdName       int32
+	ErrName      int32
+	H2Name       int32
+	AddrName     int32
+	ValueName    int32
+	H2Itab       uint64
+	AddrItab     uint64
+	Net          struct {
 		_        structs.HostLayout
 		TlsConn  uint16
 		ConnFd   uint16
@@ -81,6 +94,13 @@ type bpfGrExe struct {
 		Pad   uint16
 	}
 	NoStream [2]struct {
+		_     structs.HostLayout
+		Off   int32
+		Stack uint8
+		Reg   uint8
+		Pad   uint16
+	}
+	NoAttempt [2]struct {
 		_     structs.HostLayout
 		Off   int32
 		Stack uint8
@@ -223,6 +243,25 @@ const (
 	bpfGrStrS_PANIC       bpfGrStr = 5
 	bpfGrStrS_COUNT       bpfGrStr = 6
 )
+
+type bpfGrWrite struct {
+	_         structs.HostLayout
+	StartNs   uint64
+	Epoch     uint32
+	Announced uint32
+	Ids       bpfTrConn
+	Key       bpfTrConnkey
+	Stream    uint32
+	Limit     uint32
+	_         [4]byte
+	Writer    uint64
+	At        uint64
+	Buf       [2]uint64
+	N         uint64
+	Size      uint64
+	Word      [4]uint64
+	Tp        [80]uint8
+}
 
 type bpfGrpcEvent struct {
 	_    structs.HostLayout
@@ -420,11 +459,11 @@ type bpfTrScope struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	bpfMapGrCalls        = "gr_calls"
-	bpfMapGrEnded        = "gr_ended"
 	bpfMapGrExes         = "gr_exes"
 	bpfMapGrProps        = "gr_props"
 	bpfMapGrServer       = "gr_server"
 	bpfMapGrStreams      = "gr_streams"
+	bpfMapGrWrites       = "gr_writes"
 	bpfMapTrConns        = "tr_conns"
 	bpfMapTrCtxs         = "tr_ctxs"
 	bpfMapTrErrtypes     = "tr_errtypes"
@@ -437,17 +476,20 @@ const (
 	bpfMapTrSaid         = "tr_said"
 	bpfMapTrScopes       = "tr_scopes"
 	bpfProgGrCall        = "gr_call"
+	bpfProgGrEncode      = "gr_encode"
 	bpfProgGrFatal       = "gr_fatal"
 	bpfProgGrFinish      = "gr_finish"
 	bpfProgGrGoexit      = "gr_goexit"
 	bpfProgGrHandle      = "gr_handle"
 	bpfProgGrNoAddrs     = "gr_no_addrs"
+	bpfProgGrNoAttempt   = "gr_no_attempt"
 	bpfProgGrNoCall      = "gr_no_call"
 	bpfProgGrNoStream    = "gr_no_stream"
 	bpfProgGrPanic       = "gr_panic"
 	bpfProgGrStatus      = "gr_status"
 	bpfProgGrStream      = "gr_stream"
 	bpfProgGrUnsent      = "gr_unsent"
+	bpfProgGrWrite       = "gr_write"
 	bpfVarCallEntries    = "call_entries"
 	bpfVarCallForgotten  = "call_forgotten"
 	bpfVarCfgCountAll    = "cfg_count_all"
@@ -460,6 +502,7 @@ const (
 	bpfVarCfgSamplerRoot = "cfg_sampler_root"
 	bpfVarCfgWakeBytes   = "cfg_wake_bytes"
 	bpfVarGrRpcZero      = "gr_rpc_zero"
+	bpfVarGrWriteZero    = "gr_write_zero"
 	bpfVarGrZero         = "gr_zero"
 	bpfVarKeepCheck      = "keep_check"
 	bpfVarKeepEvent      = "keep_event"
@@ -511,18 +554,21 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
-	GrCall     *ebpf.ProgramSpec `ebpf:"gr_call"`
-	GrFatal    *ebpf.ProgramSpec `ebpf:"gr_fatal"`
-	GrFinish   *ebpf.ProgramSpec `ebpf:"gr_finish"`
-	GrGoexit   *ebpf.ProgramSpec `ebpf:"gr_goexit"`
-	GrHandle   *ebpf.ProgramSpec `ebpf:"gr_handle"`
-	GrNoAddrs  *ebpf.ProgramSpec `ebpf:"gr_no_addrs"`
-	GrNoCall   *ebpf.ProgramSpec `ebpf:"gr_no_call"`
-	GrNoStream *ebpf.ProgramSpec `ebpf:"gr_no_stream"`
-	GrPanic    *ebpf.ProgramSpec `ebpf:"gr_panic"`
-	GrStatus   *ebpf.ProgramSpec `ebpf:"gr_status"`
-	GrStream   *ebpf.ProgramSpec `ebpf:"gr_stream"`
-	GrUnsent   *ebpf.ProgramSpec `ebpf:"gr_unsent"`
+	GrCall      *ebpf.ProgramSpec `ebpf:"gr_call"`
+	GrEncode    *ebpf.ProgramSpec `ebpf:"gr_encode"`
+	GrFatal     *ebpf.ProgramSpec `ebpf:"gr_fatal"`
+	GrFinish    *ebpf.ProgramSpec `ebpf:"gr_finish"`
+	GrGoexit    *ebpf.ProgramSpec `ebpf:"gr_goexit"`
+	GrHandle    *ebpf.ProgramSpec `ebpf:"gr_handle"`
+	GrNoAddrs   *ebpf.ProgramSpec `ebpf:"gr_no_addrs"`
+	GrNoAttempt *ebpf.ProgramSpec `ebpf:"gr_no_attempt"`
+	GrNoCall    *ebpf.ProgramSpec `ebpf:"gr_no_call"`
+	GrNoStream  *ebpf.ProgramSpec `ebpf:"gr_no_stream"`
+	GrPanic     *ebpf.ProgramSpec `ebpf:"gr_panic"`
+	GrStatus    *ebpf.ProgramSpec `ebpf:"gr_status"`
+	GrStream    *ebpf.ProgramSpec `ebpf:"gr_stream"`
+	GrUnsent    *ebpf.ProgramSpec `ebpf:"gr_unsent"`
+	GrWrite     *ebpf.ProgramSpec `ebpf:"gr_write"`
 }
 
 // bpfMapSpecs contains maps before they are loaded into the kernel.
@@ -530,11 +576,11 @@ type bpfProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
 	GrCalls    *ebpf.MapSpec `ebpf:"gr_calls"`
-	GrEnded    *ebpf.MapSpec `ebpf:"gr_ended"`
 	GrExes     *ebpf.MapSpec `ebpf:"gr_exes"`
 	GrProps    *ebpf.MapSpec `ebpf:"gr_props"`
 	GrServer   *ebpf.MapSpec `ebpf:"gr_server"`
 	GrStreams  *ebpf.MapSpec `ebpf:"gr_streams"`
+	GrWrites   *ebpf.MapSpec `ebpf:"gr_writes"`
 	TrConns    *ebpf.MapSpec `ebpf:"tr_conns"`
 	TrCtxs     *ebpf.MapSpec `ebpf:"tr_ctxs"`
 	TrErrtypes *ebpf.MapSpec `ebpf:"tr_errtypes"`
@@ -564,6 +610,7 @@ type bpfVariableSpecs struct {
 	CfgSamplerRoot *ebpf.VariableSpec `ebpf:"cfg_sampler_root"`
 	CfgWakeBytes   *ebpf.VariableSpec `ebpf:"cfg_wake_bytes"`
 	GrRpcZero      *ebpf.VariableSpec `ebpf:"gr_rpc_zero"`
+	GrWriteZero    *ebpf.VariableSpec `ebpf:"gr_write_zero"`
 	GrZero         *ebpf.VariableSpec `ebpf:"gr_zero"`
 	KeepCheck      *ebpf.VariableSpec `ebpf:"keep_check"`
 	KeepEvent      *ebpf.VariableSpec `ebpf:"keep_event"`
@@ -594,11 +641,11 @@ func (o *bpfObjects) Close() error {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
 	GrCalls    *ebpf.Map `ebpf:"gr_calls"`
-	GrEnded    *ebpf.Map `ebpf:"gr_ended"`
 	GrExes     *ebpf.Map `ebpf:"gr_exes"`
 	GrProps    *ebpf.Map `ebpf:"gr_props"`
 	GrServer   *ebpf.Map `ebpf:"gr_server"`
 	GrStreams  *ebpf.Map `ebpf:"gr_streams"`
+	GrWrites   *ebpf.Map `ebpf:"gr_writes"`
 	TrConns    *ebpf.Map `ebpf:"tr_conns"`
 	TrCtxs     *ebpf.Map `ebpf:"tr_ctxs"`
 	TrErrtypes *ebpf.Map `ebpf:"tr_errtypes"`
@@ -615,11 +662,11 @@ type bpfMaps struct {
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.GrCalls,
-		m.GrEnded,
 		m.GrExes,
 		m.GrProps,
 		m.GrServer,
 		m.GrStreams,
+		m.GrWrites,
 		m.TrConns,
 		m.TrCtxs,
 		m.TrErrtypes,
@@ -650,6 +697,7 @@ type bpfVariables struct {
 	CfgSamplerRoot *ebpf.Variable `ebpf:"cfg_sampler_root"`
 	CfgWakeBytes   *ebpf.Variable `ebpf:"cfg_wake_bytes"`
 	GrRpcZero      *ebpf.Variable `ebpf:"gr_rpc_zero"`
+	GrWriteZero    *ebpf.Variable `ebpf:"gr_write_zero"`
 	GrZero         *ebpf.Variable `ebpf:"gr_zero"`
 	KeepCheck      *ebpf.Variable `ebpf:"keep_check"`
 	KeepEvent      *ebpf.Variable `ebpf:"keep_event"`
@@ -663,34 +711,40 @@ type bpfVariables struct {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
-	GrCall     *ebpf.Program `ebpf:"gr_call"`
-	GrFatal    *ebpf.Program `ebpf:"gr_fatal"`
-	GrFinish   *ebpf.Program `ebpf:"gr_finish"`
-	GrGoexit   *ebpf.Program `ebpf:"gr_goexit"`
-	GrHandle   *ebpf.Program `ebpf:"gr_handle"`
-	GrNoAddrs  *ebpf.Program `ebpf:"gr_no_addrs"`
-	GrNoCall   *ebpf.Program `ebpf:"gr_no_call"`
-	GrNoStream *ebpf.Program `ebpf:"gr_no_stream"`
-	GrPanic    *ebpf.Program `ebpf:"gr_panic"`
-	GrStatus   *ebpf.Program `ebpf:"gr_status"`
-	GrStream   *ebpf.Program `ebpf:"gr_stream"`
-	GrUnsent   *ebpf.Program `ebpf:"gr_unsent"`
+	GrCall      *ebpf.Program `ebpf:"gr_call"`
+	GrEncode    *ebpf.Program `ebpf:"gr_encode"`
+	GrFatal     *ebpf.Program `ebpf:"gr_fatal"`
+	GrFinish    *ebpf.Program `ebpf:"gr_finish"`
+	GrGoexit    *ebpf.Program `ebpf:"gr_goexit"`
+	GrHandle    *ebpf.Program `ebpf:"gr_handle"`
+	GrNoAddrs   *ebpf.Program `ebpf:"gr_no_addrs"`
+	GrNoAttempt *ebpf.Program `ebpf:"gr_no_attempt"`
+	GrNoCall    *ebpf.Program `ebpf:"gr_no_call"`
+	GrNoStream  *ebpf.Program `ebpf:"gr_no_stream"`
+	GrPanic     *ebpf.Program `ebpf:"gr_panic"`
+	GrStatus    *ebpf.Program `ebpf:"gr_status"`
+	GrStream    *ebpf.Program `ebpf:"gr_stream"`
+	GrUnsent    *ebpf.Program `ebpf:"gr_unsent"`
+	GrWrite     *ebpf.Program `ebpf:"gr_write"`
 }
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.GrCall,
+		p.GrEncode,
 		p.GrFatal,
 		p.GrFinish,
 		p.GrGoexit,
 		p.GrHandle,
 		p.GrNoAddrs,
+		p.GrNoAttempt,
 		p.GrNoCall,
 		p.GrNoStream,
 		p.GrPanic,
 		p.GrStatus,
 		p.GrStream,
 		p.GrUnsent,
+		p.GrWrite,
 	)
 }
 
