@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -41,6 +42,9 @@ type ManagerOptions struct {
 	WriteMemory bool
 	// MaxInFlight bounds the operations in flight per kind on the machine; 0 = 4096.
 	MaxInFlight int
+	// ExactFor is how long every run of a program is counted before the counts are
+	// estimates; 0 = half a minute.
+	ExactFor time.Duration
 	// RingBytes is the ring buffer's size, a power of two; 0 = 8 MiB.
 	RingBytes int
 	Metrics   *selfmetrics.Registry

@@ -49,11 +49,11 @@ type cadence struct{ first, window, period time.Duration }
 // bpfStatsRunTime is BPF_STATS_RUN_TIME of enum bpf_stats_type.
 const bpfStatsRunTime = 0
 
-// newRunStats starts to count the runs of programs.
-func newRunStats() (*runStats, error) {
+// newRunStats starts to count the runs of programs, all of them at first.
+func newRunStats(first time.Duration) (*runStats, error) {
 	r := &runStats{
 		start: func() (io.Closer, error) { return ebpf.EnableStats(bpfStatsRunTime) },
-		times: cadence{statsFirst, statsWindow, statsPeriod},
+		times: cadence{first, statsWindow, statsPeriod},
 	}
 	r.read = func() []runs {
 		out := make([]runs, len(r.progs))

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -104,7 +105,7 @@ func TestGRPCMemoryDry(t *testing.T) {
 			}
 			metrics := selfmetrics.New()
 			manager, err := probe.NewManager(probe.ManagerOptions{
-				Specs: []*probe.Spec{spec}, WriteMemory: true, Metrics: metrics, Emit: func(*telemetry.Operation) {},
+				Specs: []*probe.Spec{spec}, WriteMemory: true, ExactFor: time.Hour, Metrics: metrics, Emit: func(*telemetry.Operation) {},
 			})
 			if err != nil {
 				t.Fatal(err)

@@ -65,7 +65,7 @@ func TestWriteCost(t *testing.T) {
 		return prepare(c)
 	}
 	manager, err := probe.NewManager(probe.ManagerOptions{
-		Specs: []*probe.Spec{spec}, WriteMemory: true, Emit: func(*telemetry.Operation) {},
+		Specs: []*probe.Spec{spec}, WriteMemory: true, ExactFor: time.Hour, Emit: func(*telemetry.Operation) {},
 	})
 	if err != nil {
 		t.Fatal(err)
