@@ -21,8 +21,8 @@
 
 enum nh_body_kind {
 	BODY_REQUEST = 1, /* its beginning */
-	BODY_REST,	  /* of a request: what follows that */
-	BODY_RESPONSE,	  /* with its head */
+	BODY_REST,        /* of a request: what follows that */
+	BODY_RESPONSE,    /* with its head */
 };
 
 enum nh_body_want {
@@ -40,7 +40,7 @@ struct nh_body {
 	struct event_hdr hdr;
 	__u64 goid;
 	__u64 start_ns; /* of the operation */
-	__s64 size;	/* of the whole body; -1: chunked, not known */
+	__s64 size;     /* of the whole body; -1: chunked, not known */
 	__u32 kind;
 	__u32 len; /* of raw */
 	__u8 raw[BODY_MAX];

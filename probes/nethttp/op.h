@@ -147,7 +147,7 @@ struct nh_op {
 	__u8 pad1;
 	__u16 body_left; /* server: how much of the request's body was not there at the start, */
 	__u16 body_w;    /* and where the buffer ended */
-	__u32 epoch; /* tr_proc.epoch at the start */
+	__u32 epoch;     /* tr_proc.epoch at the start */
 	struct hdr_scan scan;
 	/* scratch from here on: not cleared */
 	__u64 peer_ptr; /* server: RemoteAddr whose bytes are at the tail's beginning, */
@@ -156,7 +156,7 @@ struct nh_op {
 	struct tr_goio io;
 	__u8 tp[80]; /* a traceparent header as it was read */
 	struct traceparent parent;
-	__s64 body_size; /* of the body that is recorded next */
+	__s64 body_size;        /* of the body that is recorded next */
 	__u8 obj[REQ_MAX + 16]; /* a copy of the request structure, or the response's */
 };
 
@@ -164,7 +164,7 @@ struct nh_op {
  * from Go 1.27 on *internal/http2.ClientRequest. */
 struct nh_creq {
 	__u16 method, url, ctx, clen, header;
-	__u16 body; /* OFF_NONE if it is not looked at */
+	__u16 body;     /* OFF_NONE if it is not looked at */
 	__u16 response; /* the redirect that led to it, OFF_NONE if it does not say */
 };
 

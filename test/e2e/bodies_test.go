@@ -84,17 +84,17 @@ func (w *wire) post(path, head string, parts ...string) {
 		first += parts[0]
 		parts = parts[1:]
 	}
-	io.WriteString(w.c, first)
+	fmt.Fprint(w.c, first)
 	for _, part := range parts {
 		w.idle()
-		io.WriteString(w.c, part)
+		fmt.Fprint(w.c, part)
 	}
 	w.answer(path)
 }
 
 func (w *wire) get(path string) {
 	w.t.Helper()
-	io.WriteString(w.c, "GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n")
+	fmt.Fprint(w.c, "GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n")
 	w.answer(path)
 }
 
