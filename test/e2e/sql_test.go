@@ -69,6 +69,7 @@ var sqlCases = []sqlCase{
 	{call: "syntax", fails: "42601", spans: []sqlSpan{st("SYSTEM", "SELEC ?")}},
 	{call: "notable", libs: native, fails: "42P01", spans: []sqlSpan{st("SELECT nowhere", "SELECT * FROM nowhere WHERE a = $1")}},
 	{call: "notable", libs: standard, fails: "42P01", spans: []sqlSpan{st("SELECT nowhere", "SELECT * FROM nowhere WHERE a = ?")}},
+	{call: "quoted", fails: "22P02", spans: []sqlSpan{st("SELECT", "SELECT ?::int")}},
 	{call: "duplicate", fails: "23505", spans: []sqlSpan{st("INSERT TABLE", "INSERT INTO TABLE (id, name) VALUES (?, $1)")}},
 	{call: "late", libs: native, fails: "22012", spans: []sqlSpan{st("SELECT TABLE", "SELECT ?/(?-id) FROM TABLE WHERE name <> $1 ORDER BY id")}},
 	{call: "nested", libs: "pgxpool", spans: []sqlSpan{

@@ -94,6 +94,8 @@ func (l *native) call(ctx context.Context, name string) error {
 		return exec("SELEC '" + canary + "'")
 	case "notable":
 		return all(c.Query(ctx, "SELECT * FROM nowhere WHERE a = $1", canary))
+	case "quoted": // the server's message repeats the value
+		return all(c.Query(ctx, "SELECT '"+canary+"'::int"))
 	case "duplicate":
 		return exec("INSERT INTO t_native (id, name) VALUES (1, $1)", canary)
 	case "late": // fails after rows have come

@@ -99,6 +99,8 @@ func (l *std) call(ctx context.Context, name string) error {
 		return exec("SELEC '" + canary + "'")
 	case "notable":
 		return drain(l.db.QueryContext(ctx, "SELECT * FROM nowhere WHERE a = '"+canary+"'"))
+	case "quoted": // the server's message repeats the value
+		return drain(l.db.QueryContext(ctx, "SELECT '"+canary+"'::int"))
 	case "duplicate":
 		return exec("INSERT INTO "+table+" (id, name) VALUES (1, $1)", canary)
 	case "sleep":
