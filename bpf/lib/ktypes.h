@@ -100,6 +100,7 @@ struct sock_common {
 	__u32 skc_daddr;     /* network byte order */
 	__u32 skc_rcv_saddr; /* network byte order */
 	unsigned short skc_family;
+	unsigned char skc_state;
 	__u16 skc_dport; /* remote port, network byte order */
 	__u16 skc_num;   /* local port, host byte order */
 	possible_net_t skc_net;

@@ -13,6 +13,33 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type bpfHdrRule struct {
+	_      structs.HostLayout
+	Word   [3]uint64
+	Slot   uint32
+	Wanted uint32
+}
+
+type bpfHdrScan struct {
+	_     structs.HostLayout
+	Base  uint64
+	Old   uint64
+	Cur   uint64
+	N     uint32
+	N_old uint32
+	Group uint32
+	More  uint32
+	Fold  uint32
+	Seen  uint32
+	Word  [3]uint64
+	Copy  [42]uint64
+	At    [32]struct {
+		_   structs.HostLayout
+		Ptr uint64
+		Len uint64
+	}
+}
+
 type bpfTrConn struct {
 	_          structs.HostLayout
 	TraceId    [2]uint64
@@ -160,8 +187,7 @@ type bpfWsEvent struct {
 		Epoch      uint32
 		TailLen    uint32
 		TraceFlags uint8
-		Pad        uint8
-		Open       uint16
+		Pad        [3]uint8
 	}
 	MsgsIn    uint64
 	BytesIn   uint64
@@ -184,7 +210,11 @@ type bpfWsExe struct {
 	N_rwc        uint16
 	N_readerConn uint16
 	N_payload    uint16
-	_            [2]byte
+	ResConn      uint16
+	ResReq       uint16
+	ReqHeader    uint16
+	ConnRwc      uint16
+	Take         uint16
 	Begin        [6]struct {
 		_     structs.HostLayout
 		Off   int32
@@ -228,6 +258,8 @@ type bpfWsFlag uint32
 const (
 	bpfWsFlagWS_CLIENT bpfWsFlag = 1
 	bpfWsFlagWS_TLS    bpfWsFlag = 2
+	bpfWsFlagWS_RAW    bpfWsFlag = 4
+	bpfWsFlagWS_UNSEEN bpfWsFlag = 8
 )
 
 type bpfWsOp struct {
@@ -268,14 +300,21 @@ type bpfWsOp struct {
 		OwnHeader uint32
 		Hand      uint32
 	}
-	Head [16]uint8
+	Head   [16]uint8
+	Sysfd  uint64
+	Sk     uint64
+	In     uint64
+	Out    uint64
+	InNow  uint64
+	OutNow uint64
 }
 
 type bpfWsType uint32
 
 const (
-	bpfWsTypeWS_CONN bpfWsType = 1
-	bpfWsTypeWS_OPEN bpfWsType = 2
+	bpfWsTypeWS_CONN  bpfWsType = 1
+	bpfWsTypeWS_OPEN  bpfWsType = 2
+	bpfWsTypeWS_TAKEN bpfWsType = 3
 )
 
 // Names of all BPF objects in the ELF.
@@ -296,6 +335,7 @@ const (
 	bpfMapWsCounts       = "ws_counts"
 	bpfMapWsExes         = "ws_exes"
 	bpfMapWsFds          = "ws_fds"
+	bpfMapWsScans        = "ws_scans"
 	bpfProgWsC_client    = "ws_c_client"
 	bpfProgWsC_close     = "ws_c_close"
 	bpfProgWsC_read      = "ws_c_read"
@@ -310,12 +350,11 @@ const (
 	bpfProgWsN_client    = "ws_n_client"
 	bpfProgWsN_read      = "ws_n_read"
 	bpfProgWsN_server    = "ws_n_server"
-	bpfVarCallEntries    = "call_entries"
-	bpfVarCallForgotten  = "call_forgotten"
+	bpfProgWsTaken       = "ws_taken"
 	bpfVarCfgCountAll    = "cfg_count_all"
 	bpfVarCfgCountFull   = "cfg_count_full"
+	bpfVarCfgHdrs        = "cfg_hdrs"
 	bpfVarCfgIdSecret    = "cfg_id_secret"
-	bpfVarCfgKeep        = "cfg_keep"
 	bpfVarCfgParentBased = "cfg_parent_based"
 	bpfVarCfgRatioBound  = "cfg_ratio_bound"
 	bpfVarCfgSamplerRoot = "cfg_sampler_root"
@@ -324,6 +363,7 @@ const (
 	bpfVarKeepFlag       = "keep_flag"
 	bpfVarKeepType       = "keep_type"
 	bpfVarProbeId        = "probe_id"
+	bpfVarScanZero       = "scan_zero"
 	bpfVarScopeZero      = "scope_zero"
 	bpfVarWsZero         = "ws_zero"
 )
@@ -384,6 +424,7 @@ type bpfProgramSpecs struct {
 	WsN_client  *ebpf.ProgramSpec `ebpf:"ws_n_client"`
 	WsN_read    *ebpf.ProgramSpec `ebpf:"ws_n_read"`
 	WsN_server  *ebpf.ProgramSpec `ebpf:"ws_n_server"`
+	WsTaken     *ebpf.ProgramSpec `ebpf:"ws_taken"`
 }
 
 // bpfMapSpecs contains maps before they are loaded into the kernel.
@@ -404,18 +445,17 @@ type bpfMapSpecs struct {
 	WsCounts *ebpf.MapSpec `ebpf:"ws_counts"`
 	WsExes   *ebpf.MapSpec `ebpf:"ws_exes"`
 	WsFds    *ebpf.MapSpec `ebpf:"ws_fds"`
+	WsScans  *ebpf.MapSpec `ebpf:"ws_scans"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
-	CallEntries    *ebpf.VariableSpec `ebpf:"call_entries"`
-	CallForgotten  *ebpf.VariableSpec `ebpf:"call_forgotten"`
 	CfgCountAll    *ebpf.VariableSpec `ebpf:"cfg_count_all"`
 	CfgCountFull   *ebpf.VariableSpec `ebpf:"cfg_count_full"`
+	CfgHdrs        *ebpf.VariableSpec `ebpf:"cfg_hdrs"`
 	CfgIdSecret    *ebpf.VariableSpec `ebpf:"cfg_id_secret"`
-	CfgKeep        *ebpf.VariableSpec `ebpf:"cfg_keep"`
 	CfgParentBased *ebpf.VariableSpec `ebpf:"cfg_parent_based"`
 	CfgRatioBound  *ebpf.VariableSpec `ebpf:"cfg_ratio_bound"`
 	CfgSamplerRoot *ebpf.VariableSpec `ebpf:"cfg_sampler_root"`
@@ -424,6 +464,7 @@ type bpfVariableSpecs struct {
 	KeepFlag       *ebpf.VariableSpec `ebpf:"keep_flag"`
 	KeepType       *ebpf.VariableSpec `ebpf:"keep_type"`
 	ProbeId        *ebpf.VariableSpec `ebpf:"probe_id"`
+	ScanZero       *ebpf.VariableSpec `ebpf:"scan_zero"`
 	ScopeZero      *ebpf.VariableSpec `ebpf:"scope_zero"`
 	WsZero         *ebpf.VariableSpec `ebpf:"ws_zero"`
 }
@@ -462,6 +503,7 @@ type bpfMaps struct {
 	WsCounts *ebpf.Map `ebpf:"ws_counts"`
 	WsExes   *ebpf.Map `ebpf:"ws_exes"`
 	WsFds    *ebpf.Map `ebpf:"ws_fds"`
+	WsScans  *ebpf.Map `ebpf:"ws_scans"`
 }
 
 func (m *bpfMaps) Close() error {
@@ -480,6 +522,7 @@ func (m *bpfMaps) Close() error {
 		m.WsCounts,
 		m.WsExes,
 		m.WsFds,
+		m.WsScans,
 	)
 }
 
@@ -487,12 +530,10 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
-	CallEntries    *ebpf.Variable `ebpf:"call_entries"`
-	CallForgotten  *ebpf.Variable `ebpf:"call_forgotten"`
 	CfgCountAll    *ebpf.Variable `ebpf:"cfg_count_all"`
 	CfgCountFull   *ebpf.Variable `ebpf:"cfg_count_full"`
+	CfgHdrs        *ebpf.Variable `ebpf:"cfg_hdrs"`
 	CfgIdSecret    *ebpf.Variable `ebpf:"cfg_id_secret"`
-	CfgKeep        *ebpf.Variable `ebpf:"cfg_keep"`
 	CfgParentBased *ebpf.Variable `ebpf:"cfg_parent_based"`
 	CfgRatioBound  *ebpf.Variable `ebpf:"cfg_ratio_bound"`
 	CfgSamplerRoot *ebpf.Variable `ebpf:"cfg_sampler_root"`
@@ -501,6 +542,7 @@ type bpfVariables struct {
 	KeepFlag       *ebpf.Variable `ebpf:"keep_flag"`
 	KeepType       *ebpf.Variable `ebpf:"keep_type"`
 	ProbeId        *ebpf.Variable `ebpf:"probe_id"`
+	ScanZero       *ebpf.Variable `ebpf:"scan_zero"`
 	ScopeZero      *ebpf.Variable `ebpf:"scope_zero"`
 	WsZero         *ebpf.Variable `ebpf:"ws_zero"`
 }
@@ -523,6 +565,7 @@ type bpfPrograms struct {
 	WsN_client  *ebpf.Program `ebpf:"ws_n_client"`
 	WsN_read    *ebpf.Program `ebpf:"ws_n_read"`
 	WsN_server  *ebpf.Program `ebpf:"ws_n_server"`
+	WsTaken     *ebpf.Program `ebpf:"ws_taken"`
 }
 
 func (p *bpfPrograms) Close() error {
@@ -541,6 +584,7 @@ func (p *bpfPrograms) Close() error {
 		p.WsN_client,
 		p.WsN_read,
 		p.WsN_server,
+		p.WsTaken,
 	)
 }
 

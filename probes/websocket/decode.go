@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 	"unsafe"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -27,7 +28,28 @@ const (
 	keyCloseCode        = attribute.Key("websocket.close.code")
 )
 
-type decoder struct{}
+// decoder's state is when it asked for an executable's point that sees connections end,
+// bounded by the number of executables.
+type decoder struct {
+	env   probe.DecoderEnv
+	asked map[uint32]uint64
+}
+
+// askAgainNs: the number of an executable is used again.
+const askAgainNs = uint64(time.Second)
+
+// taken has the ends of connections looked at, once there is one that no library shows.
+func (d *decoder) taken(rec event.Record) error {
+	call, _, _, err := probe.ParseCall(rec.Raw, probe.CallLen)
+	if err != nil {
+		return err
+	}
+	if at, ok := d.asked[rec.ExeID]; !ok || call.StartNs-at > askAgainNs {
+		d.asked[rec.ExeID] = call.StartNs
+		d.env.SetPoint(rec.ExeID, pointTakenEnd, true)
+	}
+	return nil
+}
 
 // forgotten says of a connection whose end will not be seen, because its program has ended
 // or is no longer watched, that it is not open any more.
@@ -52,7 +74,7 @@ func forgotten(value []byte) *telemetry.Operation {
 }
 
 // Decode implements probe.Decoder.
-func (decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) error {
+func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) error {
 	switch bpfWsType(rec.Type) {
 	case bpfWsTypeWS_CONN:
 	case bpfWsTypeWS_OPEN:
@@ -65,6 +87,8 @@ func (decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) error {
 		op.Measurements = begun(call.Flags)
 		emit(op)
 		return nil
+	case bpfWsTypeWS_TAKEN:
+		return d.taken(rec)
 	default:
 		return fmt.Errorf("%w: type %d", probe.ErrRecord, rec.Type)
 	}
@@ -80,13 +104,13 @@ func (decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) error {
 		op.Kind = trace.SpanKindInternal // the request that was upgraded is the server's span
 	}
 	count := func(at int) int64 { return int64(ne.Uint64(own[at:]) & (1<<63 - 1)) }
-	a := []attribute.KeyValue{
-		semconv.NetworkProtocolName("websocket"),
-		keyMessagesReceived.Int64(count(0)), keyBytesReceived.Int64(count(8)),
-		keyMessagesSent.Int64(count(16)), keyBytesSent.Int64(count(24)),
+	a := []attribute.KeyValue{semconv.NetworkProtocolName("websocket"), keyBytesReceived.Int64(count(8)), keyBytesSent.Int64(count(24))}
+	if call.Flags&uint32(bpfWsFlagWS_RAW) == 0 {
+		a = append(a, keyMessagesReceived.Int64(count(0)), keyMessagesSent.Int64(count(16)))
 	}
 	code := ne.Uint32(own[32:])
 	op.Measurements = ended(call.Flags, code)
+	op.MetricsOnly = call.Flags&uint32(bpfWsFlagWS_UNSEEN) != 0
 	if code != 0 {
 		a = append(a, keyCloseCode.Int64(int64(code)))
 	}

@@ -8,6 +8,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tracer-agent/tracer-agent/internal/event"
+	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
 )
 
@@ -23,13 +24,42 @@ func decodeRaw(b []byte, emit func(*telemetry.Operation)) error {
 	if err != nil {
 		return err
 	}
-	return (decoder{}).Decode(rec, emit)
+	d := &decoder{asked: map[uint32]uint64{}, env: probe.DecoderEnv{SetPoint: func(uint32, string, bool) {}}}
+	return d.Decode(rec, emit)
+}
+
+// TestTaken: the point that sees ends is asked for with the first connection, and not with
+// each of many.
+func TestTaken(t *testing.T) {
+	asked := 0
+	d := &decoder{asked: map[uint32]uint64{}, env: probe.DecoderEnv{SetPoint: func(_ uint32, point string, on bool) {
+		if point != pointTakenEnd || !on {
+			t.Errorf("point %s, %v", point, on)
+		}
+		asked++
+	}}}
+	for _, at := range []uint64{0, 1, askAgainNs, askAgainNs + 1, askAgainNs + 2} {
+		e := &bpfWsEvent{}
+		e.Call.StartNs = at
+		b := raw(e)
+		b[unsafe.Offsetof(e.Call.Hdr.Type)] = uint8(bpfWsTypeWS_TAKEN)
+		rec, err := event.Parse(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Decode(rec, func(op *telemetry.Operation) { t.Errorf("an operation: %v", op) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if asked != 2 {
+		t.Errorf("asked %d times, want 2", asked)
+	}
 }
 
 func TestConnection(t *testing.T) {
 	e := &bpfWsEvent{MsgsIn: 1, BytesIn: 2, MsgsOut: 3, BytesOut: 4, CloseCode: 1000, PeerPort: 99}
 	copy(e.PeerIp[:], []byte{10: 0xff, 11: 0xff, 12: 10, 13: 0, 14: 0, 15: 1})
-	for _, flags := range []uint32{0, uint32(bpfWsFlagWS_CLIENT)} {
+	for _, flags := range []uint32{0, uint32(bpfWsFlagWS_CLIENT), uint32(bpfWsFlagWS_RAW)} {
 		e.Call.Flags = flags
 		var op *telemetry.Operation
 		if err := decodeRaw(raw(e), func(o *telemetry.Operation) { op = o }); err != nil {
@@ -45,7 +75,11 @@ func TestConnection(t *testing.T) {
 			"network.peer.address": "10.0.0.1", "network.peer.port": int64(99),
 		}
 		kind := trace.SpanKindInternal
-		if flags != 0 {
+		switch flags {
+		case uint32(bpfWsFlagWS_RAW):
+			delete(want, "websocket.messages.received")
+			delete(want, "websocket.messages.sent")
+		case uint32(bpfWsFlagWS_CLIENT):
 			kind = trace.SpanKindClient
 			want["server.address"], want["server.port"] = "10.0.0.1", int64(99)
 		}

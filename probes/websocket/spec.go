@@ -2,6 +2,7 @@ package websocket
 
 import (
 	_ "embed"
+	"encoding/binary"
 	"fmt"
 
 	"github.com/cilium/ebpf"
@@ -24,6 +25,9 @@ const (
 	gorilla = "github.com/gorilla/websocket"
 	coder   = "github.com/coder/websocket"
 	nhooyr  = "nhooyr.io/websocket"
+
+	groupTaken    = "upgraded"
+	pointTakenEnd = "upgraded_end"
 )
 
 // New returns the probe.
@@ -31,16 +35,22 @@ func New() *probe.Spec {
 	return &probe.Spec{
 		ID:         ID,
 		Name:       "websocket",
-		Doc:        "WebSocket connections of gorilla/websocket and coder/websocket, server and client",
+		Doc:        "WebSocket connections of gorilla/websocket and coder/websocket, server and client, and others that a server takes over",
 		Points:     points(),
 		Groups:     groups(),
-		Fields:     netFields(),
+		Fields:     append(netFields(), takenFields()...),
 		Table:      func() (*offsets.Table, error) { return offsets.Parse(netJSON) },
 		Load:       loadBpf,
 		InFlight:   []probe.InFlight{{Map: "ws_conns", Ended: forgotten}, {Map: "ws_fds"}},
 		Counters:   counters(),
 		AttachExe:  attachExe,
-		NewDecoder: func(probe.DecoderEnv) probe.Decoder { return decoder{} },
+		NewDecoder: func(env probe.DecoderEnv) probe.Decoder { return &decoder{env: env, asked: map[uint32]uint64{}} },
+		Prepare: func(cs *ebpf.CollectionSpec) error {
+			if err := cs.Variables["cfg_hdrs"].Set(upgradeRule()); err != nil {
+				return fmt.Errorf("set cfg_hdrs: %w", err)
+			}
+			return nil
+		},
 	}
 }
 
@@ -70,7 +80,8 @@ func groups() []probe.Group {
 		gs = append(gs, probe.Group{Name: l.module, What: "connections of " + l.module,
 			Check: func(p *probe.Placed) error { return check(p, l) }})
 	}
-	return gs
+	return append(gs, probe.Group{Name: groupTaken, What: "WebSocket connections of other libraries",
+		Check: func(p *probe.Placed) error { return p.Need(append(netFields(), takenFields()...), "") }})
 }
 
 func check(p *probe.Placed, l library) error {
@@ -104,6 +115,8 @@ func points() []probe.Point {
 		{Name: "gorilla_control", Program: "ws_g_control", Group: gorilla, Optional: true,
 			Site: entry(gorilla + ".(*Conn).WriteControl"), Lost: "close codes"},
 		{Name: "gorilla_end", Program: "ws_fd_close", Group: gorilla, Site: entry("net.(*netFD).Close")},
+		{Name: "upgraded", Program: "ws_taken", Group: groupTaken, Site: entry("net/http.(*response).Hijack")},
+		{Name: pointTakenEnd, Program: "ws_fd_close", Group: groupTaken, Lazy: true, Site: entry("net.(*netFD).Close")},
 	}
 	for module, prog := range map[string]string{coder: "c", nhooyr: "n"} {
 		name := map[string]string{coder: "coder", nhooyr: "nhooyr"}[module]
@@ -140,6 +153,25 @@ func netFields() []goexe.Field {
 	return []goexe.Field{probe.Std("crypto/tls.Conn", "conn"), probe.Std("net.conn", "fd"), probe.Std("net.netFD", "pfd"), probe.Std("internal/poll.FD", "Sysfd")}
 }
 
+// takenFields lead from a net/http response to its request and its connection.
+func takenFields() []goexe.Field {
+	return []goexe.Field{probe.Std("net/http.response", "conn"), probe.Std("net/http.response", "req"),
+		probe.Std("net/http.Request", "Header"), probe.Std("net/http.conn", "rwc")}
+}
+
+// hdrRule mirrors struct hdr_rule in bpf/lib/headers.h.
+type hdrRule struct {
+	Word         [3]uint64
+	Slot, Wanted uint32
+}
+
+// upgradeRule builds cfg_hdrs: the one header that is looked at, in slot 0.
+func upgradeRule() (table [64][4]hdrRule) {
+	const name = "Upgrade\x00"
+	table[len(name)-1][0] = hdrRule{Word: [3]uint64{binary.NativeEndian.Uint64([]byte(name))}, Wanted: 1}
+	return table
+}
+
 func attachExe(c *ebpf.Collection, p *probe.Placed) error {
 	o := p.Offset
 	v := &bpfWsExe{}
@@ -163,6 +195,11 @@ func attachExe(c *ebpf.Collection, p *probe.Placed) error {
 			}
 		}
 	}
+	if p.Groups[groupTaken] && !p.Groups[gorilla] && !p.Groups[coder] && !p.Groups[nhooyr] {
+		v.Take = 1 // else a library's connections would be there twice
+	}
+	h := takenFields()
+	v.ResConn, v.ResReq, v.ReqHeader, v.ConnRwc = o(h[0]), o(h[1]), o(h[2]), o(h[3])
 	n := netFields()
 	v.Conn.TlsConn, v.Conn.ConnFd, v.Conn.FdSysfd = o(n[0]), o(n[1]), o(n[2])+o(n[3])
 	names, err := p.Exe.TypeNameOffsets([]string{"*net.TCPConn", "*tls.Conn"})

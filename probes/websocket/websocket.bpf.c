@@ -13,9 +13,13 @@
  *   end     gorilla, whose Close the compiler puts into its callers: (*net.netFD).Close;
  *           coder: (*Conn).close
  *
+ *   other libraries, or none: begin (*response).Hijack of net/http, for a request that asks
+ *           for a WebSocket; end (*net.netFD).Close, attached once there is such a connection
+ *
  * Lost by design: of a message that coder receives in several frames only the first
  * one's bytes count; connections that are never closed.
- * Minimum kernel: 5.10. Maps: ws_conns, ws_fds, ws_exes, ws_counts; tr_*.
+ * Minimum kernel: 5.10. Maps: ws_conns, ws_fds, ws_scans, ws_exes,
+ * ws_counts; tr_*.
  */
 #include <linux/bpf.h>
 #include <stdbool.h>
@@ -23,109 +27,14 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 
-#include "../../bpf/lib/call.h"
-#include "../../bpf/lib/goconn.h"
-#include "op.h"
-
-const struct ws_op ws_zero = {};
-const struct tr_scope scope_zero = {};
-
-static __noinline int count(__u32 what, __u64 add)
-{
-	__u64 *n = bpf_map_lookup_elem(&ws_counts, &what);
-
-	if (n)
-		__sync_fetch_and_add(n, add);
-	return 0;
-}
-
-/* The handler's calls are from now on the connection's, not the upgrade's, and stay so
- * when the handler returns and leaves goroutines behind. */
-static __noinline int scope_take(struct ws_op *op, struct tr_gokey *key)
-{
-	struct tr_call *c = &op->ev.call;
-	struct tr_scope *s = bpf_map_lookup_elem(&tr_scopes, key);
-
-	if (!s || s->epoch != c->epoch)
-		return 0;
-	s->span_id = c->span_id;
-	s->trace_id[0] = c->trace_id[0];
-	s->trace_id[1] = c->trace_id[1];
-	s->end_ns = 0;
-	s->trace_flags = c->trace_flags | SCOPE_HELD;
-	return 0;
-}
-
-/* The peer, and for gorilla the socket whose end is the connection's. */
-static __noinline int peer(struct ws_op *op, struct tr_who *w, struct ws_exe *e, __u64 addr,
-			   bool net_conn)
-{
-	bool client;
-	int fd;
-
-	if (!op || !w || !w->ge || !e)
-		return 0;
-	client = op->ev.call.flags & WS_CLIENT;
-	io_init(&op->io, w->proc);
-	fd = fd_of_conn(&op->io, w->ge, net_conn ? &e->conn : &e->rwc, addr);
-	if (fd < 0)
-		return 0;
-	/* fd_of_conn leaves the *netFD where it read the descriptor's number from */
-	op->fd = op->io.s.ptr;
-	if (op->io.c.val.tls)
-		op->ev.call.flags |= WS_TLS;
-	if (!conn_key(&op->io.c, fd, client))
-		return 0;
-	if (client) {
-		__builtin_memcpy(op->ev.peer_ip, op->io.c.key.server, 16);
-		op->ev.peer_port = op->io.c.key.server_port;
-	} else {
-		__builtin_memcpy(op->ev.peer_ip, op->io.c.key.client, 16);
-		op->ev.peer_port = op->io.c.key.client_port;
-	}
-	return 1;
-}
-
-static __noinline int end(struct ws_op *op, struct tr_gokey *key)
-{
-	struct tr_call *c;
-	struct tr_gokey other = {};
-	struct tr_scope *s;
-	__u32 client;
-
-	if (!op || !key)
-		return 0;
-	c = &op->ev.call;
-	client = c->flags & WS_CLIENT;
-	count(COUNT_CLOSED + client, 1);
-	count(COUNT_MSGS_IN + client, op->ev.msgs_in);
-	count(COUNT_MSGS_OUT + client, op->ev.msgs_out);
-	count(COUNT_BYTES_IN + client, op->ev.bytes_in);
-	count(COUNT_BYTES_OUT + client, op->ev.bytes_out);
-	other.tgid = key->tgid;
-	other.id = c->goid;
-	s = bpf_map_lookup_elem(&tr_scopes, &other);
-	if (s && s->span_id == c->span_id) {
-		s->end_ns = bpf_ktime_get_ns();
-		s->trace_flags &= ~SCOPE_HELD;
-	}
-	if (op->fd) {
-		other.id = op->fd;
-		bpf_map_delete_elem(&ws_fds, &other);
-	}
-	if (cfg_count_all || c->trace_flags & TRACE_FLAG_SAMPLED)
-		call_finish(&ws_conns, key, c, WS_CONN, offsetof(struct ws_event, tail), 7);
-	else
-		bpf_map_delete_elem(&ws_conns, key);
-	return 0;
-}
+#include "taken.h"
 
 static __always_inline int begin(struct pt_regs *ctx, __u32 where, bool client)
 {
 	struct tr_who w;
 	struct ws_exe *e;
 	struct ws_op *op;
-	__u64 conn, goid;
+	__u64 conn;
 
 	if (!who_runs(&w, ctx))
 		return 0;
@@ -135,38 +44,27 @@ static __always_inline int begin(struct pt_regs *ctx, __u32 where, bool client)
 	conn = go_loc_read(ctx, &e->begin[where]);
 	if (!conn)
 		return 0;
-	goid = w.key.id;
-	w.key.id = conn;
-	op = call_open(&ws_conns, &w);
-	if (op)
-		end(op, &w.key); /* another connection was at this address: it is closed */
-	op = call_new(&ws_conns, &ws_zero, &w);
+	op = open_conn(ctx, &w, conn, client ? WS_CLIENT : 0);
 	if (!op)
-		return 0; /* lost, and counted as that: its end will not be seen either */
-	count(COUNT_CONNECTED + client, 1);
-	op->ev.call.goid = goid;
-	op->conn = conn;
-	if (client)
-		op->ev.call.flags |= WS_CLIENT;
-	/* kept in any case: an unsampled one is counted */
-	call_trace(&op->ev.call, w.ge, GO_G(ctx), 0);
+		return 0;
 	/* kept: a result that nobody reads is not set, and may be a pointer then */
 	op->known = peer(op, &w, e,
 			 conn + (where <= BEGIN_GORILLA_CLIENT ? e->g_conn
 				 : where <= BEGIN_CODER_CLIENT ? e->c_rwc
 							       : e->n_rwc),
 			 where <= BEGIN_GORILLA_CLIENT);
-	if (where <= BEGIN_GORILLA_CLIENT && op->fd) {
-		w.key.id = op->fd;
-		bpf_map_update_elem(&ws_fds, &w.key, &op->conn, BPF_ANY);
-	}
-	if (!client) {
-		w.key.id = op->ev.call.goid;
-		scope_take(op, &w.key);
-	}
-	if (cfg_count_all)
-		call_emit(&op->ev.call, WS_OPEN, sizeof(op->ev.call), 0);
-	return 0;
+	if (where <= BEGIN_GORILLA_CLIENT)
+		end_with_socket(op, &w.key);
+	return opened(op, &w.key);
+}
+
+/* func (w *response) Hijack() (rwc net.Conn, buf *bufio.ReadWriter, err error)   AX w */
+SEC("uprobe")
+int ws_taken(struct pt_regs *ctx)
+{
+	struct tr_who w;
+
+	return who_runs(&w, ctx) ? taken(ctx, &w) : 0;
 }
 
 /* in func (u *Upgrader) Upgrade(...) of gorilla, after newConn */
@@ -328,7 +226,10 @@ int ws_fd_close(struct pt_regs *ctx)
 	e = bpf_map_lookup_elem(&ws_exes, &w.proc->exe_id);
 	if (!op || !e)
 		return 0;
-	gorilla_read(op, e);
+	if (op->ev.call.flags & WS_RAW)
+		raw_end(op);
+	else
+		gorilla_read(op, e);
 	end(op, &w.key);
 	return 0;
 }

@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"bufio"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"path/filepath"
@@ -181,4 +183,79 @@ func TestWebSocketHitBudget(t *testing.T) {
 	if opened != 9 || closed != 9 {
 		t.Errorf("%v connections opened and %v closed are counted, want 9: %v", opened, closed, m)
 	}
+}
+
+// TestWebSocketByHand: a connection that a handler takes over with no library has a span to
+// its close, with the socket's bytes; one for another protocol has none.
+func TestWebSocketByHand(t *testing.T) {
+	needs(t)
+	for _, b := range []harness.Build{{Mode: harness.Stripped}, {Go: "1.18.10"}} {
+		b.Dir = "testdata/targets/upgrade"
+		t.Run(b.Go+string(b.Mode), func(t *testing.T) {
+			tg := harness.StartTarget(t, b.Path(t))
+			agent := harness.Trace(t, tg)
+			isSocket := func(s harness.Span) bool { return s.Name == "websocket" }
+			// The first ones have the ends of connections looked at.
+			mark := agent.Mark()
+			for deadline := time.Now().Add(20 * time.Second); len(harness.Of(agent.Since(mark), isSocket)) == 0; {
+				if time.Now().After(deadline) {
+					t.Fatal("no span")
+				}
+				echo(t, tg, "/websocket", "WebSocket", 1)
+			}
+			agent.Settle(mark, 0, tg)
+			mark = agent.Mark()
+			echo(t, tg, "/tunnel", "tunnel", 500)
+			head := echo(t, tg, "/websocket", "WebSocket", 100_000)
+			// those of the first ones may come late
+			got := agent.WaitSpans(mark, 1, func(s harness.Span) bool {
+				return isSocket(s) && s.Attr("websocket.bytes.received") == "100000"
+			})
+			spans := agent.Settle(mark, 3, tg)
+			if len(got) != 1 {
+				t.Fatalf("%d connections, want 1: %v", len(got), spans)
+			}
+			want := map[string]string{"network.protocol.name": "websocket", "network.peer.address": "127.0.0.1", "network.peer.port": any_,
+				"websocket.bytes.received": "100000", "websocket.bytes.sent": strconv.Itoa(100_000 + head)}
+			checkAttrs(t, got[0], want)
+			parent := harness.Of(spans, func(s harness.Span) bool { return s.SpanID == got[0].ParentSpanID })
+			if len(parent) != 1 || parent[0].Attr("url.path") != "/websocket" || parent[0].Attr("http.response.status_code") != "101" {
+				t.Errorf("no child of the request: %v", spans)
+			}
+			for _, s := range harness.Of(spans, isSocket) {
+				if s.Attr("websocket.bytes.received") == "500" {
+					t.Errorf("a connection for another protocol: %v", s)
+				}
+			}
+		})
+	}
+}
+
+// echo sends n bytes over a connection that is upgraded, gets them back, and closes it; it
+// returns the size of the answer's head.
+func echo(t *testing.T, tg *harness.Target, path, protocol string, n int) int {
+	t.Helper()
+	conn, err := net.Dial("tcp", tg.HTTP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: x\r\nUpgrade: %s\r\nConnection: Upgrade\r\n\r\n", path, protocol); err != nil {
+		t.Fatal(err)
+	}
+	r := bufio.NewReader(conn)
+	head := 0
+	for line := ""; line != "\r\n"; head += len(line) {
+		if line, err = r.ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := conn.Write(make([]byte, n)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(r, make([]byte, n)); err != nil {
+		t.Fatal(err)
+	}
+	return head
 }
