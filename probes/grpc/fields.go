@@ -31,7 +31,7 @@ var (
 	hdrMethod    = lib(transport+"CallHdr", "Method")
 	callHdr      = lib(module+".clientStream", "callHdr")
 	callCtx      = lib(module+".clientStream", "ctx")
-	attemptCs   = lib(module+".csAttempt", "cs")
+	attemptCs    = lib(module+".csAttempt", "cs")
 	// Since 1.73, when waitForResolvedAddrs began to return a bool before its error.
 	callDelay   = lib(module+".clientStream", "nameResolutionDelay")
 	connTarget  = lib(module+".ClientConn", "target")

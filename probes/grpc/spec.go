@@ -156,7 +156,7 @@ func points() []probe.Point {
 		{Name: "grpc_client_stream", Program: "gr_stream", Group: groupClient, Optional: true,
 			Site: probe.Site{Kind: probe.Entry, Funcs: []string{t + "http2Client).NewStream"}, Callees: []string{"runtime.selectnbsend"}},
 			Lost: "streaming calls, the peer's address, joining of calls with their server"},
-		{Name: "grpc_client_end", Program: "gr_finish", Group: groupClient, 
+		{Name: "grpc_client_end", Program: "gr_finish", Group: groupClient,
 			Site: probe.Site{Kind: probe.CallSite, Funcs: []string{g + "(*clientStream).finish"}, Callees: []string{g + "(*csAttempt).finish"}}},
 		{Name: "grpc_no_call", Program: "gr_no_call", Group: groupClient, Optional: true,
 			Site: failed(4, g+"newClientStream", g+"invoke"), Lost: "calls that fail before anything is sent"},
