@@ -187,7 +187,8 @@ type bpfWsEvent struct {
 		Epoch      uint32
 		TailLen    uint32
 		TraceFlags uint8
-		Pad        [3]uint8
+		Pad        uint8
+		Open       uint16
 	}
 	MsgsIn    uint64
 	BytesIn   uint64
@@ -351,10 +352,13 @@ const (
 	bpfProgWsN_read      = "ws_n_read"
 	bpfProgWsN_server    = "ws_n_server"
 	bpfProgWsTaken       = "ws_taken"
+	bpfVarCallEntries    = "call_entries"
+	bpfVarCallForgotten  = "call_forgotten"
 	bpfVarCfgCountAll    = "cfg_count_all"
 	bpfVarCfgCountFull   = "cfg_count_full"
 	bpfVarCfgHdrs        = "cfg_hdrs"
 	bpfVarCfgIdSecret    = "cfg_id_secret"
+	bpfVarCfgKeep        = "cfg_keep"
 	bpfVarCfgParentBased = "cfg_parent_based"
 	bpfVarCfgRatioBound  = "cfg_ratio_bound"
 	bpfVarCfgSamplerRoot = "cfg_sampler_root"
@@ -452,10 +456,13 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
+	CallEntries    *ebpf.VariableSpec `ebpf:"call_entries"`
+	CallForgotten  *ebpf.VariableSpec `ebpf:"call_forgotten"`
 	CfgCountAll    *ebpf.VariableSpec `ebpf:"cfg_count_all"`
 	CfgCountFull   *ebpf.VariableSpec `ebpf:"cfg_count_full"`
 	CfgHdrs        *ebpf.VariableSpec `ebpf:"cfg_hdrs"`
 	CfgIdSecret    *ebpf.VariableSpec `ebpf:"cfg_id_secret"`
+	CfgKeep        *ebpf.VariableSpec `ebpf:"cfg_keep"`
 	CfgParentBased *ebpf.VariableSpec `ebpf:"cfg_parent_based"`
 	CfgRatioBound  *ebpf.VariableSpec `ebpf:"cfg_ratio_bound"`
 	CfgSamplerRoot *ebpf.VariableSpec `ebpf:"cfg_sampler_root"`
@@ -530,10 +537,13 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
+	CallEntries    *ebpf.Variable `ebpf:"call_entries"`
+	CallForgotten  *ebpf.Variable `ebpf:"call_forgotten"`
 	CfgCountAll    *ebpf.Variable `ebpf:"cfg_count_all"`
 	CfgCountFull   *ebpf.Variable `ebpf:"cfg_count_full"`
 	CfgHdrs        *ebpf.Variable `ebpf:"cfg_hdrs"`
 	CfgIdSecret    *ebpf.Variable `ebpf:"cfg_id_secret"`
+	CfgKeep        *ebpf.Variable `ebpf:"cfg_keep"`
 	CfgParentBased *ebpf.Variable `ebpf:"cfg_parent_based"`
 	CfgRatioBound  *ebpf.Variable `ebpf:"cfg_ratio_bound"`
 	CfgSamplerRoot *ebpf.Variable `ebpf:"cfg_sampler_root"`
