@@ -137,8 +137,9 @@ func TestChurn(t *testing.T) {
 	attached := func() int { return strings.Count(r.Stderr(), "msg=instrumented") }
 	r.startSilent()
 	want, times, kills := len(targets), 0, 0
+	waitAttached := func() { r.until("attached", 30*time.Second, func() bool { return attached() >= want }) }
 	for time.Since(begin) < long {
-		r.until("attached", 30*time.Second, func() bool { return attached() >= want })
+		waitAttached()
 		if times++; times%10 == 0 {
 			kills++
 			r.Kill()
@@ -150,6 +151,7 @@ func TestChurn(t *testing.T) {
 		want = attached() + len(targets)
 		r.reload(config(true))
 	}
+	waitAttached() // before it is told to stop
 	r.Stop()
 	load.end(t, fmt.Sprintf("attached %d times, killed %d times", times, kills), time.Since(begin))
 	for _, tg := range targets {
