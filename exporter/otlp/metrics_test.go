@@ -64,16 +64,24 @@ func resourceLines(rm *metricspb.ResourceMetrics) (out []string) {
 				}
 			case m.GetHistogram() != nil:
 				for _, p := range m.GetHistogram().DataPoints {
-					out = append(out, fmt.Sprintf("%s %s %s n=%d sum=%v exemplars=%d", service, m.Name,
-						short(m.GetHistogram().AggregationTemporality), p.Count, p.GetSum(), len(p.Exemplars)))
+					out = append(out, fmt.Sprintf("%s %s %s n=%d sum=%v exemplars=%s", service, m.Name,
+						short(m.GetHistogram().AggregationTemporality), p.Count, p.GetSum(), traceIDs(p.Exemplars)))
 				}
 			case m.GetExponentialHistogram() != nil:
 				for _, p := range m.GetExponentialHistogram().DataPoints {
-					out = append(out, fmt.Sprintf("%s %s %s exp n=%d sum=%v exemplars=%d", service, m.Name,
-						short(m.GetExponentialHistogram().AggregationTemporality), p.Count, p.GetSum(), len(p.Exemplars)))
+					out = append(out, fmt.Sprintf("%s %s %s exp n=%d sum=%v exemplars=%s", service, m.Name,
+						short(m.GetExponentialHistogram().AggregationTemporality), p.Count, p.GetSum(), traceIDs(p.Exemplars)))
 				}
 			}
 		}
+	}
+	return out
+}
+
+// traceIDs are the first bytes of the exemplars' trace ids.
+func traceIDs(exemplars []*metricspb.Exemplar) (out string) {
+	for _, e := range exemplars {
+		out += fmt.Sprintf("%.1x", e.TraceId)
 	}
 	return out
 }
@@ -93,14 +101,14 @@ func TestCollectorMetrics(t *testing.T) {
 		first, second                          []string // of the service a; b is the same
 	}{
 		{"new relic", config.ProtocolHTTP, "delta", config.HistogramExponential,
-			[]string{"http.server.request.duration delta exp n=4 sum=1 exemplars=1", "process.disk.io delta 100"},
-			[]string{"http.server.request.duration delta exp n=4 sum=1 exemplars=1", "process.disk.io delta 100"}},
+			[]string{"http.server.request.duration delta exp n=4 sum=1 exemplars=01", "process.disk.io delta 100"},
+			[]string{"http.server.request.duration delta exp n=4 sum=1 exemplars=01", "process.disk.io delta 100"}},
 		{"datadog", config.ProtocolHTTP, "delta", config.HistogramExplicit,
-			[]string{"http.server.request.duration delta n=4 sum=1 exemplars=1", "process.disk.io delta 100"},
-			[]string{"http.server.request.duration delta n=4 sum=1 exemplars=1", "process.disk.io delta 100"}},
+			[]string{"http.server.request.duration delta n=4 sum=1 exemplars=01", "process.disk.io delta 100"},
+			[]string{"http.server.request.duration delta n=4 sum=1 exemplars=01", "process.disk.io delta 100"}},
 		{"collector", config.ProtocolGRPC, "cumulative", config.HistogramExplicit,
-			[]string{"http.server.request.duration cumulative n=4 sum=1 exemplars=1", "process.disk.io cumulative 100"},
-			[]string{"http.server.request.duration cumulative n=8 sum=2 exemplars=1", "process.disk.io cumulative 200"}},
+			[]string{"http.server.request.duration cumulative n=4 sum=1 exemplars=01", "process.disk.io cumulative 100"},
+			[]string{"http.server.request.duration cumulative n=8 sum=2 exemplars=01", "process.disk.io cumulative 200"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := newCollector(t, false)
