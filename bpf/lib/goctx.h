@@ -17,6 +17,11 @@
 #define MAX_CTX_HOPS    32
 #define PARENT_GRACE_NS (5ULL * 1000000000ULL)
 
+/* A scope of requests that are not sampled is written again this often, and is good for
+ * as long: the longest time that one of them may take. */
+#define SHARED_AGAIN_NS (1ULL * 1000000000ULL)
+#define SHARED_FOR_NS   (60ULL * 1000000000ULL)
+
 #define OFF_NONE        0xffff
 
 /* Offset of err in context.cancelCtx { Context; mu sync.Mutex; done atomic.Value;
@@ -77,6 +82,11 @@ struct tr_scope {
 
 /* The operation came with a tracestate, which its probe keeps. */
 #define SCOPE_TRACESTATE (1U << 8)
+/* It stands for all requests of its goroutine, one after the other, that are not sampled.
+ * The ids are of one of them: they are on no span, so nothing is told apart by them, and
+ * writing the scope of each would be dearer than all else that is done for it. It is not
+ * marked when a request ends, and goes when one is sampled or the connection ends. */
+#define SCOPE_SHARED (1U << 10)
 
 /* Key: tgid, goid of the goroutine that runs the operation. Inserted at the
  * operation's start, marked at its end, replaced by the goroutine's next one.
@@ -229,6 +239,8 @@ static __always_inline bool scope_usable(struct tr_scope *s, __u64 now)
 {
 	if (s->start_ns > now)
 		return false;
+	if (s->trace_flags & SCOPE_SHARED && now - s->start_ns > SHARED_FOR_NS)
+		return false;
 	return !s->end_ns || now - s->end_ns < PARENT_GRACE_NS;
 }
 
@@ -241,7 +253,7 @@ static __noinline struct tr_scope *scope_registered(const struct tr_gokey *key, 
 
 	if (!s || s->reg != ctx || s->epoch != epoch || !scope_usable(s, now))
 		return NULL;
-	if (s->ctx != ctx && s->ctx != child)
+	if (s->ctx != ctx && s->ctx != child && !(s->trace_flags & SCOPE_SHARED))
 		return NULL; /* of an earlier operation of the goroutine */
 	/* net/http cancels the context of a request that has ended. One that is not
 	 * cancelled is a new context at the old one's address. */

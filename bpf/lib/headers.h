@@ -36,6 +36,9 @@ struct hdr_rule {
  * header's name. */
 const volatile struct hdr_rule cfg_hdrs[MAX_HDR_LEN][RULES_PER_LEN] = {};
 
+/* Which lengths have a rule: bit n for n bytes. */
+const volatile __u64 cfg_hdr_lens = 0;
+
 #define MAX_HDR_SLOTS 32
 
 #define SLOTS_SIZE    (GROUP_SLOTS * (STR_SIZE + SLICE_SIZE))
@@ -48,25 +51,19 @@ struct hdr_scan {
 	__u64 old;  /* hmap: oldbuckets, read after the others */
 	__u64 cur;  /* address of the group in work */
 	__u32 n, n_old, group;
-	__u32 more;    /* groups there are that are not read */
-	__u32 fold;    /* keys that are, or cannot be shown not to be, "traceparent" in any
-			  letter case; they are taken for the canonical one */
-	__u32 seen;    /* keys */
+	__u32 more;  /* groups there are that are not read */
+	__u32 fold;  /* keys that are, or cannot be shown not to be, "traceparent" in any
+			letter case; they are taken for the canonical one */
+	__u32 seen;  /* keys */
+	__u32 found; /* slots of at[] that are set */
+	__u64 lens;  /* keys that are looked at, by length, as in cfg_hdr_lens; set by the caller */
 	__u64 word[3]; /* of the key in work */
 	/* A copy of the group: control bytes or tophashes, slots, and of a bucket
 	 * the pointer to its overflow bucket. */
 	__u64 copy[(8 + SLOTS_SIZE + 8) / 8];
-	/* the []string of each wanted header: pointer and length, 0 = absent */
+	/* the []string of each wanted header that was found: pointer and length */
 	struct go_str at[MAX_HDR_SLOTS];
 };
-
-/* Ready for another scan; slots, a constant, is how many the probe uses. */
-static __always_inline void scan_reset(struct hdr_scan *sc, __u32 slots)
-{
-	__builtin_memset(sc, 0, __builtin_offsetof(struct hdr_scan, word));
-	sc->copy[(8 + SLOTS_SIZE) / 8] = 0;
-	__builtin_memset(sc->at, 0, slots * sizeof(sc->at[0]));
-}
 
 static __always_inline bool groups_of(struct tr_goexe *ge, __u64 map, struct hdr_scan *sc)
 {
@@ -178,12 +175,10 @@ static __noinline int take_header(struct hdr_scan *sc, __u64 ptr, __u64 len, __u
 	const volatile struct hdr_rule *r;
 	__u64 *w = sc->word;
 
-	if (len >= MAX_HDR_LEN)
+	if (len >= MAX_HDR_LEN || !(sc->lens >> len & 1))
 		return 0;
 	r = cfg_hdrs[len];
 	asm volatile("" : "+r"(r)); /* not computed again from len */
-	if (!r->wanted)
-		return 0;
 	w[0] = w[1] = w[2] = 0;
 	if (len == sizeof("traceparent") - 1 && is_traceparent(ptr)) {
 		sc->fold++;
@@ -205,13 +200,30 @@ static __noinline int take_header(struct hdr_scan *sc, __u64 ptr, __u64 len, __u
 		if (!diff && r->wanted && slot < MAX_HDR_SLOTS) {
 			sc->at[slot].ptr = val;
 			sc->at[slot].len = val_len;
+			sc->found |= 1U << slot;
 			break;
 		}
 	}
 	return 0;
 }
 
-/* Find the wanted headers of the map at address map. What of sc is state must be zero. */
+/* Begin a scan for the headers of lens. */
+static __always_inline void scan_reset(struct hdr_scan *sc, __u64 lens)
+{
+	sc->base = sc->old = sc->cur = 0;
+	sc->n = sc->n_old = sc->group = sc->more = 0;
+	sc->fold = sc->seen = sc->found = 0;
+	sc->lens = lens;
+	sc->copy[(8 + SLOTS_SIZE) / 8] = 0;
+}
+
+/* How many values a wanted header has. */
+static __always_inline __u64 hdr_values(const struct hdr_scan *sc, __u32 slot)
+{
+	return sc->found >> slot & 1 ? sc->at[slot & (MAX_HDR_SLOTS - 1)].len : 0;
+}
+
+/* Find the wanted headers of the map at address map; after scan_reset. */
 static __noinline int scan_headers(struct tr_goexe *ge, struct hdr_scan *sc, __u64 map)
 {
 	if (!map || !groups_of(ge, map, sc))

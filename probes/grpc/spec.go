@@ -50,8 +50,12 @@ func New(cfg Config) *probe.Spec {
 		InFlight: []probe.InFlight{{Map: "gr_server"}, {Map: "gr_calls", MaxAge: probe.CallMaxAge}, {Map: "gr_streams"},
 			{Map: "gr_writes", MaxAge: probe.CallMaxAge}},
 		Prepare: func(cs *ebpf.CollectionSpec) error {
-			if err := cs.Variables["cfg_hdrs"].Set(metadataRules()); err != nil {
+			rules, lens := metadataRules()
+			if err := cs.Variables["cfg_hdrs"].Set(rules); err != nil {
 				return fmt.Errorf("set cfg_hdrs: %w", err)
+			}
+			if err := cs.Variables["cfg_hdr_lens"].Set(lens); err != nil {
+				return fmt.Errorf("set cfg_hdr_lens: %w", err)
 			}
 			return nil
 		},
@@ -184,8 +188,9 @@ type hdrRule struct {
 	Slot, Wanted uint32
 }
 
-// metadataRules builds cfg_hdrs: which metadata is looked for, by length of its key.
-func metadataRules() (table [64][4]hdrRule) {
+// metadataRules builds cfg_hdrs and cfg_hdr_lens: which metadata is looked for, by length
+// of its key.
+func metadataRules() (table [64][4]hdrRule, lens uint64) {
 	for _, m := range []struct {
 		key  string
 		slot bpfGrStr
@@ -204,8 +209,9 @@ func metadataRules() (table [64][4]hdrRule) {
 			row[i].Word[j] = binary.NativeEndian.Uint64(b[8*j:])
 		}
 		row[i].Slot, row[i].Wanted = uint32(m.slot), 1
+		lens |= 1 << len(m.key)
 	}
-	return table
+	return table, lens
 }
 
 // The types that the programs know by name, as they are stored.

@@ -96,20 +96,20 @@ static __noinline int body_put(struct nh_op *op, __u32 kind, __u64 addr, __u64 l
 }
 
 /* Whether the headers that were scanned say that the body is JSON. */
-static __noinline int body_json(struct nh_op *op)
+static __noinline int body_json(struct nh_scratch *x)
 {
 	const __u64 lower = 0x2020202020202020ULL;
-	struct go_str *v = &op->io.s;
-	__u64 *word = (__u64 *)op->tp; /* the traceparent in it has been looked at */
+	struct go_str *v = &x->io.s;
+	__u64 *word = (__u64 *)x->tp; /* the traceparent in it has been looked at */
 	__u8 next;
 
-	if (op->scan.at[HDR_CONTENT_TYPE].len != 1 ||
-	    bpf_probe_read_user(v, sizeof(*v), (void *)op->scan.at[HDR_CONTENT_TYPE].ptr))
+	if (hdr_values(&x->scan, HDR_CONTENT_TYPE) != 1 ||
+	    bpf_probe_read_user(v, sizeof(*v), (void *)x->scan.at[HDR_CONTENT_TYPE].ptr))
 		return 0;
-	op->tp[16] = 0;
-	if (v->len < 16 || bpf_probe_read_user(op->tp, v->len == 16 ? 16 : 17, (void *)v->ptr))
+	x->tp[16] = 0;
+	if (v->len < 16 || bpf_probe_read_user(x->tp, v->len == 16 ? 16 : 17, (void *)v->ptr))
 		return 0;
-	next = op->tp[16];
+	next = x->tp[16];
 	return (word[0] | lower) == 0x746163696c707061ULL /* "applicat" */ &&
 	       (word[1] | lower) == 0x6e6f736a2f6e6f69ULL /* "ion/json" */ &&
 	       (!next || next == ';' || next == ' ');
@@ -125,11 +125,11 @@ static __always_inline bool body_reader(struct nh_exe *e, __u64 br, __u64 *buf, 
 }
 
 /* The handler of a request is about to start. */
-static __noinline int body_arrived(struct nh_op *op, struct nh_exe *e)
+static __noinline int body_arrived(struct nh_op *op, struct nh_scratch *x, struct nh_exe *e)
 {
 	__u64 buf, r, w, n;
 
-	if (!e->body || op->xnet || op->ev.proto_major != 1 || !op->ev.req_size || !body_json(op))
+	if (!e->body || op->xnet || op->ev.proto_major != 1 || !op->ev.req_size || !body_json(x))
 		return 0;
 	if (!body_reader(e, read_u64(read_u64(op->rw + e->w_conn) + e->hc_bufr), &buf, &r, &w))
 		return 0;
@@ -160,15 +160,16 @@ static __noinline int body_rest(struct nh_op *op, struct nh_exe *e)
 }
 
 /* A response has been sent. Its headers take the place of the request's. */
-static __noinline int body_answered(struct nh_op *op, struct nh_exe *e, struct tr_goexe *ge)
+static __noinline int body_answered(struct nh_op *op, struct nh_scratch *x, struct nh_exe *e)
 {
+	struct tr_goexe *ge = bpf_map_lookup_elem(&tr_goexes, &op->ev.hdr.exe_id);
 	__u64 bw, n = op->ev.resp_size;
 
-	if (!e->body || op->xnet || !n || n > BODY_MAX)
+	if (!ge || !e->body || op->xnet || !n || n > BODY_MAX)
 		return 0;
-	scan_reset(&op->scan, HDR_COUNT);
-	scan_headers(ge, &op->scan, read_u64(op->rw + e->w_header));
-	if (op->scan.more || op->scan.at[HDR_CONTENT_LENGTH].len || !body_json(op))
+	scan_reset(&x->scan, cfg_hdr_lens);
+	scan_headers(ge, &x->scan, read_u64(op->rw + e->w_header));
+	if (x->scan.more || hdr_values(&x->scan, HDR_CONTENT_LENGTH) || !body_json(x))
 		return 0;
 	n += HEAD_MAX;
 	if (n > BODY_MAX)
@@ -180,14 +181,23 @@ static __noinline int body_answered(struct nh_op *op, struct nh_exe *e, struct t
 	return body_put(op, BODY_RESPONSE, read_u64(bw + e->bw_buf), n);
 }
 
+/* A request of HTTP/1 has been served. */
+static __noinline int body_ended(struct nh_op *op, struct nh_scratch *x, struct nh_exe *e)
+{
+	if ((cfg_body & WANT_REQUEST) && op->body_left)
+		body_rest(op, e);
+	return cfg_body & WANT_RESPONSE ? body_answered(op, x, e) : 0;
+}
+
 /* A request is about to be sent: *readTrackingBody of net/http, which holds what
  * io.NopCloser made, which holds the reader; each of them an interface. The reader begins with the
  * bytes or the string, which is the body if it is as long as that. */
 static __noinline int body_given(struct nh_op *op, struct nh_exe *e, __u64 body)
 {
-	struct go_str *v = &op->io.s;
+	struct nh_scratch *x = &call_of(op)->x;
+	struct go_str *v = &x->io.s;
 
-	if (!e->body || op->ev.req_size <= 0 || !body_json(op))
+	if (!e->body || op->ev.req_size <= 0 || !body_json(x))
 		return 0;
 	v->len = read_u64(body + 8);
 	for (int i = 0; i < 3; i++)

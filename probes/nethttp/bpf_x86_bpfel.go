@@ -31,6 +31,32 @@ const (
 	bpfLostPlaceLOST_PLACES    bpfLostPlace = 5
 )
 
+type bpfNethttpCounted struct {
+	_   structs.HostLayout
+	Hdr struct {
+		_           structs.HostLayout
+		ProbeId     uint16
+		Type        uint8
+		Pad         uint8
+		Len         uint32
+		Tgid        uint32
+		ExeId       uint32
+		ProcStartNs uint64
+	}
+	StartNs    uint64
+	EndNs      uint64
+	ReqSize    int64
+	RespSize   int64
+	Method     uint64
+	Status     int32
+	Flags      uint32
+	ProtoMajor uint8
+	ProtoMinor uint8
+	RouteLen   uint16
+	Pad        uint32
+	Route      [512]uint8
+}
+
 type bpfNethttpEvent struct {
 	_   structs.HostLayout
 	Hdr struct {
@@ -59,10 +85,23 @@ type bpfNethttpEvent struct {
 	PeerIpLen  uint8
 	Resend     uint8
 	Pad0       [3]uint8
-	PeerIp     [16]uint8
-	PeerPort   uint32
 	TailLen    uint32
-	Err        struct {
+	Str        [21]struct {
+		_   structs.HostLayout
+		Off uint16
+		Len uint16
+	}
+	PanicType struct {
+		_        structs.HostLayout
+		TypeName int32
+		Tflag    uint8
+		Pad      [3]uint8
+	}
+	PanicRaw [2]uint64
+	PeerPort uint32
+	PeerIp   [16]uint8
+	Pad1     uint32
+	Err      struct {
 		_    structs.HostLayout
 		Type [5]struct {
 			_        structs.HostLayout
@@ -74,14 +113,7 @@ type bpfNethttpEvent struct {
 		N   uint32
 		Pad uint32
 	}
-	PanicType struct {
-		_        structs.HostLayout
-		TypeName int32
-		Tflag    uint8
-		Pad      [3]uint8
-	}
-	PanicRaw [2]uint64
-	Dial     struct {
+	Dial struct {
 		_       structs.HostLayout
 		StartNs uint64
 		DialUs  uint32
@@ -89,22 +121,17 @@ type bpfNethttpEvent struct {
 		TlsUs   uint32
 		Pad     uint32
 	}
-	Str [21]struct {
-		_   structs.HostLayout
-		Off uint16
-		Len uint16
-	}
 	Tail [2048]uint8
-	_    [4]byte
 }
 
 type bpfNethttpEventType uint32
 
 const (
-	bpfNethttpEventTypeNH_SERVER bpfNethttpEventType = 1
-	bpfNethttpEventTypeNH_CLIENT bpfNethttpEventType = 2
-	bpfNethttpEventTypeNH_UNSANE bpfNethttpEventType = 3
-	bpfNethttpEventTypeNH_BODY   bpfNethttpEventType = 4
+	bpfNethttpEventTypeNH_SERVER  bpfNethttpEventType = 1
+	bpfNethttpEventTypeNH_CLIENT  bpfNethttpEventType = 2
+	bpfNethttpEventTypeNH_UNSANE  bpfNethttpEventType = 3
+	bpfNethttpEventTypeNH_BODY    bpfNethttpEventType = 4
+	bpfNethttpEventTypeNH_COUNTED bpfNethttpEventType = 5
 )
 
 type bpfNhBody struct {
@@ -141,6 +168,81 @@ const (
 	bpfNhBodyWantWANT_REQUEST  bpfNhBodyWant = 1
 	bpfNhBodyWantWANT_RESPONSE bpfNhBodyWant = 2
 )
+
+type bpfNhCall struct {
+	_     structs.HostLayout
+	Op    bpfNhOp
+	Conn  uint64
+	H2req uint64
+	Hdr   uint64
+	Url   uint64
+	Bw    uint64
+	G     uint64
+	X     struct {
+		_         structs.HostLayout
+		Users     uint32
+		ParentLen uint32
+		Io        struct {
+			_ structs.HostLayout
+			S struct {
+				_   structs.HostLayout
+				Ptr uint64
+				Len uint64
+			}
+			C struct {
+				_   structs.HostLayout
+				Sk  uint64
+				Key bpfTrConnkey
+				Isn bpfTrIsn
+				Val bpfTrConn
+				At  struct {
+					_        structs.HostLayout
+					ReadTo   uint32
+					RcvNxt   uint32
+					Una      uint32
+					WroteTo  uint32
+					Received uint64
+					Acked    uint64
+				}
+			}
+			Bias      uint64
+			OwnHeader uint32
+			Hand      uint32
+		}
+		Parent struct {
+			_       structs.HostLayout
+			TraceId [2]uint64
+			SpanId  uint64
+			Flags   uint32
+			Ok      uint32
+		}
+		Tp   [80]uint8
+		Obj  [528]uint8
+		Scan struct {
+			_     structs.HostLayout
+			Base  uint64
+			Old   uint64
+			Cur   uint64
+			N     uint32
+			N_old uint32
+			Group uint32
+			More  uint32
+			Fold  uint32
+			Seen  uint32
+			Found uint32
+			_     [4]byte
+			Lens  uint64
+			Word  [3]uint64
+			Copy  [42]uint64
+			At    [32]struct {
+				_   structs.HostLayout
+				Ptr uint64
+				Len uint64
+			}
+		}
+		Counted bpfNethttpCounted
+	}
+}
 
 type bpfNhCheck uint32
 
@@ -401,85 +503,108 @@ const (
 )
 
 type bpfNhOp struct {
-	_         structs.HostLayout
-	Ev        bpfNethttpEvent
-	Req       uint64
-	Rw        uint64
-	MuxReq    uint64
-	UriPtr    uint64
-	Conn      uint64
-	H2req     uint64
-	Hdr       uint64
-	Url       uint64
-	Bw        uint64
-	G         uint64
-	Ctx       uint64
-	ParentLen uint32
-	Open      uint16
-	Xnet      uint8
-	Pad1      uint8
-	BodyLeft  uint16
-	BodyW     uint16
-	Epoch     uint32
-	Scan      struct {
-		_     structs.HostLayout
-		Base  uint64
-		Old   uint64
-		Cur   uint64
-		N     uint32
-		N_old uint32
-		Group uint32
-		More  uint32
-		Fold  uint32
-		Seen  uint32
-		Word  [3]uint64
-		Copy  [42]uint64
-		At    [32]struct {
-			_   structs.HostLayout
-			Ptr uint64
-			Len uint64
-		}
+	_          structs.HostLayout
+	StartNs    uint64
+	Req        uint64
+	Rw         uint64
+	MuxReq     uint64
+	UriPtr     uint64
+	Method     uint64
+	ReqSize    int64
+	PeerPtr    uint64
+	PeerLen    uint32
+	PeerPort   uint16
+	Open       uint16
+	Epoch      uint32
+	Xnet       uint8
+	Lite       uint8
+	LiteFlags  uint8
+	ProtoMinor uint8
+	Direct     uint8
+	Pad        [7]uint8
+	SharedNs   uint64
+	S          struct {
+		_   structs.HostLayout
+		Ptr uint64
+		Len uint64
 	}
-	PeerPtr  uint64
-	PeerLen  uint64
-	PeerPort uint64
-	Io       struct {
-		_ structs.HostLayout
-		S struct {
-			_   structs.HostLayout
-			Ptr uint64
-			Len uint64
+	Ctx      uint64
+	BodySize int64
+	BodyLeft uint16
+	BodyW    uint16
+	Pad2     uint32
+	TraceId  [2]uint64
+	Ev       bpfNethttpEvent
+}
+
+type bpfNhScratches struct {
+	_    structs.HostLayout
+	Zero uint32
+	Pad  uint32
+	X    [4]struct {
+		_         structs.HostLayout
+		Users     uint32
+		ParentLen uint32
+		Io        struct {
+			_ structs.HostLayout
+			S struct {
+				_   structs.HostLayout
+				Ptr uint64
+				Len uint64
+			}
+			C struct {
+				_   structs.HostLayout
+				Sk  uint64
+				Key bpfTrConnkey
+				Isn bpfTrIsn
+				Val bpfTrConn
+				At  struct {
+					_        structs.HostLayout
+					ReadTo   uint32
+					RcvNxt   uint32
+					Una      uint32
+					WroteTo  uint32
+					Received uint64
+					Acked    uint64
+				}
+			}
+			Bias      uint64
+			OwnHeader uint32
+			Hand      uint32
 		}
-		C struct {
-			_   structs.HostLayout
-			Sk  uint64
-			Key bpfTrConnkey
-			Isn bpfTrIsn
-			Val bpfTrConn
-			At  struct {
-				_        structs.HostLayout
-				ReadTo   uint32
-				RcvNxt   uint32
-				Una      uint32
-				WroteTo  uint32
-				Received uint64
-				Acked    uint64
+		Parent struct {
+			_       structs.HostLayout
+			TraceId [2]uint64
+			SpanId  uint64
+			Flags   uint32
+			Ok      uint32
+		}
+		Tp   [80]uint8
+		Obj  [528]uint8
+		Scan struct {
+			_     structs.HostLayout
+			Base  uint64
+			Old   uint64
+			Cur   uint64
+			N     uint32
+			N_old uint32
+			Group uint32
+			More  uint32
+			Fold  uint32
+			Seen  uint32
+			Found uint32
+			_     [4]byte
+			Lens  uint64
+			Word  [3]uint64
+			Copy  [42]uint64
+			At    [32]struct {
+				_   structs.HostLayout
+				Ptr uint64
+				Len uint64
 			}
 		}
-		Bias      uint64
-		OwnHeader uint32
-		Hand      uint32
+		Counted bpfNethttpCounted
 	}
-	Tp     [80]uint8
-	Parent struct {
-		_       structs.HostLayout
-		TraceId [2]uint64
-		SpanId  uint64
-		Flags   uint32
-		Ok      uint32
-	}
-	BodySize int64
-	Obj      [528]uint8
 }
 
 type bpfNhStr uint32
@@ -562,6 +687,9 @@ type bpfNhWriter struct {
 		More  uint32
 		Fold  uint32
 		Seen  uint32
+		Found uint32
+		_     [4]byte
+		Lens  uint64
 		Word  [3]uint64
 		Copy  [42]uint64
 		At    [32]struct {
@@ -701,6 +829,7 @@ const (
 	bpfMapNhFresh        = "nh_fresh"
 	bpfMapNhProps        = "nh_props"
 	bpfMapNhReqs         = "nh_reqs"
+	bpfMapNhScratch      = "nh_scratch"
 	bpfMapNhServer       = "nh_server"
 	bpfMapNhWriters      = "nh_writers"
 	bpfMapTrConns        = "tr_conns"
@@ -749,6 +878,7 @@ const (
 	bpfVarCfgBody        = "cfg_body"
 	bpfVarCfgCountAll    = "cfg_count_all"
 	bpfVarCfgCountFull   = "cfg_count_full"
+	bpfVarCfgHdrLens     = "cfg_hdr_lens"
 	bpfVarCfgHdrs        = "cfg_hdrs"
 	bpfVarCfgIdSecret    = "cfg_id_secret"
 	bpfVarCfgKeep        = "cfg_keep"
@@ -760,6 +890,7 @@ const (
 	bpfVarKeepBodyKind   = "keep_body_kind"
 	bpfVarKeepBodyWant   = "keep_body_want"
 	bpfVarKeepCheck      = "keep_check"
+	bpfVarKeepCounted    = "keep_counted"
 	bpfVarKeepFlag       = "keep_flag"
 	bpfVarKeepPlace      = "keep_place"
 	bpfVarKeepProp       = "keep_prop"
@@ -861,6 +992,7 @@ type bpfMapSpecs struct {
 	NhFresh    *ebpf.MapSpec `ebpf:"nh_fresh"`
 	NhProps    *ebpf.MapSpec `ebpf:"nh_props"`
 	NhReqs     *ebpf.MapSpec `ebpf:"nh_reqs"`
+	NhScratch  *ebpf.MapSpec `ebpf:"nh_scratch"`
 	NhServer   *ebpf.MapSpec `ebpf:"nh_server"`
 	NhWriters  *ebpf.MapSpec `ebpf:"nh_writers"`
 	TrConns    *ebpf.MapSpec `ebpf:"tr_conns"`
@@ -883,6 +1015,7 @@ type bpfVariableSpecs struct {
 	CfgBody        *ebpf.VariableSpec `ebpf:"cfg_body"`
 	CfgCountAll    *ebpf.VariableSpec `ebpf:"cfg_count_all"`
 	CfgCountFull   *ebpf.VariableSpec `ebpf:"cfg_count_full"`
+	CfgHdrLens     *ebpf.VariableSpec `ebpf:"cfg_hdr_lens"`
 	CfgHdrs        *ebpf.VariableSpec `ebpf:"cfg_hdrs"`
 	CfgIdSecret    *ebpf.VariableSpec `ebpf:"cfg_id_secret"`
 	CfgKeep        *ebpf.VariableSpec `ebpf:"cfg_keep"`
@@ -894,6 +1027,7 @@ type bpfVariableSpecs struct {
 	KeepBodyKind   *ebpf.VariableSpec `ebpf:"keep_body_kind"`
 	KeepBodyWant   *ebpf.VariableSpec `ebpf:"keep_body_want"`
 	KeepCheck      *ebpf.VariableSpec `ebpf:"keep_check"`
+	KeepCounted    *ebpf.VariableSpec `ebpf:"keep_counted"`
 	KeepFlag       *ebpf.VariableSpec `ebpf:"keep_flag"`
 	KeepPlace      *ebpf.VariableSpec `ebpf:"keep_place"`
 	KeepProp       *ebpf.VariableSpec `ebpf:"keep_prop"`
@@ -935,6 +1069,7 @@ type bpfMaps struct {
 	NhFresh    *ebpf.Map `ebpf:"nh_fresh"`
 	NhProps    *ebpf.Map `ebpf:"nh_props"`
 	NhReqs     *ebpf.Map `ebpf:"nh_reqs"`
+	NhScratch  *ebpf.Map `ebpf:"nh_scratch"`
 	NhServer   *ebpf.Map `ebpf:"nh_server"`
 	NhWriters  *ebpf.Map `ebpf:"nh_writers"`
 	TrConns    *ebpf.Map `ebpf:"tr_conns"`
@@ -959,6 +1094,7 @@ func (m *bpfMaps) Close() error {
 		m.NhFresh,
 		m.NhProps,
 		m.NhReqs,
+		m.NhScratch,
 		m.NhServer,
 		m.NhWriters,
 		m.TrConns,
@@ -982,6 +1118,7 @@ type bpfVariables struct {
 	CfgBody        *ebpf.Variable `ebpf:"cfg_body"`
 	CfgCountAll    *ebpf.Variable `ebpf:"cfg_count_all"`
 	CfgCountFull   *ebpf.Variable `ebpf:"cfg_count_full"`
+	CfgHdrLens     *ebpf.Variable `ebpf:"cfg_hdr_lens"`
 	CfgHdrs        *ebpf.Variable `ebpf:"cfg_hdrs"`
 	CfgIdSecret    *ebpf.Variable `ebpf:"cfg_id_secret"`
 	CfgKeep        *ebpf.Variable `ebpf:"cfg_keep"`
@@ -993,6 +1130,7 @@ type bpfVariables struct {
 	KeepBodyKind   *ebpf.Variable `ebpf:"keep_body_kind"`
 	KeepBodyWant   *ebpf.Variable `ebpf:"keep_body_want"`
 	KeepCheck      *ebpf.Variable `ebpf:"keep_check"`
+	KeepCounted    *ebpf.Variable `ebpf:"keep_counted"`
 	KeepFlag       *ebpf.Variable `ebpf:"keep_flag"`
 	KeepPlace      *ebpf.Variable `ebpf:"keep_place"`
 	KeepProp       *ebpf.Variable `ebpf:"keep_prop"`

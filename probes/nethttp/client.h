@@ -21,12 +21,12 @@
 
 /* A traceparent that the program itself set (an SDK in the process): its span is the
  * parent of ours, as it is of the server's. */
-static __always_inline bool adopted(struct nh_op *op)
+static __always_inline bool adopted(struct nh_op *op, struct nh_scratch *x)
 {
-	struct traceparent *p = &op->parent;
+	struct traceparent *p = &x->parent;
 
-	get_traceparent(op);
-	if (!op->parent_len || !parse_traceparent(p, op->tp, op->parent_len))
+	get_traceparent(x);
+	if (!x->parent_len || !parse_traceparent(p, x->tp, x->parent_len))
 		return false;
 	op->ev.trace_id[0] = p->trace_id[0];
 	op->ev.trace_id[1] = p->trace_id[1];
@@ -41,7 +41,7 @@ static __noinline int inherit_tracestate(struct nh_op *op, const struct tr_gokey
 	struct nh_op *from = bpf_map_lookup_elem(&nh_server, key);
 	__u32 n, src, dst = op->ev.tail_len;
 
-	if (!from || !from->open || from->ev.span_id != op->ev.parent_id)
+	if (!from || !from->open || from->lite || from->ev.span_id != op->ev.parent_id)
 		return 0;
 	n = from->ev.str[S_TRACESTATE].len;
 	src = from->ev.str[S_TRACESTATE].off;
@@ -60,22 +60,24 @@ static __noinline int inherit_tracestate(struct nh_op *op, const struct tr_gokey
 
 static __noinline int client_trace(struct nh_op *op, struct tr_goexe *ge)
 {
+	struct nh_scratch *x = &call_of(op)->x;
+
 	op->ev.span_id = new_ids(op->ev.trace_id, op->ev.start_ns, op->ev.hdr.tgid, op->ev.goid);
-	if (op->scan.at[S_TRACEPARENT].len) {
+	if (hdr_values(&x->scan, S_TRACEPARENT)) {
 		/* Whatever it says is what the server reads. Two of them, or one that is no
 		 * traceparent, are nobody's parent. */
-		op->io.own_header = 1;
-		if (op->scan.fold == 1 && adopted(op)) {
-			if (!sampled(op->ev.trace_id, true, op->parent.flags))
+		x->io.own_header = 1;
+		if (x->scan.fold == 1 && adopted(op, x)) {
+			if (!sampled(op->ev.trace_id, true, x->parent.flags))
 				return false;
 			op->ev.trace_flags =
-				(op->parent.flags & TRACE_FLAG_RANDOM) | TRACE_FLAG_SAMPLED;
-			if (op->scan.at[S_TRACESTATE].len == 1)
-				put_gostr(op, S_TRACESTATE, op->scan.at[S_TRACESTATE].ptr);
+				(x->parent.flags & TRACE_FLAG_RANDOM) | TRACE_FLAG_SAMPLED;
+			if (hdr_values(&x->scan, S_TRACESTATE) == 1)
+				put_gostr(op, S_TRACESTATE, x->scan.at[S_TRACESTATE].ptr);
 			return true;
 		}
 	}
-	struct tr_scope *s = find_scope(ge, op->ev.hdr.tgid, op->g, op->ev.goid, op->ctx,
+	struct tr_scope *s = find_scope(ge, op->ev.hdr.tgid, call_of(op)->g, op->ev.goid, op->ctx,
 					op->ev.start_ns, op->epoch);
 	__u32 flags = 0;
 
@@ -125,7 +127,7 @@ static __noinline int client_fill(struct nh_op *op, struct tr_goexe *ge, enum cl
 {
 	struct nh_exe *e = bpf_map_lookup_elem(&nh_exes, &op->ev.hdr.exe_id);
 	const struct nh_creq *o;
-	__u64 req, url;
+	__u64 req;
 
 	if (!e)
 		return 0;
@@ -137,14 +139,14 @@ static __noinline int client_fill(struct nh_op *op, struct tr_goexe *ge, enum cl
 	if (kind == CLIENT_H2 && e->dials)
 		op->ev.flags |= F_GOT_CONN;
 	op->ctx = read_u64(req + o->ctx + 8);
-	op->hdr = read_u64(req + o->header);
-	op->url = url = read_u64(req + o->url);
+	call_of(op)->hdr = read_u64(req + o->header);
+	call_of(op)->url = read_u64(req + o->url);
 	if (!e->client_sane) {
 		enum nh_check bad;
 
 		put_gostr(op, S_METHOD, req + o->method);
-		put_gostr(op, S_SCHEME, url + e->url_scheme);
-		bad = client_check(op, e, url, op->ctx);
+		put_gostr(op, S_SCHEME, call_of(op)->url + e->url_scheme);
+		bad = client_check(op, e, call_of(op)->url, op->ctx);
 		if (bad) {
 			unsane(op, bad);
 			return 0;
@@ -152,7 +154,8 @@ static __noinline int client_fill(struct nh_op *op, struct tr_goexe *ge, enum cl
 	}
 	/* One call for both ways, which the verifier follows once: what tells them apart
 	 * afterwards is read from the map. */
-	scan_headers(ge, &op->scan, op->hdr);
+	scan_reset(&call_of(op)->x.scan, cfg_hdr_lens);
+	scan_headers(ge, &call_of(op)->x.scan, call_of(op)->hdr);
 	client_trace(op, ge);
 	op->ev.req_size = read_u64(req + o->clen);
 	op->ev.resp_size = -1;
@@ -162,23 +165,23 @@ static __noinline int client_fill(struct nh_op *op, struct tr_goexe *ge, enum cl
 		return 1;
 	if (!op->ev.str[S_SCHEME].len) {
 		put_gostr(op, S_METHOD, req + o->method);
-		put_gostr(op, S_SCHEME, url + e->url_scheme);
+		put_gostr(op, S_SCHEME, call_of(op)->url + e->url_scheme);
 	}
-	put_gostr(op, S_HOST, url + e->url_host);
+	put_gostr(op, S_HOST, call_of(op)->url + e->url_host);
 	if ((cfg_body & WANT_REQUEST) && o->body != OFF_NONE)
 		body_given(op, e, req + o->body);
 	if (!(op->ev.trace_flags & TRACE_FLAG_SAMPLED) && !cfg_count_full)
 		return 1; /* only counted: metrics need no more */
-	put_gostr(op, S_URI, url + e->url_raw_path);
+	put_gostr(op, S_URI, call_of(op)->url + e->url_raw_path);
 	if (op->ev.str[S_URI].len)
 		op->ev.flags |= F_RAW_PATH;
 	else
-		put_gostr(op, S_URI, url + e->url_path);
-	put_gostr(op, S_QUERY, url + e->url_query);
-	if (read_u64(url + e->url_user))
+		put_gostr(op, S_URI, call_of(op)->url + e->url_path);
+	put_gostr(op, S_QUERY, call_of(op)->url + e->url_query);
+	if (read_u64(call_of(op)->url + e->url_user))
 		op->ev.flags |= F_USERINFO;
 	put_resend(op, e, o->response);
-	put_captured(op);
+	put_captured(op, &call_of(op)->x.scan);
 	return 1;
 }
 
@@ -218,23 +221,25 @@ static __always_inline int client_start(struct pt_regs *ctx, enum client_kind ki
 	if (kind != CLIENT_H1) {
 		/* below getConn the attempt is open already */
 		op = bpf_map_lookup_elem(&nh_client, &key);
-		if (op && !op->conn && op->epoch == proc->epoch) {
-			op->conn = GO_ARG0(ctx);
-			op->h2req = GO_ARG1(ctx);
+		if (op && !call_of(op)->conn && op->epoch == proc->epoch) {
+			call_of(op)->conn = GO_ARG0(ctx);
+			call_of(op)->h2req = GO_ARG1(ctx);
 			op->ev.flags |= F_H2;
 			return 0;
 		}
 		if (!h2_followed(ctx, proc, kind))
 			return 0;
 	}
-	op = op_new(&nh_client, &key, proc, NULL);
+	op = op_insert(&nh_client, &key);
 	if (!op)
 		return 0;
+	op_begin(op, &key, proc);
+	io_init(&call_of(op)->x.io, proc);
 	op->req = GO_ARG1(ctx);
-	op->g = GO_G(ctx);
+	call_of(op)->g = GO_G(ctx);
 	if (kind != CLIENT_H1) {
-		op->conn = GO_ARG0(ctx);
-		op->h2req = GO_ARG1(ctx);
+		call_of(op)->conn = GO_ARG0(ctx);
+		call_of(op)->h2req = GO_ARG1(ctx);
 		op->ev.flags |= F_H2;
 	}
 	if (!key.id)
@@ -269,9 +274,9 @@ static __always_inline void client_finish(struct nh_op *op, struct tr_gokey *key
 		attempt_failed(op, key);
 	if (cfg_count_all || (op->ev.trace_flags & TRACE_FLAG_SAMPLED))
 		emit(op, NH_CLIENT);
-	if (op->bw) {
+	if (call_of(op)->bw) {
 		/* never written: the connection failed, or it was not ours to write to */
-		struct tr_gokey writer = { .tgid = key->tgid, .id = op->bw };
+		struct tr_gokey writer = { .tgid = key->tgid, .id = call_of(op)->bw };
 		__u64 *goid = bpf_map_lookup_elem(&nh_reqs, &writer);
 
 		if (goid && *goid == key->id)
@@ -286,15 +291,15 @@ static __always_inline void expect_write(struct nh_op *op, struct tr_gokey *key,
 {
 	__u64 goid = key->id;
 
-	if (op->io.own_header) {
+	if (call_of(op)->x.io.own_header) {
 		count_prop(PROP_KEPT);
 		return;
 	}
-	op->conn = pc;
-	op->bw = read_u64(pc + e->pc_bw);
-	if (!op->bw)
+	call_of(op)->conn = pc;
+	call_of(op)->bw = read_u64(pc + e->pc_bw);
+	if (!call_of(op)->bw)
 		return;
-	key->id = op->bw;
+	key->id = call_of(op)->bw;
 	bpf_map_update_elem(&nh_reqs, key, &goid, BPF_ANY);
 	key->id = goid;
 }
@@ -372,17 +377,17 @@ static __noinline struct nh_writer *writer_new(struct tr_gokey *key, __u64 calle
 	key->id = caller;
 	op = bpf_map_lookup_elem(&nh_client, key);
 	key->id = writer;
-	if (op && (op->ev.flags & F_H2 ? op->h2req : op->hdr) == what) {
+	if (op && (op->ev.flags & F_H2 ? call_of(op)->h2req : call_of(op)->hdr) == what) {
 		w->caller = caller;
 		w->start_ns = op->ev.start_ns;
-		w->hdr = op->hdr;
-		w->conn = op->conn;
+		w->hdr = call_of(op)->hdr;
+		w->conn = call_of(op)->conn;
 		w->exe_id = op->ev.hdr.exe_id;
-		w->io.bias = op->io.bias;
-		w->io.own_header = op->io.own_header;
-		w->io.hand = op->io.hand;
-		w->io.c.sk = op->io.c.sk;
-		w->io.c.key = op->io.c.key;
+		w->io.bias = call_of(op)->x.io.bias;
+		w->io.own_header = call_of(op)->x.io.own_header;
+		w->io.hand = call_of(op)->x.io.hand;
+		w->io.c.sk = call_of(op)->x.io.c.sk;
+		w->io.c.key = call_of(op)->x.io.c.key;
 		io_ids(&w->io, op);
 		/* the same start before and after: what was copied is of one operation */
 		if (writer_op(w, key) == op)

@@ -1,6 +1,7 @@
 package nethttp
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"unsafe"
@@ -18,10 +19,11 @@ import (
 var ErrRecord = errors.New("nethttp: bad record")
 
 const (
-	headLen = int(unsafe.Offsetof(bpfNethttpEvent{}.Tail))
-	tailLen = int(unsafe.Sizeof(bpfNethttpEvent{}.Tail))
-	nStr    = int(bpfNhStrS_COUNT)
-	strMax  = 511 // STR_MAX: how much of a string a record holds
+	headLen     = int(unsafe.Offsetof(bpfNethttpEvent{}.Tail))
+	countedHead = int(unsafe.Offsetof(bpfNethttpCounted{}.Route))
+	tailLen     = int(unsafe.Sizeof(bpfNethttpEvent{}.Tail))
+	nStr        = int(bpfNhStrS_COUNT)
+	strMax      = 511 // STR_MAX: how much of a string a record holds
 )
 
 // decoder turns records into operations. Its state is bounded: interned strings,
@@ -31,6 +33,7 @@ type decoder struct {
 	cfg     Config
 	capture []wanted
 	ev      bpfNethttpEvent
+	short   bpfNethttpCounted
 	names   interned
 	peers   map[string]string // peer.service by host[:port]
 	mux     map[uint32]*muxState
@@ -62,7 +65,11 @@ func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) erro
 		}
 		return d.bodies.take(rec)
 	}
-	if err := d.load(rec.Raw); err != nil {
+	load := d.load
+	if bpfNethttpEventType(rec.Type) == bpfNethttpEventTypeNH_COUNTED {
+		load = d.loadCounted
+	}
+	if err := load(rec.Raw); err != nil {
 		return err
 	}
 	e := &d.ev
@@ -79,6 +86,9 @@ func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) erro
 		op := d.server(d.operation(rec))
 		op.Measurements = d.serverMetrics(d.few[:0])
 		emit(d.withBodies(rec, op))
+	case bpfNethttpEventTypeNH_COUNTED:
+		d.learnMux(rec.ExeID)
+		emit(d.counted(rec, d.serverMetrics(d.few[:0]), trace.SpanKindServer))
 	case bpfNethttpEventTypeNH_CLIENT:
 		if !d.sampled() && !d.cfg.CountFull {
 			emit(d.withBodies(rec, d.counted(rec, d.clientMetrics(d.few[:0]), trace.SpanKindClient)))
@@ -118,6 +128,32 @@ func (d *decoder) load(raw []byte) error {
 	if int(d.ev.Err.N) > len(d.ev.Err.Type) || int(d.ev.PeerIpLen) > len(d.ev.PeerIp) {
 		return fmt.Errorf("%w: %d errors, address of %d bytes", ErrRecord, d.ev.Err.N, d.ev.PeerIpLen)
 	}
+	return nil
+}
+
+// loadCounted does the same with a record of a request that is counted only.
+func (d *decoder) loadCounted(raw []byte) error {
+	if len(raw) < countedHead || len(raw) > int(unsafe.Sizeof(d.short)) {
+		return fmt.Errorf("%w: counted, %d bytes", ErrRecord, len(raw))
+	}
+	c := &d.short
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(c)), unsafe.Sizeof(*c)), raw)
+	if int(c.RouteLen) != len(raw)-countedHead {
+		return fmt.Errorf("%w: route of %d bytes in a record of %d", ErrRecord, c.RouteLen, len(raw))
+	}
+	e := &d.ev
+	clear(unsafe.Slice((*byte)(unsafe.Pointer(e)), headLen))
+	e.Hdr, e.StartNs, e.EndNs = c.Hdr, c.StartNs, c.EndNs
+	e.ReqSize, e.RespSize, e.Status, e.Flags = c.ReqSize, c.RespSize, c.Status, c.Flags
+	e.ProtoMajor, e.ProtoMinor = c.ProtoMajor, c.ProtoMinor
+	method := (*[8]byte)(unsafe.Pointer(&c.Method))[:]
+	if n := bytes.IndexByte(method, 0); n >= 0 {
+		method = method[:n]
+	}
+	n := copy(e.Tail[:], method)
+	e.Str[bpfNhStrS_METHOD].Len = uint16(n)
+	e.Str[bpfNhStrS_ROUTE].Off, e.Str[bpfNhStrS_ROUTE].Len = uint16(n), c.RouteLen
+	e.TailLen = uint32(n + copy(e.Tail[n:], c.Route[:c.RouteLen]))
 	return nil
 }
 

@@ -2,6 +2,7 @@ package nethttp
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"unsafe"
@@ -383,6 +384,7 @@ func TestTruncatedRecords(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add(newRecord(bpfNethttpEventTypeNH_SERVER).str(bpfNhStrS_METHOD, "GET").str(bpfNhStrS_URI, "/?a=b").raw())
 	f.Add(newRecord(bpfNethttpEventTypeNH_CLIENT).str(bpfNhStrS_HOST, "h:1").flags(bpfNhFlagF_ERROR).raw())
+	f.Add(rawCounted(bpfNethttpCounted{Method: 'G' | 'E'<<8 | 'T'<<16}, "/a"))
 	f.Add([]byte{})
 	w := &world{}
 	d := w.decoder(f)
@@ -392,7 +394,7 @@ func FuzzDecode(f *testing.F) {
 			return
 		}
 		_ = d.Decode(rec, func(op *telemetry.Operation) {
-			if op.Name == "" {
+			if op.Name == "" && !op.MetricsOnly {
 				t.Error("operation without a name")
 			}
 		})
@@ -427,6 +429,55 @@ func TestCountedInFull(t *testing.T) {
 		op := decode(t, d, r)[0]
 		if _, has := attrs(op)["url.path"]; has != full || !op.MetricsOnly || len(op.Measurements) == 0 {
 			t.Errorf("full %v: attributes %v, only counted %v, %d measurements", full, attrs(op), op.MetricsOnly, len(op.Measurements))
+		}
+	}
+}
+
+// rawCounted is the record of a request that is counted only.
+func rawCounted(c bpfNethttpCounted, route string) []byte {
+	n := countedHead + len(route)
+	c.RouteLen = uint16(copy(c.Route[:], route))
+	c.Hdr.ProbeId, c.Hdr.Type, c.Hdr.Len = uint16(ID), uint8(bpfNethttpEventTypeNH_COUNTED), uint32(n)
+	return append([]byte(nil), unsafe.Slice((*byte)(unsafe.Pointer(&c)), n)...)
+}
+
+// The short record gives the same measurements as the long one of a request like it; cut
+// anywhere it is refused.
+func TestCountedRecord(t *testing.T) {
+	d := newDecoder(probe.DecoderEnv{}, Config{Redact: redact.New(nil)}, nil)
+	long := newRecord(bpfNethttpEventTypeNH_SERVER).str(bpfNhStrS_METHOD, "DELETE").str(bpfNhStrS_URI, "/a/7").
+		str(bpfNhStrS_ROUTE, "DELETE /a/{id}").flags(bpfNhFlagF_TLS, bpfNhFlagF_WROTE_HEADER)
+	long.ev.TraceFlags, long.ev.Status, long.ev.ReqSize, long.ev.RespSize = 0, 503, 5, 6
+	long.ev.ProtoMajor, long.ev.ProtoMinor = 1, 1
+	want := slices.Clone(decode(t, d, long)[0].Measurements)
+
+	c := bpfNethttpCounted{StartNs: long.ev.StartNs, EndNs: long.ev.EndNs, ReqSize: 5, RespSize: 6, Status: 503,
+		Flags: long.ev.Flags, ProtoMajor: 1, ProtoMinor: 1}
+	copy((*[8]byte)(unsafe.Pointer(&c.Method))[:], "DELETE")
+	raw := rawCounted(c, "DELETE /a/{id}")
+	var got *telemetry.Operation
+	rec, err := event.Parse(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Decode(rec, func(op *telemetry.Operation) { got = op }); err != nil {
+		t.Fatal(err)
+	}
+	if !got.MetricsOnly || got.Status != codes.Error || len(got.Measurements) != 3 {
+		t.Fatalf("only counted %v, status %v, %d measurements", got.MetricsOnly, got.Status, len(got.Measurements))
+	}
+	for i, m := range got.Measurements {
+		if m.Instrument != want[i].Instrument || m.Value != want[i].Value || !m.Attributes.Equals(&want[i].Attributes) {
+			t.Errorf("measurement %d: %v, of the long record %v", i, m, want[i])
+		}
+	}
+	for n := range raw {
+		rec.Raw = raw[:n]
+		err := d.Decode(rec, func(*telemetry.Operation) {
+			t.Errorf("an operation of the first %d bytes", n)
+		})
+		if !errors.Is(err, ErrRecord) {
+			t.Errorf("first %d bytes: %v", n, err)
 		}
 	}
 }

@@ -55,6 +55,14 @@ func headerRules(hdrs []wanted) ([maxHeaderLen][rulesPerLen]hdrRule, error) {
 	return table, nil
 }
 
+// headerLens is cfg_hdr_lens: the lengths that have a rule.
+func headerLens(hdrs []wanted) (lens uint64) {
+	for _, h := range hdrs {
+		lens |= 1 << len(h.name)
+	}
+	return lens
+}
+
 // hdrRule mirrors struct hdr_rule in bpf/lib/headers.h.
 type hdrRule struct {
 	Word         [3]uint64

@@ -40,9 +40,7 @@ static __noinline int proven_absent(struct nh_writer *w, struct tr_goexe *ge, __
 	struct hdr_scan *sc = &w->scan;
 	__u64 count;
 
-	sc->base = sc->old = sc->cur = 0;
-	sc->n = sc->n_old = sc->group = sc->more = sc->fold = sc->seen = 0;
-	sc->copy[(8 + SLOTS_SIZE) / 8] = 0;
+	scan_reset(sc, cfg_hdr_lens);
 	/* hmap.count is the first word */
 	if (!map ||
 	    bpf_probe_read_user(&sc->word[0], 8, (void *)(map + (ge->swiss ? ge->map_used : 0)))) {

@@ -43,20 +43,28 @@ SEC("uprobe")
 int nh_finish(struct pt_regs *ctx)
 {
 	struct tr_gokey key = {};
-	struct nh_exe *e;
+	struct tr_proc *proc = watched(&key);
 	struct tr_goexe *ge;
-	struct nh_op *op = server_op(&key, ctx, &e, &ge);
+	struct nh_exe *e;
+	struct nh_op *op;
 
-	if (!op) {
-		server_finish_unsampled(&key);
+	if (!proc)
+		return 0;
+	e = bpf_map_lookup_elem(&nh_exes, &proc->exe_id);
+	ge = bpf_map_lookup_elem(&tr_goexes, &proc->exe_id);
+	if (!e || !ge)
+		return 0;
+	key.id = read_u64(GO_G(ctx) + ge->g_goid);
+	op = bpf_map_lookup_elem(&nh_server, &key);
+	if (!op || !op->open || op->epoch != proc->epoch) {
+		if (!op || !op->shared_ns)
+			server_finish_unsampled(&key);
 		return 0;
 	}
-	h1_result(op, e, GO_ARG0(ctx));
-	if ((cfg_body & WANT_REQUEST) && op->body_left)
-		body_rest(op, e);
-	if (cfg_body & WANT_RESPONSE)
-		body_answered(op, e, ge);
-	server_finish(op, &key, e);
+	if (MAY_COUNT && op->lite)
+		lite_finish(op, &key, proc, e, GO_ARG0(ctx));
+	else
+		server_end(op, &key, e, GO_ARG0(ctx));
 	if (nh_entries - nh_forgotten > cfg_keep)
 		server_drop(&key);
 	return 0;
@@ -72,9 +80,8 @@ int nh_conn_end(struct pt_regs *ctx)
 	struct nh_op *op = server_op(&key, ctx, &e, &ge);
 
 	if (op) {
-		h1_result(op, e, op->rw);
 		put_unwind(op, ge, GO_G(ctx));
-		server_finish(op, &key, e);
+		server_end(op, &key, e, op->rw);
 	} else {
 		server_finish_unsampled(&key);
 	}
@@ -96,9 +103,8 @@ int nh_hijack(struct pt_regs *ctx)
 	/* "h2c" is answered by HTTP/2, as a request of that */
 	if (!op || op->ev.str[S_UPGRADE].len <= 3)
 		return 0;
-	h1_result(op, e, op->rw);
 	op->ev.flags |= F_HIJACKED;
-	server_finish(op, &key, e);
+	server_end(op, &key, e, op->rw);
 	server_drop(&key); /* the connection may live for days */
 	return 0;
 }
@@ -141,7 +147,7 @@ int nh_mux(struct pt_regs *ctx)
 	struct tr_gokey key = {};
 	struct nh_exe *e = NULL;
 	struct tr_goexe *ge = NULL;
-	struct nh_op *op = server_op(&key, ctx, &e, &ge);
+	struct nh_op *op = server_entry(&key, ctx, &e, &ge);
 
 	if (!op && e && ge)
 		op = timeout_op(&key, ge, e, GO_G(ctx), GO_ARG1(ctx));
@@ -294,10 +300,10 @@ static __noinline int got_conn(struct nh_op *op, struct nh_exe *e, struct tr_goe
 		return 0; /* HTTP/2, where a stream is announced */
 	if (cfg_body & WANT_RESPONSE)
 		op->rw = pc;
-	io_ids(&op->io, op);
-	announce(&op->io, ge, e, pc + e->pc_conn, 0);
-	put_peer(op, &op->io);
-	if (e->inject && (op->io.hand & HAND_MEMORY))
+	io_ids(&call_of(op)->x.io, op);
+	announce(&call_of(op)->x.io, ge, e, pc + e->pc_conn, 0);
+	put_peer(op, &call_of(op)->x.io);
+	if (e->inject && (call_of(op)->x.io.hand & HAND_MEMORY))
 		expect_write(op, &key, e, pc);
 	return 0;
 }
@@ -400,7 +406,7 @@ int nh_write_h1(struct pt_regs *ctx)
 	/* The connection may carry the next request before this call's end is seen. */
 	op = writer_op(w, &key);
 	if (op)
-		op->bw = 0;
+		call_of(op)->bw = 0;
 	bpf_map_delete_elem(&nh_writers, &key);
 	key.id = GO_ARG2(ctx);
 	bpf_map_delete_elem(&nh_reqs, &key);
@@ -448,7 +454,8 @@ int nh_xh2_call_end(struct pt_regs *ctx)
 
 char LICENSE[] SEC("license") = "GPL";
 
-/* Keep the enums that user space shares in the object's BTF. */
+/* Keep what user space shares in the object's BTF. */
+const struct nethttp_counted *keep_counted __attribute__((unused));
 const enum nethttp_event_type *keep_type __attribute__((unused));
 const enum nh_flag *keep_flag __attribute__((unused));
 const enum nh_str *keep_str __attribute__((unused));

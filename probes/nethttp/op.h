@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * op.h - one HTTP operation in flight, server or client. The map value is the
+ * op.h - one HTTP operation in flight, server or client. The map value holds the
  * record: it is filled in place at the start, completed at the end and copied
- * to the ring buffer once. It is also the scratch space: a uprobe program can be
- * preempted, so neither a big stack nor per-CPU memory is safe, while a
- * goroutine's own entry is touched by nobody else.
+ * to the ring buffer once. A uprobe program can be preempted, so what does not fit on
+ * its small stack is in its goroutine's own entry, which is touched by nobody else, or
+ * in a scratch that no other program uses meanwhile.
  */
 #ifndef NH_OP_H
 #define NH_OP_H
 
+#include "exe.h"
 #include "../../bpf/lib/event.h"
 #include "../../bpf/lib/goconn.h"
 #include "../../bpf/lib/goerr.h"
@@ -25,8 +26,9 @@ const volatile __u16 probe_id = 1;
 enum nethttp_event_type {
 	NH_SERVER = 1,
 	NH_CLIENT = 2,
-	NH_UNSANE = 3, /* head only: str[0].len holds what failed, enum nh_check */
-	NH_BODY = 4,   /* struct nh_body */
+	NH_UNSANE = 3,  /* head only: status holds what failed, enum nh_check */
+	NH_BODY = 4,    /* struct nh_body */
+	NH_COUNTED = 5, /* struct nethttp_counted */
 };
 
 enum nh_check {
@@ -116,129 +118,91 @@ struct nethttp_event {
 	__u8 peer_ip_len; /* 0, 4 or 16 */
 	__u8 resend;      /* client: how many attempts of the same call came before */
 	__u8 pad0[3];
-	__u8 peer_ip[16];
-	__u32 peer_port;
 	__u32 tail_len;
-	struct tr_errs err;
+	struct nh_span str[S_COUNT];
+	/* from here on: what few server requests have */
 	struct tr_errtype panic_type;
 	__u64 panic_raw[2];
+	__u32 peer_port;
+	__u8 peer_ip[16];
+	__u32 pad1;
+	struct tr_errs err;
 	struct nh_made dial;
-	struct nh_span str[S_COUNT];
 	__u8 tail[TAIL_MAX + STR_MAX + 1];
 };
 
-/* The map's value: the record, then what is private to the programs. */
-struct nh_op {
-	struct nethttp_event ev;
-	__u64 req;        /* *http.Request */
-	__u64 rw;         /* the ResponseWriter's data pointer; client: *persistConn, for body.h */
-	__u64 mux_req;    /* the request that ServeMux routed */
-	__u64 uri_ptr;    /* RequestURI's bytes: tells a copy of this request */
-	__u64 conn;       /* client: *persistConn or *ClientConn */
-	__u64 h2req;      /* client: the request that HTTP/2 was given */
-	__u64 hdr;        /* client: the request's header map */
-	__u64 url;        /* client: the request's *url.URL */
-	__u64 bw;         /* client: the connection's *bufio.Writer, a key in nh_reqs; or 0 */
-	__u64 g;          /* client: the calling goroutine's g */
-	__u64 ctx;        /* data pointer of the request's context.Context */
+/* The record of a server request that is counted only. Its strings are cut where no
+ * metric tells them apart any more. */
+struct nethttp_counted {
+	struct event_hdr hdr;
+	__u64 start_ns;
+	__u64 end_ns;
+	__s64 req_size;
+	__s64 resp_size;
+	__u64 method; /* its first 8 bytes; no known method has as many */
+	__s32 status;
+	__u32 flags;
+	__u8 proto_major;
+	__u8 proto_minor;
+	__u16 route_len;
+	__u32 pad;
+	__u8 route[STR_MAX + 1];
+};
+
+/* What a program needs only while it runs. */
+struct nh_scratch {
+	__u32 users;      /* programs that use it or try to: see scratch_get */
 	__u32 parent_len; /* of the traceparent header, 0 = none */
+	struct tr_goio io;
+	struct traceparent parent;
+	__u8 tp[80];            /* a traceparent header as it was read */
+	__u8 obj[REQ_MAX + 16]; /* a copy of the request structure, or the response's */
+	struct hdr_scan scan;
+	struct nethttp_counted counted;
+};
+
+/* The map's value: what is private to the programs, then the record. */
+struct nh_op {
+	__u64 start_ns; /* as in the record */
+	__u64 req;      /* *http.Request */
+	__u64 rw;       /* the ResponseWriter's data pointer; client: *persistConn, for body.h */
+	__u64 mux_req;  /* the request that ServeMux routed */
+	__u64 uri_ptr;  /* RequestURI's bytes: tells a copy of this request */
+	__u64 method;   /* server, counted only: as in nethttp_counted */
+	__s64 req_size; /* server, lite: as in the record */
+	__u64 peer_ptr; /* server: RemoteAddr whose bytes are at the tail's beginning, */
+	__u32 peer_len; /* from an earlier request on the connection */
+	__u16 peer_port;
 	__u16 open;       /* 0: the entry waits for the goroutine's next request */
+	__u32 epoch;      /* tr_proc.epoch at the start */
 	__u8 xnet;        /* server: HTTP/2 is golang.org/x/net's */
-	__u8 pad1;
+	__u8 lite;        /* server: see lite.h */
+	__u8 lite_flags;  /* enum nh_flag of a lite one */
+	__u8 proto_minor; /* the same */
+	__u8 direct;      /* so many next requests are not tried as lite ones */
+	__u8 pad[7];
+	__u64 shared_ns; /* when the goroutine's scope was shared, 0: it is not */
+	struct go_str s; /* scratch */
+	__u64 ctx;       /* data pointer of the request's context.Context */
+	__s64 body_size; /* of the body that is recorded next */
 	__u16 body_left; /* server: how much of the request's body was not there at the start, */
 	__u16 body_w;    /* and where the buffer ended */
-	__u32 epoch;     /* tr_proc.epoch at the start */
-	struct hdr_scan scan;
-	/* scratch from here on: not cleared */
-	__u64 peer_ptr; /* server: RemoteAddr whose bytes are at the tail's beginning, */
-	__u64 peer_len; /* from an earlier request on the connection */
-	__u64 peer_port;
-	struct tr_goio io;
-	__u8 tp[80]; /* a traceparent header as it was read */
-	struct traceparent parent;
-	__s64 body_size;        /* of the body that is recorded next */
-	__u8 obj[REQ_MAX + 16]; /* a copy of the request structure, or the response's */
+	__u32 pad2;
+	__u64 trace_id[2]; /* drawn for the request by lite.h, or 0 */
+	struct nethttp_event ev;
 };
 
-/* Where a client request keeps what is read of it: *http.Request, or for HTTP/2
- * from Go 1.27 on *internal/http2.ClientRequest. */
-struct nh_creq {
-	__u16 method, url, ctx, clen, header;
-	__u16 body;     /* OFF_NONE if it is not looked at */
-	__u16 response; /* the redirect that led to it, OFF_NONE if it does not say */
+/* The same of a client's call. */
+struct nh_call {
+	struct nh_op op;
+	__u64 conn;  /* *persistConn or *ClientConn */
+	__u64 h2req; /* the request that HTTP/2 was given */
+	__u64 hdr;   /* the request's header map */
+	__u64 url;   /* the request's *url.URL */
+	__u64 bw;    /* the connection's *bufio.Writer, a key in nh_reqs; or 0 */
+	__u64 g;     /* the calling goroutine's g */
+	struct nh_scratch x;
 };
-
-/* Offsets of one kind of HTTP/2 server and client (bundled or golang.org/x/net). */
-struct nh_h2 {
-	__u16 rw_rws;
-	__u16 rws_status;
-	__u16 rws_wrote_header;
-	__u16 rws_wrote_bytes;
-	struct nh_creq creq;
-	__u16 cres_status;
-	__u16 cres_clen;
-	__u16 cc_tconn;
-	__u16 rws_stream, stream_id, rws_conn, sc_conn; /* server */
-	__u16 cs_id, cs_cc, cc_max_list;                /* client */
-	__u16 inject;                                   /* 1: headers are written */
-	struct go_loc end[3];                           /* response, error type, error data */
-	/* Link-time address and size of the functions below which the end of a client's
-	 * call is seen; no size: not known, any. */
-	__u64 callers[2][2];
-};
-
-/* Where chi's Context keeps what was matched. */
-struct nh_chi {
-	__u16 pattern, patterns;
-};
-
-/* Offsets of routers other than ServeMux. */
-struct nh_routers {
-	__u16 gin_path, echo4_path, echo5_path;
-	__u16 mux_regexp, mux_path, mux_template; /* Route, routeRegexpGroup, routeRegexp */
-	struct nh_chi chi, chi5;
-};
-
-/* Everything the programs must know of one executable; written by user space. */
-struct nh_exe {
-	__u8 server_sane, client_sane; /* set here */
-	__u8 h2_end, xh2_end;          /* 1: the end of such a server request is seen */
-	__u16 req_method, req_url, req_major, req_minor, req_header, req_host;
-	__u16 req_remote, req_uri, req_tls, req_clen, req_ctx;
-	__u16 req_pat, req_pattern; /* OFF_NONE before 1.22 / 1.23 */
-	__u16 res_request;          /* Response.Request, OFF_NONE if not known */
-	__u16 pat_str;
-	__u16 req_len;        /* how much of the structure holds what is wanted */
-	__u16 w_first, w_len; /* the same of http.response */
-	__u16 w_status, w_written, w_wrote_header;
-	struct nh_creq creq;
-	__u16 res_status, res_clen, res_major, res_minor;
-	__u16 treq_req;
-	__u16 pc_conn, pc_alt, pc_bw;
-	__u16 bw_buf, bw_n; /* bufio.Writer */
-	__u16 url_scheme, url_user, url_host, url_path, url_raw_path, url_query;
-	__u16 w_conn, hc_rwc; /* response.conn, conn.rwc */
-	__u8 join;            /* 1: connections are joined */
-	__u8 inject;          /* 1: headers of HTTP/1 are written */
-	__u8 dials;           /* 1: it is seen how connections are made */
-	__u8 body;            /* 1: the following are known, see body.h */
-	__u16 hc_bufr, hc_bufw, pc_br, w_header;
-	__u16 br_buf, br_r, br_w;
-	struct tr_goconn net;
-	struct go_loc conn_end[3];  /* pconn, error type, error data */
-	struct go_loc dialled[2];   /* of dialConn: pconn, error type */
-	struct go_loc call_end[3];  /* response, error type, error data */
-	struct go_loc match_end[4]; /* handler type, data, pattern pointer, length */
-	struct nh_h2 h2, xh2;
-	struct nh_routers routers;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAX_EXES);
-	__type(key, __u32);
-	__type(value, struct nh_exe);
-} nh_exes SEC(".maps");
 
 /* Operations in flight. Key: tgid, goid. Inserted at the start; deleted at the
  * end, by the agent when the process exits, and when found to be abandoned. A server
@@ -249,7 +213,63 @@ struct {
 	__uint(max_entries, 4096);
 	__type(key, struct tr_gokey);
 	__type(value, struct nh_op);
-} nh_server SEC(".maps"), nh_client SEC(".maps");
+} nh_server SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct tr_gokey);
+	__type(value, struct nh_call);
+} nh_client SEC(".maps");
+
+/* Scratch of the server's programs, which run for so many connections that a copy in
+ * each one's entry would never be in a processor's cache. A program can be preempted,
+ * and another one run on the same processor: each takes one that nobody uses. */
+#define SCRATCHES 4
+
+struct nh_scratches {
+	__u32 zero; /* hides from the verifier which one is taken: it follows one path, not four */
+	__u32 pad;
+	struct nh_scratch x[SCRATCHES];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct nh_scratches);
+} nh_scratch SEC(".maps");
+
+/* The scratch that this program may use until scratch_put; NULL and counted when there is
+ * none. A program that finds a number other than its own 1 leaves it alone: of two that
+ * interrupt each other none or one gets it. Atomics that fetch need Linux 5.12. */
+static __always_inline struct nh_scratch *scratch_get(void)
+{
+	__u32 zero = 0;
+	struct nh_scratches *all = bpf_map_lookup_elem(&nh_scratch, &zero);
+
+	if (!all)
+		return NULL;
+	for (__u32 i = 0; i < SCRATCHES; i++) {
+		__u32 at = i + (all->zero & (SCRATCHES - 1));
+		struct nh_scratch *x;
+
+		asm volatile("%0 &= 3" : "+r"(at));
+		_Static_assert(SCRATCHES == 4, "mask above");
+		x = &all->x[at];
+		__sync_fetch_and_add(&x->users, 1);
+		if (*(volatile __u32 *)&x->users == 1)
+			return x;
+		__sync_fetch_and_add(&x->users, -1);
+	}
+	count_lost(probe_id, LOST_MAP_FULL);
+	return NULL;
+}
+
+static __always_inline void scratch_put(struct nh_scratch *x)
+{
+	__sync_fetch_and_add(&x->users, -1);
+}
 
 /* Entries that programs inserted in nh_server less those they deleted, and those
  * that user space deleted. Past cfg_keep none is kept for a next request. */
@@ -258,7 +278,7 @@ volatile __u64 nh_forgotten = 0;
 const volatile __u64 cfg_keep = 2048;
 
 /* The template of new entries. */
-const struct nh_op nh_zero = {};
+const struct nh_call nh_zero = {};
 
 /* HTTP/1 requests that wait to be written. Key: tgid, *bufio.Writer of the connection,
  * which carries one request at a time. Value: goid of the operation in nh_client.
@@ -359,22 +379,22 @@ static __noinline int put_str(struct nh_op *op, __u32 i, __u64 ptr, __u64 len)
 }
 
 /* Append the Go string whose header is in the copied structure at off. */
-static __always_inline void put_field(struct nh_op *op, __u32 i, __u16 off)
+static __always_inline void put_field(struct nh_op *op, struct nh_scratch *x, __u32 i, __u16 off)
 {
-	struct go_str *v = (struct go_str *)&op->obj[off & (REQ_MAX - 1)];
+	struct go_str *v = (struct go_str *)&x->obj[off & (REQ_MAX - 1)];
 
 	put_str(op, i, v->ptr, v->len);
 }
 
-static __always_inline __u64 obj_u64(struct nh_op *op, __u16 off)
+static __always_inline __u64 obj_u64(struct nh_scratch *x, __u16 off)
 {
-	return *(__u64 *)&op->obj[off & (REQ_MAX - 1)];
+	return *(__u64 *)&x->obj[off & (REQ_MAX - 1)];
 }
 
 /* Append the Go string whose header is at addr. */
 static __always_inline void put_gostr(struct nh_op *op, __u32 i, __u64 addr)
 {
-	struct go_str *v = &op->io.s;
+	struct go_str *v = &op->s;
 
 	v->ptr = v->len = 0;
 	bpf_probe_read_user(v, sizeof(*v), (void *)addr);
@@ -395,38 +415,33 @@ static __always_inline void emit(struct nh_op *op, __u8 type)
 		count_lost(probe_id, LOST_RING_FULL);
 }
 
-/* Begin an operation in the entry that is there, or in a new one (NULL and counted
- * when the map is full), with its head filled. */
-static __noinline struct nh_op *op_new(void *map, struct tr_gokey *key, struct tr_proc *proc,
-				       struct nh_op *op)
+/* The whole entry of an operation in nh_client. */
+static __always_inline struct nh_call *call_of(struct nh_op *op)
 {
-	if (op) {
-		__builtin_memset(&op->ev, 0, __builtin_offsetof(struct nethttp_event, tail));
-		__builtin_memset(&op->req, 0,
-				 __builtin_offsetof(struct nh_op, scan) -
-					 __builtin_offsetof(struct nh_op, req));
-		scan_reset(&op->scan, HDR_COUNT);
-	} else {
-		if (bpf_map_update_elem(map, key, &nh_zero, BPF_ANY)) {
-			count_lost(probe_id, LOST_MAP_FULL);
-			return NULL;
-		}
-		op = bpf_map_lookup_elem(map, key);
-		if (!op)
-			return NULL;
-		if (map == &nh_server)
-			__sync_fetch_and_add(&nh_entries, 1);
-	}
+	return (struct nh_call *)op;
+}
+
+/* The head of an operation that begins now, in an entry whose record is zero. */
+static __always_inline void op_begin(struct nh_op *op, struct tr_gokey *key, struct tr_proc *proc)
+{
 	op->ev.hdr.probe_id = probe_id;
 	op->ev.hdr.tgid = key->tgid;
 	op->ev.hdr.exe_id = proc->exe_id;
 	op->ev.hdr.proc_start_ns = proc->start_ns;
 	op->ev.goid = key->id;
-	op->ev.start_ns = bpf_ktime_get_ns();
-	io_init(&op->io, proc);
+	op->start_ns = op->ev.start_ns = bpf_ktime_get_ns();
 	op->epoch = proc->epoch;
 	op->open = 1;
-	return op;
+}
+
+/* A new entry; NULL and counted when the map is full. */
+static __always_inline struct nh_op *op_insert(void *map, struct tr_gokey *key)
+{
+	if (bpf_map_update_elem(map, key, &nh_zero, BPF_ANY)) {
+		count_lost(probe_id, LOST_MAP_FULL);
+		return NULL;
+	}
+	return bpf_map_lookup_elem(map, key);
 }
 
 /* Whether c may be in a token, such as a method (RFC 9110, 5.6.2). */

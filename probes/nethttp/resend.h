@@ -34,8 +34,8 @@ volatile __u64 nh_failed_ns = 0;
 static __noinline int attempt_failed(struct nh_op *op, const struct tr_gokey *key)
 {
 	struct nh_failed f = {
-		.url = op->url,
-		.hdr = op->hdr,
+		.url = call_of(op)->url,
+		.hdr = call_of(op)->hdr,
 		.end_ns = bpf_ktime_get_ns(),
 		.epoch = op->epoch,
 		.resend = op->ev.resend,
@@ -57,8 +57,9 @@ static __noinline int put_resend(struct nh_op *op, const struct nh_exe *e, __u16
 
 	if (op->ev.start_ns - nh_failed_ns < within) {
 		f = bpf_map_lookup_elem(&nh_faileds, &key);
-		if (f && f->url == op->url && f->hdr == op->hdr && f->epoch == op->epoch &&
-		    op->ev.start_ns - f->end_ns < within && f->resend < MAX_RESEND) {
+		if (f && f->url == call_of(op)->url && f->hdr == call_of(op)->hdr &&
+		    f->epoch == op->epoch && op->ev.start_ns - f->end_ns < within &&
+		    f->resend < MAX_RESEND) {
 			op->ev.resend = f->resend + 1;
 			return 0;
 		}

@@ -100,6 +100,9 @@ func New(cfg Config) (*probe.Spec, error) {
 			if err := cs.Variables["cfg_body"].Set(cfg.Bodies.want()); err != nil {
 				return fmt.Errorf("set cfg_body: %w", err)
 			}
+			if err := cs.Variables["cfg_hdr_lens"].Set(headerLens(hdrs)); err != nil {
+				return fmt.Errorf("set cfg_hdr_lens: %w", err)
+			}
 			return nil
 		},
 		Counters: propagation(),
