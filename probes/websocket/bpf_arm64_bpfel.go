@@ -31,6 +31,9 @@ type bpfHdrScan struct {
 	More  uint32
 	Fold  uint32
 	Seen  uint32
+	Found uint32
+	_     [4]byte
+	Lens  uint64
 	Word  [3]uint64
 	Copy  [42]uint64
 	At    [32]struct {
@@ -356,6 +359,7 @@ const (
 	bpfVarCallForgotten  = "call_forgotten"
 	bpfVarCfgCountAll    = "cfg_count_all"
 	bpfVarCfgCountFull   = "cfg_count_full"
+	bpfVarCfgHdrLens     = "cfg_hdr_lens"
 	bpfVarCfgHdrs        = "cfg_hdrs"
 	bpfVarCfgIdSecret    = "cfg_id_secret"
 	bpfVarCfgKeep        = "cfg_keep"
@@ -460,6 +464,7 @@ type bpfVariableSpecs struct {
 	CallForgotten  *ebpf.VariableSpec `ebpf:"call_forgotten"`
 	CfgCountAll    *ebpf.VariableSpec `ebpf:"cfg_count_all"`
 	CfgCountFull   *ebpf.VariableSpec `ebpf:"cfg_count_full"`
+	CfgHdrLens     *ebpf.VariableSpec `ebpf:"cfg_hdr_lens"`
 	CfgHdrs        *ebpf.VariableSpec `ebpf:"cfg_hdrs"`
 	CfgIdSecret    *ebpf.VariableSpec `ebpf:"cfg_id_secret"`
 	CfgKeep        *ebpf.VariableSpec `ebpf:"cfg_keep"`
@@ -541,6 +546,7 @@ type bpfVariables struct {
 	CallForgotten  *ebpf.Variable `ebpf:"call_forgotten"`
 	CfgCountAll    *ebpf.Variable `ebpf:"cfg_count_all"`
 	CfgCountFull   *ebpf.Variable `ebpf:"cfg_count_full"`
+	CfgHdrLens     *ebpf.Variable `ebpf:"cfg_hdr_lens"`
 	CfgHdrs        *ebpf.Variable `ebpf:"cfg_hdrs"`
 	CfgIdSecret    *ebpf.Variable `ebpf:"cfg_id_secret"`
 	CfgKeep        *ebpf.Variable `ebpf:"cfg_keep"`
