@@ -6,7 +6,7 @@
 #   scripts/bootstrap.sh [demo|dev]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-want_go=1.26.8
+want_go=1.26.10
 min_minor=26
 
 need=()

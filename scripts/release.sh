@@ -3,6 +3,13 @@
 # out/release, by goreleaser, which is built once from Go's module proxy (minutes).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# The first without known vulnerabilities in the standard library: SECURITY.md.
+least=go1.26.10
+have=$(go env GOVERSION)
+if [ "$(printf '%s\n' "$least" "$have" | sort -V | head -n1)" != "$least" ]; then
+  echo "release: $have has known vulnerabilities: GOTOOLCHAIN=$least $0" >&2
+  exit 1
+fi
 cache=${TRACER_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tracer-agent}
 tool() { [ -x "$cache/$1" ] || CGO_ENABLED=0 GOBIN=$cache go install "$2"; }
 tool goreleaser github.com/goreleaser/goreleaser/v2@v2.15.1
