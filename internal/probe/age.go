@@ -77,7 +77,7 @@ func (m *Manager) dropOldOf(s *Spec, f InFlight, nowNs uint64) {
 			continue
 		}
 		forgotten++
-		if !closed {
+		if !closed && !f.Note {
 			m.aged[s.Name].Add(1)
 		}
 	}

@@ -497,6 +497,9 @@ func (m *Manager) forgetBefore(pid, epoch uint32) {
 func (m *Manager) forgetIf(pid uint32, gone func(f InFlight, value []byte) bool) {
 	for _, s := range m.opts.Specs {
 		for _, f := range s.InFlight {
+			if f.Note {
+				continue
+			}
 			mp := m.colls[s.Name].Maps[f.Map]
 			deleted := 0
 			for _, k := range keysOf(mp, uint64(pid)) {

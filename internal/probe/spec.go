@@ -164,6 +164,10 @@ type InFlight struct {
 	// MaxAge: an entry that is older is deleted and counted as lost, because its end will
 	// not come or has not been seen. 0: the ends of all are seen.
 	MaxAge time.Duration
+	// Note: the entries are notes for programs that write into their process, and no
+	// operations: none is lost with one, and none is taken away before its MaxAge from a
+	// program that may be writing by it.
+	Note bool
 	// Ended makes what is still to be said of an entry that user space deletes: a process
 	// has ended, or is no longer watched. nil: nothing.
 	Ended func(value []byte) *telemetry.Operation

@@ -65,6 +65,17 @@ struct {
 
 const struct gr_write gr_write_zero = {};
 
+/* What waits for longer is not written into: user space takes it away after twice that,
+ * never while somebody writes by it. */
+#define WRITE_WITHIN_NS (30ULL * 1000000000)
+
+/* Whether an entry is of this run of the program, and not old. */
+static __always_inline bool write_current(const struct gr_write *wr, const struct tr_who *w)
+{
+	return wr->epoch == w->proc->epoch &&
+	       bpf_ktime_get_ns() - wr->start_ns < WRITE_WITHIN_NS;
+}
+
 /* Whether the fields at addr begin as those of a call do. */
 static __noinline int are_fields(__u64 addr)
 {
@@ -115,7 +126,7 @@ static __noinline int write_expect(struct gr_rpc *op, struct gr_exe *e, __u64 tr
 		return 0;
 	}
 	if (bpf_map_update_elem(&gr_writes, &key, &gr_write_zero, BPF_ANY)) {
-		count_lost(probe_id, LOST_MAP_FULL);
+		count_prop(PROP_NO_ROOM);
 		return 0;
 	}
 	wr = bpf_map_lookup_elem(&gr_writes, &key);
@@ -168,7 +179,7 @@ static __noinline int write_enter(struct gr_write *wr, struct gr_exe *e, struct 
 	wr->at = MAX_BUF; /* stays when the read fails */
 	bpf_probe_read_user(&wr->at, 8, (void *)(wr->writer + e->bw_offset));
 	if (bpf_map_update_elem(&gr_writes, key, wr, BPF_ANY))
-		count_lost(probe_id, LOST_MAP_FULL);
+		count_prop(PROP_NO_ROOM);
 	return 0;
 }
 
@@ -182,7 +193,7 @@ static __noinline int write_begins(struct pt_regs *ctx, struct tr_who *w)
 	wr = bpf_map_lookup_elem(&gr_writes, &w->key);
 	if (!e || !wr)
 		return 0;
-	if (wr->epoch != w->proc->epoch || wr->stream != (__u32)GO_ARG1(ctx) ||
+	if (!write_current(wr, w) || wr->stream != (__u32)GO_ARG1(ctx) ||
 	    !are_fields(w->key.id)) {
 		count_prop(PROP_UNKNOWN_BUF);
 	} else if (fields_lack(wr, w->key.id, go_reg(ctx, 4))) {
@@ -283,7 +294,7 @@ static __always_inline int write_ends(struct pt_regs *ctx)
 	if (!wr)
 		return 0; /* a call that is not written into */
 	/* what the header says need not be told by connection */
-	if (write_field(wr, bpf_map_lookup_elem(&gr_exes, &w.proc->exe_id)) && wr->announced)
+	if (write_current(wr, &w) && write_field(wr, bpf_map_lookup_elem(&gr_exes, &w.proc->exe_id)) && wr->announced)
 		bpf_map_delete_elem(&tr_conns, &wr->key);
 	bpf_map_delete_elem(&gr_writes, &w.key);
 	return 0;

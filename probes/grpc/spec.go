@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"structs"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -26,6 +27,9 @@ const (
 	groupClient = "grpc-client"
 	groupWrite  = "grpc-write"
 )
+
+// writeMaxAge is twice WRITE_WITHIN_NS of inject.h: nobody writes by an entry that is deleted.
+const writeMaxAge = time.Minute
 
 // Config is what a user may set.
 type Config struct {
@@ -48,7 +52,7 @@ func New(cfg Config) *probe.Spec {
 		Table:  func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
 		Load:   loadBpf,
 		InFlight: []probe.InFlight{{Map: "gr_server"}, {Map: "gr_calls", MaxAge: probe.CallMaxAge}, {Map: "gr_streams"},
-			{Map: "gr_writes", MaxAge: probe.CallMaxAge}},
+			{Map: "gr_writes", MaxAge: writeMaxAge, Note: true}},
 		Prepare: func(cs *ebpf.CollectionSpec) error {
 			rules, lens := metadataRules()
 			if err := cs.Variables["cfg_hdrs"].Set(rules); err != nil {
