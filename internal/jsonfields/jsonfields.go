@@ -19,7 +19,6 @@ const (
 	MaxPaths = 32
 	maxPath  = 128 // bytes of a path
 	maxDepth = 8   // its elements
-	maxText  = 256 // bytes of a value that is a text; longer ones are cut
 )
 
 // What became of an input.
@@ -156,7 +155,7 @@ func put(out map[string]any, path string, token json.Token) {
 	delete(out, path)
 	switch v := token.(type) {
 	case string:
-		out[path] = strings.Clone(strings.ToValidUTF8(v[:min(len(v), maxText)], ""))
+		out[path] = strings.ToValidUTF8(v, "")
 	case bool:
 		out[path] = v
 	case json.Number:

@@ -10,6 +10,8 @@ import (
 	"mime"
 	"net/http"
 	"net/http/httputil"
+	"strings"
+	"time"
 	"unsafe"
 
 	"github.com/tracer-agent/tracer-agent/internal/event"
@@ -47,7 +49,11 @@ const (
 	bodyMax   = int(unsafe.Sizeof(bpfNhBody{}.Raw))
 	maxBodies = 4096    // operations in flight of which something is known
 	maxUnread = 4 << 20 // bytes of bodies that wait for their rest
-	maxPlain  = 1 << 16 // bytes that a compressed body may become
+	maxText   = 256     // bytes of a field that is a text; longer ones are cut
+	// maxWait is how long an operation's bodies are kept for it, in ns: its record may be
+	// lost, or its program gone.
+	maxWait  = uint64(5 * time.Minute)
+	maxPlain = 1 << 16 // bytes that a compressed body may become
 )
 
 const (
@@ -76,6 +82,7 @@ type bodies struct {
 	request, response *jsonfields.Paths
 	open              map[opKey]*body
 	unread            int // bytes of all begun
+	swept             uint64
 	rec               bpfNhBody
 	raw               bytes.Reader
 	buf               *bufio.Reader
@@ -104,6 +111,9 @@ func (b *bodies) take(rec event.Record) error {
 		return fmt.Errorf("%w: body of %d bytes in a record of %d", ErrRecord, r.Len, len(rec.Raw))
 	}
 	key := opKey{rec.PID, r.Goid, r.StartNs}
+	if r.StartNs > b.swept+maxWait/4 {
+		b.sweep(r.StartNs)
+	}
 	at := b.open[key]
 	if at == nil {
 		if len(b.open) >= maxBodies {
@@ -132,8 +142,31 @@ func (b *bodies) take(rec event.Record) error {
 	return nil
 }
 
+// sweep forgets bodies whose operation began long before now, ns of the kernel's clock.
+func (b *bodies) sweep(now uint64) {
+	b.swept = now
+	for key, at := range b.open {
+		if key.start+maxWait < now {
+			b.unread -= len(at.begun)
+			b.count(append(at.missed, [2]string{inRequest, missIncomplete}))
+			delete(b.open, key)
+		}
+	}
+}
+
+func (b *bodies) count(missed [][2]string) {
+	if b.cfg.Missed == nil {
+		return
+	}
+	for _, m := range missed {
+		b.cfg.Missed(m[0], m[1])
+	}
+}
+
 // begin takes the beginning of a request's body.
 func (b *bodies) begin(at *body, raw []byte, size int64) {
+	b.unread -= len(at.begun)
+	at.begun = nil
 	switch {
 	case size < 0:
 		b.raw.Reset(raw)
@@ -158,7 +191,8 @@ func (b *bodies) fields(paths *jsonfields.Paths, at *body, which string, plain [
 	}
 	for path, v := range values {
 		if text, ok := v.(string); ok {
-			values[path] = b.redact.Value(text)
+			text = b.redact.Value(text) // before it is cut: half a secret does not look like one
+			values[path] = strings.Clone(strings.ToValidUTF8(text[:min(len(text), maxText)], ""))
 		}
 	}
 	return values
@@ -214,9 +248,5 @@ func (b *bodies) give(op *telemetry.Operation, key opKey, method []byte) {
 		at.response = nil // behind its head is the response before
 	}
 	op.RequestFields, op.ResponseFields = at.request, at.response
-	if b.cfg.Missed != nil {
-		for _, m := range at.missed {
-			b.cfg.Missed(m[0], m[1])
-		}
-	}
+	b.count(at.missed)
 }

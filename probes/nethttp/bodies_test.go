@@ -75,11 +75,15 @@ func TestBodies(t *testing.T) {
 		"lost begin":   {parts: [][]byte{rest(`{"symbol":"A"}`)}},
 		"long":         {parts: [][]byte{request(1e6, `{"symbol":"A",`)}, request: map[string]any{"symbol": "A"}, missed: []string{"request incomplete"}},
 		"chunks":       {parts: [][]byte{request(-1, "5\r\n{\"sym\r\n9\r\nbol\":\"A\"}\r\n0\r\n\r\n")}, request: map[string]any{"symbol": "A"}},
-		"cut chunk":    {parts: [][]byte{request(-1, "5\r\n{\"sym\r\n9\r\nbol")}, request: map[string]any{}, missed: []string{"request incomplete"}},
-		"no chunks":    {parts: [][]byte{request(-1, "zz")}, request: map[string]any{}, missed: []string{"request incomplete"}},
-		"no JSON":      {parts: [][]byte{request(3, "a=b")}, request: map[string]any{}, missed: []string{"request not_json"}},
-		"JSON ends":    {parts: [][]byte{request(12, `{"symbol":"A`)}, request: map[string]any{}, missed: []string{"request not_json"}},
-		"token":        {parts: [][]byte{request(13+len(jwt), `{"symbol":"`+jwt+`"}`)}, request: map[string]any{"symbol": "REDACTED"}},
+		"half a rune": {parts: [][]byte{request(273, `{"symbol":"`+strings.Repeat("x", maxText-1)+`€"}`+"   ")},
+			request: map[string]any{"symbol": strings.Repeat("x", maxText-1)}},
+		"half a secret": {parts: [][]byte{request(1000, `{"symbol":"https://u:`+strings.Repeat("p", 966)+`@h.example/"}`)},
+			request: map[string]any{"symbol": "REDACTED"}},
+		"cut chunk": {parts: [][]byte{request(-1, "5\r\n{\"sym\r\n9\r\nbol")}, request: map[string]any{}, missed: []string{"request incomplete"}},
+		"no chunks": {parts: [][]byte{request(-1, "zz")}, request: map[string]any{}, missed: []string{"request incomplete"}},
+		"no JSON":   {parts: [][]byte{request(3, "a=b")}, request: map[string]any{}, missed: []string{"request not_json"}},
+		"JSON ends": {parts: [][]byte{request(12, `{"symbol":"A`)}, request: map[string]any{}, missed: []string{"request not_json"}},
+		"token":     {parts: [][]byte{request(13+len(jwt), `{"symbol":"`+jwt+`"}`)}, request: map[string]any{"symbol": "REDACTED"}},
 
 		"response":        {parts: [][]byte{response(ok + "Content-Length: 8\r\n\r\n{\"id\":3}stale")}, response: map[string]any{"id": 3}},
 		"response, chunk": {parts: [][]byte{response(ok + "Transfer-Encoding: chunked\r\n\r\n8\r\n{\"id\":3}\r\n0\r\n\r\n{\"id\":4}")}, response: map[string]any{"id": 3}},
@@ -135,6 +139,28 @@ func TestBodiesBounded(t *testing.T) {
 		if len(d.bodies.open) > maxBodies || d.bodies.unread > maxUnread {
 			t.Fatalf("%d bodies, %d bytes are kept", len(d.bodies.open), d.bodies.unread)
 		}
+	}
+}
+
+// Bodies whose operation never comes are forgotten after a while, and counted.
+func TestBodiesForgotten(t *testing.T) {
+	d, missed := bodyDecoder(t)
+	p := part(bpfNhBodyKindBODY_REQUEST, 50, `{"sym`)
+	for range 2 { // the second takes the first one's place
+		if _, err := feed(t, d, p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(d.bodies.open) != 1 || d.bodies.unread != 5 {
+		t.Fatalf("%d bodies, %d bytes are kept", len(d.bodies.open), d.bodies.unread)
+	}
+	binary.NativeEndian.PutUint64(p[event.HeaderLen:], 8)                // goid
+	binary.NativeEndian.PutUint64(p[event.HeaderLen+8:], 2000+2*maxWait) // start
+	if _, err := feed(t, d, p); err != nil {
+		t.Fatal(err)
+	}
+	if len(d.bodies.open) != 1 || d.bodies.unread != 5 || len(*missed) != 1 {
+		t.Errorf("%d bodies, %d bytes are kept, missed %q", len(d.bodies.open), d.bodies.unread, *missed)
 	}
 }
 

@@ -73,26 +73,29 @@ static __always_inline int body_output(struct nh_op *op, __u32 kind, __u64 addr,
 	return 1;
 }
 
-/* A record of what is at addr. One that does not get into the ring is a body that is not
- * there, which user space counts with its operation. */
+/* A record of what is at addr. */
 static __noinline int body_put(struct nh_op *op, __u32 kind, __u64 addr, __u64 len)
 {
 	__u32 n = len;
+	int put;
 
 	if (!op || len > BODY_MAX)
 		return 0;
 	/* verifier(all): bounds in a form it keeps through spills */
 	if (n <= 511) {
 		asm volatile("%0 &= 511" : "+r"(n));
-		return body_output(op, kind, addr, n, 512);
-	}
-	if (n <= 2047) {
+		put = body_output(op, kind, addr, n, 512);
+	} else if (n <= 2047) {
 		asm volatile("%0 &= 2047" : "+r"(n));
-		return body_output(op, kind, addr, n, 2048);
+		put = body_output(op, kind, addr, n, 2048);
+	} else {
+		asm volatile("if %0 <= 4096 goto +1; %0 = 0" : "+r"(n));
+		_Static_assert(BODY_MAX == 4096, "bound above");
+		put = body_output(op, kind, addr, n, BODY_MAX);
 	}
-	asm volatile("if %0 <= 4096 goto +1; %0 = 0" : "+r"(n));
-	_Static_assert(BODY_MAX == 4096, "bound above");
-	return body_output(op, kind, addr, n, BODY_MAX);
+	if (!put)
+		count_lost(probe_id, LOST_RING_FULL);
+	return put;
 }
 
 /* Whether the headers that were scanned say that the body is JSON. */

@@ -180,7 +180,7 @@ static __noinline int lite_start(struct nh_op *op, struct tr_gokey *key, struct 
 		return 0;
 	x = scratch_get();
 	if (!x)
-		return 0;
+		return 0; /* another one may be free for the usual way */
 	op->start_ns = bpf_ktime_get_ns();
 	n = e->req_len;
 	asm volatile("%0 &= 511" : "+r"(n));
@@ -233,8 +233,10 @@ static __noinline int lite_finish(struct nh_op *op, const struct tr_gokey *key,
 	__u32 n = e->w_len, base = e->w_first;
 
 	op->open = 0;
-	if (!x)
+	if (!x) {
+		count_lost(probe_id, LOST_MAP_FULL);
 		return 0;
+	}
 	c = &x->counted;
 	asm volatile("%0 &= 511" : "+r"(n));
 	if (bpf_probe_read_user(x->obj, n, (void *)(w + base))) {

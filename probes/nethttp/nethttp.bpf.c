@@ -82,9 +82,8 @@ int nh_conn_end(struct pt_regs *ctx)
 	if (op) {
 		put_unwind(op, ge, GO_G(ctx));
 		server_end(op, &key, e, op->rw);
-	} else {
-		server_finish_unsampled(&key);
 	}
+	server_finish_unsampled(&key); /* and one that is shared */
 	if (key.id)
 		server_drop(&key);
 	return 0;

@@ -240,8 +240,7 @@ struct {
 	__type(value, struct nh_scratches);
 } nh_scratch SEC(".maps");
 
-/* The scratch that this program may use until scratch_put; NULL and counted when there is
- * none. A program that finds a number other than its own 1 leaves it alone: of two that
+/* The scratch that this program may use until scratch_put; NULL when there is none. A program that finds a number other than its own 1 leaves it alone: of two that
  * interrupt each other none or one gets it. Atomics that fetch need Linux 5.12. */
 static __always_inline struct nh_scratch *scratch_get(void)
 {
@@ -262,7 +261,6 @@ static __always_inline struct nh_scratch *scratch_get(void)
 			return x;
 		__sync_fetch_and_add(&x->users, -1);
 	}
-	count_lost(probe_id, LOST_MAP_FULL);
 	return NULL;
 }
 

@@ -245,6 +245,8 @@ static __noinline int server_begin(struct nh_op *op, struct tr_gokey *key, struc
 	}
 	if (x)
 		scratch_put(x);
+	else
+		count_lost(probe_id, LOST_MAP_FULL);
 	if (rc > 0)
 		return 0;
 	/* What this request does is not the last one's. */
@@ -349,6 +351,11 @@ static __noinline int emit_counted(struct nh_op *op, struct nh_scratch *x, struc
 	c->method = op->method;
 	c->status = op->ev.status;
 	c->flags = op->ev.flags;
+	if (!c->status && (c->flags & F_HIJACKED) && op->ev.str[S_UPGRADE].len) {
+		/* written by who took the connection */
+		c->status = 101;
+		c->flags |= F_WROTE_HEADER;
+	}
 	c->proto_major = op->ev.proto_major;
 	c->proto_minor = op->ev.proto_minor;
 	counted_route(c, op, e);
@@ -381,7 +388,9 @@ static __noinline int server_finish(struct nh_op *op, struct nh_scratch *x, stru
 	op->ev.end_ns = bpf_ktime_get_ns();
 	if (op->mux_req)
 		op->ev.flags |= op->mux_req == op->req ? F_MUX_SAME : F_MUX_COPY;
-	scope_close(key, op->ev.end_ns);
+	/* one that is shared is the next request's, too */
+	if (!op->shared_ns)
+		scope_close(key, op->ev.end_ns);
 	op->open = 0;
 	if (counted_only(op))
 		return emit_counted(op, x, e);
@@ -434,6 +443,8 @@ static __noinline int server_end(struct nh_op *op, struct tr_gokey *key, struct 
 	struct nh_scratch *x = scratch_get();
 
 	if (!x) {
+		count_lost(probe_id, LOST_MAP_FULL);
+		scope_close(key, bpf_ktime_get_ns());
 		op->open = 0;
 		return 0;
 	}
