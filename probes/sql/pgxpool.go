@@ -18,7 +18,10 @@ const (
 // pgxPoolInner is the offset of pgxpool.Pool.p, behind three counters, in 5.0.0 to 5.12.0:
 // https://github.com/jackc/pgx/blob/v5.0.0/pgxpool/pool.go#L75
 // https://github.com/jackc/pgx/blob/v5.12.0/pgxpool/pool.go#L80
-const pgxPoolInner = 24
+const (
+	pgxPoolInner  = 24
+	pgxPoolBefore = "v5.13.0" // the first version that was not looked at
+)
 
 // puddleLayout is struct puddle.Pool, whatever it holds.
 type puddleLayout struct {
@@ -60,6 +63,11 @@ func puddleOf(p *probe.Placed) (puddleLayout, error) {
 }
 
 func checkPgxPools(p *probe.Placed) error {
+	raw, _ := p.Exe.Module(pathPgx)
+	before, _ := offsets.ParseVersion(pgxPoolBefore)
+	if v, ok := offsets.ParseVersion(raw); !ok || v.Compare(before) >= 0 {
+		return fmt.Errorf("%w: the layout of %s.Pool is not known for %q", probe.ErrRefused, pathPgxPool, raw)
+	}
 	_, err := puddleOf(p)
 	return err
 }
