@@ -247,8 +247,10 @@ func (w *Watcher) run(first []Process) {
 		}
 		var err error
 		if empty {
-			err = w.ring.Wait(time.Now().Add(w.pollIn(busy)), 1)
-			busy = false
+			until := time.Now().Add(w.pollIn(busy))
+			err = w.ring.Wait(until, 1)
+			// A wait that ends early may have been woken for a record that was read before.
+			busy = busy && time.Now().Before(until)
 		}
 		ok := false
 		if err == nil {

@@ -107,7 +107,7 @@ func (u *uses) use(of, key string) {
 			u.bad = err.Error()
 			return
 		}
-		if len(u.keys[of]) >= jsonfields.MaxPaths {
+		if !u.keys[of][key] && len(u.keys[of]) >= jsonfields.MaxPaths {
 			u.bad = fmt.Sprintf("%s: rules use more than %d fields", of, jsonfields.MaxPaths)
 			return
 		}

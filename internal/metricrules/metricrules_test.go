@@ -141,6 +141,10 @@ func TestBodyFields(t *testing.T) {
 	for i := range jsonfields.MaxPaths + 1 {
 		rules = append(rules, Rule{Name: "a", Kind: "counter", When: fmt.Sprintf(`request_body["f%d"] == 1`, i)})
 	}
+	again := append(rules[:jsonfields.MaxPaths:jsonfields.MaxPaths], rules[0])
+	if _, err := Compile(again, isToken); err != nil {
+		t.Errorf("the most fields, one of them twice: %v", err)
+	}
 	if _, err := Compile(rules, isToken); err == nil || !strings.Contains(err.Error(), "rule 33") || !strings.Contains(err.Error(), "more than 32 fields") {
 		t.Errorf("too many fields: %v", err)
 	}
