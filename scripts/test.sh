@@ -39,7 +39,8 @@ case ${1:-usual} in
       also=TestModePerProcess
       if [ "$kernel" = "${!#}" ]; then also=TestMemoryChain; fi
       RUN="TestLoadAll|TestKernelMode|$also" scripts/vm/matrix.sh "$kernel"
-      export BUILT=1 # for the next one
+      case $kernel in *-arm64) built="${built:-} arm64" ;; *) built="${built:-} amd64" ;; esac
+      export BUILT=$built # for the next one
     done
     ;;
   matrix)

@@ -12,7 +12,7 @@
 #                                       runs that are done in pieces
 #   TRACER_TEST_PATIENCE=N              stretches time limits, for a machine that is busy
 #   MINUTES=18                          how long a kernel's tests may take
-#   BUILT=1                             takes the programs that the last run built
+#   BUILT="amd64 arm64"                 takes what the last run built for these
 #   TRACER_BYTES_REQUESTS=N ...         how much TestBytes and TestMemoryChain do
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -69,8 +69,8 @@ for name in "$@"; do
     *) amd64=1 ;;
   esac
 done
-if [ -n "${amd64:-}" ] && [ -z "${BUILT:-}" ]; then build amd64; fi
-if [ -n "${arm64:-}" ] && [ -z "${BUILT:-}" ]; then build arm64; fi
+if [ -n "${amd64:-}" ] && [[ " ${BUILT:-} " != *" amd64 "* ]]; then build amd64; fi
+if [ -n "${arm64:-}" ] && [[ " ${BUILT:-} " != *" arm64 "* ]]; then build arm64; fi
 settings=()
 for name in TRACER_BYTES_REQUESTS TRACER_BYTES_FROM TRACER_BYTES_SEED TRACER_CHAIN_REQUESTS; do
   if [ -n "${!name:-}" ]; then settings+=(-e "$name=${!name}"); fi

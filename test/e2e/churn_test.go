@@ -26,8 +26,8 @@ type churnLoad struct {
 	stop    chan struct{}
 }
 
-// standstill is longer than anybody stops a whole test for, its target included, to have
-// the machine: a client's time-out of 30 s counted that as failed requests.
+// standstill is longer than a machine stands still, targets and test alike: a client's
+// time-out of 30 s counted a minute of that as failed requests.
 const standstill = 5 * time.Minute
 
 func startChurn(targets []*harness.Target, perSecond int) *churnLoad {
