@@ -206,7 +206,8 @@ static __always_inline void call_away(void *map, struct tr_gokey *key, struct tr
 {
 	c->open = 0;
 	/* Signed: what user space deletes is not all of what is counted here. */
-	if ((__s64)(call_entries - call_forgotten) > (__s64)cfg_keep && !bpf_map_delete_elem(map, key))
+	if ((__s64)(call_entries - call_forgotten) > (__s64)cfg_keep &&
+	    !bpf_map_delete_elem(map, key))
 		__sync_fetch_and_add(&call_entries, -1);
 }
 

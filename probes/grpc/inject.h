@@ -72,8 +72,7 @@ const struct gr_write gr_write_zero = {};
 /* Whether an entry is of this run of the program, and not old. */
 static __always_inline bool write_current(const struct gr_write *wr, const struct tr_who *w)
 {
-	return wr->epoch == w->proc->epoch &&
-	       bpf_ktime_get_ns() - wr->start_ns < WRITE_WITHIN_NS;
+	return wr->epoch == w->proc->epoch && bpf_ktime_get_ns() - wr->start_ns < WRITE_WITHIN_NS;
 }
 
 /* Whether the fields at addr begin as those of a call do. */
@@ -193,8 +192,7 @@ static __noinline int write_begins(struct pt_regs *ctx, struct tr_who *w)
 	wr = bpf_map_lookup_elem(&gr_writes, &w->key);
 	if (!e || !wr)
 		return 0;
-	if (!write_current(wr, w) || wr->stream != (__u32)GO_ARG1(ctx) ||
-	    !are_fields(w->key.id)) {
+	if (!write_current(wr, w) || wr->stream != (__u32)GO_ARG1(ctx) || !are_fields(w->key.id)) {
 		count_prop(PROP_UNKNOWN_BUF);
 	} else if (fields_lack(wr, w->key.id, go_reg(ctx, 4))) {
 		w->key.id = go_id(w->ge, GO_G(ctx));
@@ -294,7 +292,8 @@ static __always_inline int write_ends(struct pt_regs *ctx)
 	if (!wr)
 		return 0; /* a call that is not written into */
 	/* what the header says need not be told by connection */
-	if (write_current(wr, &w) && write_field(wr, bpf_map_lookup_elem(&gr_exes, &w.proc->exe_id)) && wr->announced)
+	if (write_current(wr, &w) &&
+	    write_field(wr, bpf_map_lookup_elem(&gr_exes, &w.proc->exe_id)) && wr->announced)
 		bpf_map_delete_elem(&tr_conns, &wr->key);
 	bpf_map_delete_elem(&gr_writes, &w.key);
 	return 0;

@@ -240,8 +240,9 @@ struct {
 	__type(value, struct nh_scratches);
 } nh_scratch SEC(".maps");
 
-/* The scratch that this program may use until scratch_put; NULL when there is none. A program that finds a number other than its own 1 leaves it alone: of two that
- * interrupt each other none or one gets it. Atomics that fetch need Linux 5.12. */
+/* The scratch that this program may use until scratch_put; NULL when there is none. A program that
+ * finds a number other than its own 1 leaves it alone: of two that interrupt each other none or one
+ * gets it. Atomics that fetch need Linux 5.12. */
 static __always_inline struct nh_scratch *scratch_get(void)
 {
 	__u32 zero = 0;
