@@ -30,18 +30,11 @@ case ${1:-usual} in
     # One package at a time: tests that count what the kernel counts must not
     # meet another test's agent, and two processors are few.
     go test -count=1 -p 1 -timeout 40m ./...
-    # shellcheck disable=SC2086 # a list
-    set -- ${TRACER_KERNELS-5.10 7.3}
-    export TRACER_CHAIN_REQUESTS=48 GO_VERSIONS=1.26.8
-    # Whole traces only in the last one, and each process's own mode only in the others: a
-    # run is to stay short.
-    for kernel; do
-      also=TestModePerProcess
-      if [ "$kernel" = "${!#}" ]; then also=TestMemoryChain; fi
-      RUN="TestLoadAll|TestKernelMode|$also" scripts/vm/matrix.sh "$kernel"
-      case $kernel in *-arm64) built="${built:-} arm64" ;; *) built="${built:-} amd64" ;; esac
-      export BUILT=$built # for the next one
-    done
+    kernels=${TRACER_KERNELS-5.10 7.3}
+    if [ -n "$kernels" ]; then
+      # shellcheck disable=SC2086 # a list
+      GO_VERSIONS=1.26.8 RUN='TestLoadAll|TestModePerProcess|TestKernelMode' scripts/vm/matrix.sh $kernels
+    fi
     ;;
   matrix)
     TRACER_MATRIX=full go test -count=1 -timeout 80m -v -run 'TestMatrix' ./test/e2e/

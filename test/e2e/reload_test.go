@@ -135,7 +135,7 @@ func TestReload(t *testing.T) {
 		}
 	})
 	t.Run("probe off", func(t *testing.T) {
-		r.reload(config(true, "probes: {nethttp: false}\n"))
+		r.reload(config(true, "probes: {nethttp: false, websocket: false}\n")) // both have points in it
 		r.until("detached", withinKill, func() bool { return r.Links() == base })
 		r.reload(config(true, ""))
 		r.until("attached again", withinKill, func() bool { return r.Links() > base })
