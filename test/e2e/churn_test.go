@@ -3,7 +3,6 @@ package e2e
 import (
 	"cmp"
 	"fmt"
-	"io"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -57,7 +56,7 @@ func (l *churnLoad) work(client *http.Client, url string, at time.Time, every ti
 		case <-time.After(time.Until(at)):
 		}
 		begin := time.Now()
-		err := fetchWith(client, url)
+		_, err := harness.TryGetBy(client, url)
 		took := time.Since(begin)
 		if behind := time.Since(at); behind > time.Second {
 			at = at.Add(behind) // what was not sent meanwhile is not made up for
@@ -70,21 +69,6 @@ func (l *churnLoad) work(client *http.Client, url string, at time.Time, every ti
 		}
 		l.mu.Unlock()
 	}
-}
-
-func fetchWith(client *http.Client, url string) error {
-	resp, err := client.Get(url)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
-		return err
-	}
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", url, resp.Status)
-	}
-	return nil
 }
 
 // end stops the load; every request must have been answered.

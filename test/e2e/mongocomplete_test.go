@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"os"
@@ -131,7 +130,7 @@ func ownLoad(t *testing.T, tg *harness.Target, requests int) {
 	for range 64 {
 		wg.Go(func() {
 			for id := int(next.Add(1)) - 1; id < requests; id = int(next.Add(1)) - 1 {
-				if got, err := tryGet(client, tg.URL(fmt.Sprint("/own/", id))); err != nil || got != "ok" {
+				if got, err := harness.TryGetBy(client, tg.URL(fmt.Sprint("/own/", id))); err != nil || got != "ok" {
 					t.Errorf("request %d: %q, %v", id, got, err)
 					return
 				}
@@ -142,16 +141,6 @@ func ownLoad(t *testing.T, tg *harness.Target, requests int) {
 	if t.Failed() {
 		t.FailNow()
 	}
-}
-
-func tryGet(client *http.Client, url string) (string, error) {
-	resp, err := client.Get(url)
-	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	return string(body), err
 }
 
 func checkOwn(t *testing.T, spans []harness.Span, requests int) {

@@ -42,7 +42,7 @@ func TestUpheaval(t *testing.T) {
 				}
 				sent[i]++
 				begin := time.Now()
-				if err := fetchWith(client, tg.URL("/plain")); err != nil {
+				if _, err := harness.TryGetBy(client, tg.URL("/plain")); err != nil {
 					failed[i] = append(failed[i], fmt.Sprintf("%s, after %v: %v", begin.UTC().Format(time.RFC3339Nano), time.Since(begin), err))
 				}
 			}

@@ -173,8 +173,11 @@ func Get(t testing.TB, url string) string {
 }
 
 // TryGet is Get with an error.
-func TryGet(url string) (string, error) {
-	resp, err := Client.Get(url)
+func TryGet(url string) (string, error) { return TryGetBy(Client, url) }
+
+// TryGetBy is TryGet with another client.
+func TryGetBy(client *http.Client, url string) (string, error) {
+	resp, err := client.Get(url)
 	if err != nil {
 		return "", err
 	}
