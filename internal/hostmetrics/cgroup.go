@@ -169,7 +169,8 @@ func (g *group) read(observe telemetry.Observe) {
 
 func (g *group) readV2(observe telemetry.Observe) {
 	stat := keyValues(g.v2 + "/cpu.stat")
-	if _, ok := stat["user_usec"]; ok {
+	// With both versions mounted either counts it.
+	if _, ok := stat["user_usec"]; ok && g.cpuacct == "" {
 		observe(contCPUTime, stat["user_usec"]/1e6, user)
 		observe(contCPUTime, stat["system_usec"]/1e6, system)
 	}

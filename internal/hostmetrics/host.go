@@ -203,7 +203,15 @@ func (h *host) space(observe telemetry.Observe) {
 }
 
 func (h *host) findFilesystems() (out []filesystem) {
+	// PID 1's view: the agent may run in a container.
+	root := filepath.Join(h.s.o.Proc, "1/root")
 	mounted, err := h.s.fs.GetProcMounts(1)
+	var st unix.Statfs_t
+	own := err != nil || unix.Statfs(root, &st) != nil
+	if own { // PID 1 may not be looked at: what this process sees of whole file systems
+		root = "/"
+		mounted, err = h.s.fs.GetMounts()
+	}
 	if err != nil {
 		return nil
 	}
@@ -212,14 +220,16 @@ func (h *host) findFilesystems() (out []filesystem) {
 		if !slices.Contains(localTypes, m.FSType) || seen[m.MajorMinorVer] || len(out) == maxFilesystems {
 			continue
 		}
+		if own && m.Root != "/" && m.FSType != "btrfs" {
+			continue // a file or folder that was mounted into a container
+		}
 		seen[m.MajorMinorVer] = true
 		kvs := []attribute.KeyValue{
 			attribute.String("system.device", m.Source), attribute.String("system.filesystem.mountpoint", m.MountPoint),
 			attribute.String("system.filesystem.type", m.FSType),
 		}
 		out = append(out, filesystem{
-			// PID 1's view: the agent may run in a container.
-			path: filepath.Join(h.s.o.Proc, "1/root", m.MountPoint),
+			path: filepath.Join(root, m.MountPoint),
 			used: attribute.NewSet(append(slices.Clone(kvs), attribute.String("system.filesystem.state", "used"))...),
 			free: attribute.NewSet(append(slices.Clone(kvs), attribute.String("system.filesystem.state", "free"))...),
 		})

@@ -192,41 +192,6 @@ func entries(t *testing.T, dir string) int {
 	return len(list)
 }
 
-// TestBusyProcess: CPU time is between what /proc said before and after, and the
-// utilization is that of one CPU at most.
-func TestBusyProcess(t *testing.T) {
-	key := start(t, "/bin/sh", "-c", "while :; do :; done")
-	read, _ := source(t).Open(key)
-	take(read)
-	cpu := func() float64 {
-		p, err := procfs.NewProc(int(key.PID))
-		if err != nil {
-			t.Fatal(err)
-		}
-		stat, err := p.Stat()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return stat.CPUTime()
-	}
-	for deadline := time.Now().Add(30 * time.Second); cpu() < 0.3; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the busy process does not run")
-		}
-	}
-	before := cpu()
-	got := take(read)
-	after := cpu()
-	sum := got["process.cpu.time{cpu.mode=user}"] + got["process.cpu.time{cpu.mode=system}"]
-	if sum < before-1e-9 || sum > after+1e-9 {
-		t.Errorf("CPU time %v, /proc says %v before and %v after", sum, before, after)
-	}
-	util := got["process.cpu.utilization{cpu.mode=user}"] + got["process.cpu.utilization{cpu.mode=system}"]
-	if util <= 0 || util > 1 {
-		t.Errorf("utilization %v", util)
-	}
-}
-
 // TestUtilizationOfHost: a process that used two of a host's eight CPUs has used a
 // quarter of it, on whatever CPUs the agent may run.
 func TestUtilizationOfHost(t *testing.T) {
@@ -366,75 +331,6 @@ func TestHost(t *testing.T) {
 	}
 	if d := time.Since(since).Seconds(); math.Abs(d-got["system.uptime"]) > 2 {
 		t.Errorf("up for %v, counters count since %v", got["system.uptime"], d)
-	}
-}
-
-// TestCgroupV1 puts a busy process under a real limit.
-func TestCgroupV1(t *testing.T) {
-	s := source(t)
-	cpu, ok := s.groups["cpu"]
-	mem, ok2 := s.groups["memory"]
-	if !ok || !ok2 {
-		t.Skip("no cgroup v1 with cpu and memory is mounted")
-	}
-	name := fmt.Sprintf("tracer-agent-test-%d", os.Getpid())
-	cpuDir, memDir := filepath.Join(cpu, name), filepath.Join(mem, name)
-	for _, dir := range []string{cpuDir, memDir} {
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			t.Skipf("cannot make a control group: %v", err)
-		}
-		t.Cleanup(func() { _ = os.Remove(dir) })
-	}
-	write := func(path, value string) {
-		if err := os.WriteFile(path, []byte(value), 0o644); err != nil {
-			t.Skipf("cannot set up the control group: %v", err)
-		}
-	}
-	write(cpuDir+"/cpu.cfs_period_us", "20000")
-	write(cpuDir+"/cpu.cfs_quota_us", "5000")
-	write(memDir+"/memory.limit_in_bytes", "67108864")
-	key := start(t, "/bin/sh", "-c", "while :; do :; done")
-	t.Cleanup(func() { _ = exec.Command("kill", "-9", strconv.Itoa(int(key.PID))).Run() })
-	for _, dir := range []string{cpuDir, memDir} {
-		write(dir+"/cgroup.procs", strconv.Itoa(int(key.PID)))
-	}
-	read, _ := s.Open(key)
-	var got values
-	for deadline := time.Now().Add(30 * time.Second); got["container.cpu.throttled_periods"] == 0; time.Sleep(20 * time.Millisecond) {
-		if got = take(read); time.Now().After(deadline) {
-			t.Fatalf("not throttled: %v", got)
-		}
-	}
-	before := keyValues(cpuDir + "/cpu.stat")
-	clear(s.groupValues) // not what was read for another process just before
-	got = take(read)
-	after := keyValues(cpuDir + "/cpu.stat")
-	for name, key := range map[string]string{"container.cpu.periods": "nr_periods", "container.cpu.throttled_periods": "nr_throttled"} {
-		if got[name] < before[key] || got[name] > after[key] {
-			t.Errorf("%s is %v, the file says %v before and %v after", name, got[name], before[key], after[key])
-		}
-	}
-	if v := got["container.cpu.throttled_time"]; v < before["throttled_time"]/1e9 || v > after["throttled_time"]/1e9 {
-		t.Errorf("throttled for %v s, the file says %v to %v ns", v, before["throttled_time"], after["throttled_time"])
-	}
-	// The shell's memory was charged before it came here.
-	if usage, ok := number(memDir + "/memory.usage_in_bytes"); !ok || got["container.memory.usage"] != usage {
-		t.Errorf("memory %v, the file says %v", got["container.memory.usage"], usage)
-	}
-	if got["container.cpu.limit"] != 0.25 || got["container.memory.limit"] != 64<<20 {
-		t.Errorf("limits %v CPUs, %v bytes", got["container.cpu.limit"], got["container.memory.limit"])
-	}
-	if v, ok := got["container.memory.oom_kills"]; !ok || v != 0 {
-		t.Errorf("%v processes were killed (read: %v), want none", v, ok)
-	}
-	// A program that takes memory without end is killed by the kernel.
-	hog := exec.Command("/bin/sh", "-c", "echo $$ > "+memDir+"/cgroup.procs && exec tail /dev/zero")
-	if err := hog.Run(); err == nil {
-		t.Error("a program that takes all memory was not killed")
-	}
-	clear(s.groupValues)
-	if v := take(read)["container.memory.oom_kills"]; v != 1 {
-		t.Errorf("%v processes were killed, want 1", v)
 	}
 }
 
