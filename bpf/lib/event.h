@@ -70,11 +70,10 @@ const volatile __u64 cfg_wake_bytes = 1 << 20;
  * time that end a silence one or both wake the reader. */
 static volatile __u64 last_spoken_ns;
 
-/* Whether the record that is submitted next wakes the reader. */
-static __always_inline __u64 event_flags(void)
+/* Whether the record that is submitted next, at the time now, wakes the reader. */
+static __always_inline __u64 event_flags(__u64 now)
 {
 	__u64 fill = bpf_ringbuf_query(&tr_events, BPF_RB_AVAIL_DATA);
-	__u64 now = bpf_ktime_get_ns();
 	__s64 silent = now - last_spoken_ns; /* below 0: another processor was faster */
 	__u64 flags = BPF_RB_NO_WAKEUP;
 
@@ -90,7 +89,7 @@ static __always_inline __u64 event_flags(void)
 
 static __always_inline long event_output(void *rec, __u64 len)
 {
-	return bpf_ringbuf_output(&tr_events, rec, len, event_flags());
+	return bpf_ringbuf_output(&tr_events, rec, len, event_flags(bpf_ktime_get_ns()));
 }
 
 #endif

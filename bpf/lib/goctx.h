@@ -15,6 +15,7 @@
 
 #define MAX_SCOPES      32768
 #define MAX_CTX_HOPS    32
+#define OWN_CTX_HOPS    8
 #define PARENT_GRACE_NS (5ULL * 1000000000ULL)
 
 /* A scope of requests that are not sampled is written again this often, and is good for
@@ -260,8 +261,33 @@ static __noinline struct tr_scope *scope_registered(const struct tr_gokey *key, 
 	return !s->end_ns || read_u64(s->ctx + CANCELCTX_ERR) ? s : NULL;
 }
 
-/* Follow context.Context values from ctx to the context of a known scope. The
- * parent interface is the first field of every standard context type. */
+/* The parent of a context: the interface that is the first field of every standard type. */
+static __always_inline __u64 ctx_parent(struct tr_goexe *ge, __u64 ctx)
+{
+	/* timerCtx of Go 1.20 begins with a *cancelCtx: a heap address, where others
+	 * have the itab of the parent interface. */
+	__u64 first = ge->timer_ptr ? read_u64(ctx) : 0;
+
+	return (first >> 32) - 0xc0 < 0x10 ? first : read_u64(ctx + 8);
+}
+
+/* Whether ctx is the context of the operation that its own goroutine runs, or comes from
+ * it: nearly all calls' is, and to be told so by tr_ctxs is many times dearer. */
+static __noinline int ctx_of_own(struct tr_goexe *ge, const struct tr_scope *own, __u64 ctx)
+{
+	if (own->end_ns || !own->ctx || own->trace_flags & SCOPE_SHARED)
+		return 0;
+	for (int i = 0; i < OWN_CTX_HOPS; i++) {
+		if (!ctx)
+			return 0;
+		if (ctx == own->ctx)
+			return 1;
+		ctx = ctx_parent(ge, ctx);
+	}
+	return 0;
+}
+
+/* Follow context.Context values from ctx to the context of a known scope. */
 static __noinline struct tr_scope *scope_by_ctx(struct tr_goexe *ge, __u32 tgid, __u64 ctx,
 						__u64 now, __u32 epoch)
 {
@@ -277,12 +303,8 @@ static __noinline struct tr_scope *scope_by_ctx(struct tr_goexe *ge, __u32 tgid,
 		s = key.id ? scope_registered(&key, ctx, child, now, epoch) : NULL;
 		if (s)
 			return s;
-		/* timerCtx of Go 1.20 begins with a *cancelCtx: a heap address, where others
-		 * have the itab of the parent interface. */
-		__u64 first = ge->timer_ptr ? read_u64(ctx) : 0;
-
 		child = ctx;
-		ctx = (first >> 32) - 0xc0 < 0x10 ? first : read_u64(ctx + 8);
+		ctx = ctx_parent(ge, ctx);
 	}
 	return NULL;
 }

@@ -244,14 +244,18 @@ static __noinline struct tr_scope *scope_by_kin(struct tr_goexe *ge, const struc
 static __always_inline struct tr_scope *find_scope(struct tr_goexe *ge, __u32 tgid, __u64 g,
 						   __u64 goid, __u64 ctx, __u64 now, __u32 epoch)
 {
-	struct tr_scope *s = scope_by_ctx(ge, tgid, ctx, now, epoch);
 	struct tr_gokey key = { .tgid = tgid, .id = goid };
+	struct tr_scope *own = bpf_map_lookup_elem(&tr_scopes, &key), *s;
 
+	if (own && own->epoch != epoch)
+		own = NULL;
+	if (own && ctx_of_own(ge, own, ctx) && scope_usable(own, now))
+		return own;
+	s = scope_by_ctx(ge, tgid, ctx, now, epoch);
 	if (s)
 		return s;
-	s = bpf_map_lookup_elem(&tr_scopes, &key);
-	if (s && s->epoch == epoch)
-		return scope_usable(s, now) ? s : NULL;
+	if (own)
+		return scope_usable(own, now) ? own : NULL;
 	return scope_by_kin(ge, &key, g, now, epoch);
 }
 

@@ -46,13 +46,8 @@ const (
 )
 
 type bpfMgOp struct {
-	_  structs.HostLayout
-	Ev bpfMongoEvent
-	S  struct {
-		_   structs.HostLayout
-		Ptr uint64
-		Len uint64
-	}
+	_    structs.HostLayout
+	Ev   bpfMongoEvent
 	Head [64]uint8
 }
 

@@ -72,8 +72,7 @@ struct mongo_event {
 
 struct mg_op {
 	struct mongo_event ev;
-	struct go_str s; /* scratch */
-	__u8 head[64];   /* the same: first bytes of a message */
+	__u8 head[64]; /* scratch: first bytes of a message */
 };
 
 /* One major version's part. */
@@ -239,13 +238,22 @@ static __always_inline void put_end(struct mg_op *op, __u64 wm, __u64 len)
 			 END_CAP, END_MAX);
 }
 
+/* The scratch is where an error would be: in a line of memory that is written anyway. */
+static __always_inline void put_addr(struct mg_op *op, __u64 addr)
+{
+	struct go_str *s = (struct go_str *)op->ev.err.raw;
+
+	call_put_gostr(&op->ev.call, op->ev.tail, &op->ev.addr, addr, s, 1, ADDR_MAX);
+	s->ptr = s->len = 0;
+}
+
 /* Fill an entry from the connection c and what is written to it. 0, or what does not look
  * as expected at the first look at an executable's driver. */
 static __noinline int fill(struct mg_op *op, struct mg_driver *d, __u64 c, __u64 wm, __u64 len)
 {
 	if ((!d->sane || len > REQUEST_MAX) && bpf_probe_read_user(op->head, 32, (void *)wm))
 		count_lost(probe_id, LOST_READ);
-	call_put_gostr(&op->ev.call, op->ev.tail, &op->ev.addr, c + d->addr, &op->s, 1, ADDR_MAX);
+	put_addr(op, c + d->addr);
 	if (!d->sane) {
 		if (!is_message(op, len))
 			return CHECK_MESSAGE;

@@ -69,7 +69,7 @@ static __always_inline int body_output(struct nh_op *op, __u32 kind, __u64 addr,
 	b->len = len;
 	if (len && bpf_probe_read_user(b->raw, len, (void *)addr))
 		b->len = 0;
-	bpf_ringbuf_submit(b, event_flags());
+	bpf_ringbuf_submit(b, event_flags(bpf_ktime_get_ns()));
 	return 1;
 }
 
