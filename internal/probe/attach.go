@@ -81,6 +81,21 @@ func (a *Attached) wants(s *Spec, pt Point) bool {
 	return ok && !a.closed && !a.off[s.Name] && !a.muted[s.Name] && a.links[pointKey{s.Name, pt.Name}] == nil
 }
 
+// lazy says that a point is not attached with its group.
+func (a *Attached) lazy(s *Spec, pt Point) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return pt.Lazy || a.Placed[s.Name].Lazy[pt.Name]
+}
+
+// awake: from now on the point is attached with its group, if it has been lazy in this
+// executable only.
+func (a *Attached) awake(s *Spec, pt Point) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.Placed[s.Name].Lazy, pt.Name)
+}
+
 // attachPoint puts a program on a point. The link stays referenced in a.links:
 // the library closes links that nobody holds.
 func (a *Attached) attachPoint(s *Spec, pt Point, prog *ebpf.Program, multi bool) error {

@@ -340,7 +340,7 @@ func refusals(a *Attached) []error {
 func (m *Manager) attachGroup(ctx context.Context, a *Attached, s *Spec, g Group) error {
 	var done []Point
 	for _, pt := range slices.Backward(s.Points) {
-		if pt.Group != g.Name || pt.Lazy || !pt.forGo(a.Exe.GoVersion().Minor) {
+		if pt.Group != g.Name || a.lazy(s, pt) || !pt.forGo(a.Exe.GoVersion().Minor) {
 			continue
 		}
 		err := ctx.Err()

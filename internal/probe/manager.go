@@ -301,6 +301,7 @@ func (m *Manager) setPoint(id uint32, point string, on bool) {
 				}
 				var err error
 				if on {
+					a.awake(s, pt)
 					err = m.attachPoint(a, s, pt)
 				} else {
 					err = a.detachPoint(s.Name, pt.Name)

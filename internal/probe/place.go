@@ -19,6 +19,7 @@ var ErrNothingToDo = errors.New("the program has nothing that a probe is for")
 func indexFuncs(exe *goexe.Exe, specs []*Spec) error {
 	exact, parents := []string{goexe.AllGsFunc}, []string(nil)
 	for _, s := range specs {
+		exact = append(exact, s.Functions...)
 		for _, p := range s.Points {
 			exact = append(exact, p.Site.Funcs...)
 			exact = append(exact, p.Site.Callees...)
@@ -49,6 +50,7 @@ func newPlaced(exe *goexe.Exe) *Placed {
 		Groups:  map[string]bool{},
 		Absent:  map[string]bool{},
 		Refused: map[string]error{},
+		Lazy:    map[string]bool{},
 	}
 }
 

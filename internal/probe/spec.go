@@ -99,6 +99,9 @@ type Spec struct {
 	// Optional are modules of Fields that the probe can do without when their versions are
 	// not known: groups that need them refuse themselves by their Check.
 	Optional []string
+	// Functions are further names that Check asks Placed.Exe for: they are looked for in the
+	// same pass as those of Points.
+	Functions []string
 	// Table is the probe's embedded table of known offsets.
 	Table func() (*offsets.Table, error)
 	// Load returns the probe's collection spec.
@@ -181,7 +184,8 @@ type Group struct {
 	Name string
 	// What says in words what the group sees.
 	What string
-	// Check returns an error when an offset is missing that the group needs.
+	// Check returns an error when an offset is missing that the group needs. It may set
+	// Placed.Lazy.
 	Check func(*Placed) error
 }
 
@@ -197,6 +201,8 @@ type Placed struct {
 	// Absent are the groups whose functions the program does not have.
 	Absent  map[string]bool
 	Refused map[string]error
+	// Lazy are points that are attached on the decoder's request only, in this executable.
+	Lazy map[string]bool
 }
 
 // Offset returns a field's offset, or OffNone when the executable has no such field.

@@ -33,7 +33,8 @@ type bpfSqExe struct {
 	Sane         uint8
 	FatalIsClose uint8
 	Prepares     uint8
-	Pad          [3]uint8
+	Spare        uint8
+	Pad          [2]uint8
 	PgerrName    int32
 	PqerrName    int32
 	ExecEnd      [4]struct {
@@ -155,6 +156,7 @@ const (
 	bpfSqKindK_COMMIT    bpfSqKind = 2
 	bpfSqKindK_ROLLBACK  bpfSqKind = 3
 	bpfSqKindK_POOL      bpfSqKind = 4
+	bpfSqKindK_NATIVE    bpfSqKind = 5
 )
 
 type bpfSqOp struct {
@@ -169,6 +171,13 @@ type bpfSqOp struct {
 	}
 	Word uint64
 }
+
+type bpfSqSpare uint32
+
+const (
+	bpfSqSpareSPARE_EXEC  bpfSqSpare = 1
+	bpfSqSpareSPARE_QUERY bpfSqSpare = 2
+)
 
 type bpfSqStr uint32
 
@@ -391,6 +400,7 @@ const (
 	bpfVarKeepCheck      = "keep_check"
 	bpfVarKeepFlag       = "keep_flag"
 	bpfVarKeepKind       = "keep_kind"
+	bpfVarKeepSpare      = "keep_spare"
 	bpfVarKeepStr        = "keep_str"
 	bpfVarKeepType       = "keep_type"
 	bpfVarProbeId        = "probe_id"
@@ -501,6 +511,7 @@ type bpfVariableSpecs struct {
 	KeepCheck      *ebpf.VariableSpec `ebpf:"keep_check"`
 	KeepFlag       *ebpf.VariableSpec `ebpf:"keep_flag"`
 	KeepKind       *ebpf.VariableSpec `ebpf:"keep_kind"`
+	KeepSpare      *ebpf.VariableSpec `ebpf:"keep_spare"`
 	KeepStr        *ebpf.VariableSpec `ebpf:"keep_str"`
 	KeepType       *ebpf.VariableSpec `ebpf:"keep_type"`
 	ProbeId        *ebpf.VariableSpec `ebpf:"probe_id"`
@@ -573,6 +584,7 @@ type bpfVariables struct {
 	KeepCheck      *ebpf.Variable `ebpf:"keep_check"`
 	KeepFlag       *ebpf.Variable `ebpf:"keep_flag"`
 	KeepKind       *ebpf.Variable `ebpf:"keep_kind"`
+	KeepSpare      *ebpf.Variable `ebpf:"keep_spare"`
 	KeepStr        *ebpf.Variable `ebpf:"keep_str"`
 	KeepType       *ebpf.Variable `ebpf:"keep_type"`
 	ProbeId        *ebpf.Variable `ebpf:"probe_id"`

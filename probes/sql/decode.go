@@ -42,6 +42,9 @@ type decoder struct {
 	pools dbpool.Finder // of database/sql
 
 	pgxPools dbpool.Finder
+	// native is when the ends of pgx's calls were asked for, by executable: their number
+	// bounds it.
+	native map[uint32]uint64
 
 	duration *telemetry.DurationOf
 }
@@ -72,6 +75,9 @@ func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) erro
 		return nil
 	case bpfSqKind(d.ev.Kind) == bpfSqKindK_POOL:
 		d.pools.Found(key, rec.ExeID, d.ev.Pool, d.system())
+		return nil
+	case bpfSqKind(d.ev.Kind) == bpfSqKindK_NATIVE:
+		d.unspare(rec.ExeID, call.StartNs)
 		return nil
 	case pgx:
 		d.pgxPools.Seek(key, rec.ExeID, call.EndNs)

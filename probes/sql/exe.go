@@ -44,6 +44,12 @@ func encodeExe(p *probe.Placed) *bpfSqExe {
 	if strings.HasSuffix(p.Points[pointFatal].Func, "Close") {
 		v.FatalIsClose = 1
 	}
+	if p.Lazy[pointExecEnd] {
+		v.Spare |= uint8(bpfSqSpareSPARE_EXEC)
+	}
+	if p.Lazy[pointClose] {
+		v.Spare |= uint8(bpfSqSpareSPARE_QUERY)
+	}
 	if placedAll(p, "prepare_exec_end", "skip_exec_end", "prepare_query_end", "skip_query_end") {
 		v.Prepares = 1
 	}
@@ -58,10 +64,10 @@ func encodeExe(p *probe.Placed) *bpfSqExe {
 	setLocs(v.SkipExecEnd[:], p.Points["skip_exec_end"])
 	setLocs(v.SkipQueryEnd[:], p.Points["skip_query_end"])
 	setLocs(v.BeginEnd[:], p.Points["begin_end"])
-	setLocs(v.PgxExecEnd[:], p.Points["pgx_exec_end"])
+	setLocs(v.PgxExecEnd[:], p.Points[pointExecEnd])
 	setLocs(v.PgxRows[0][:], p.Points["pgx_query"])
 	setLocs(v.PgxRows[1][:], p.Points["pgx_query_2"])
-	setLocs(v.PgxClose[:], p.Points["pgx_close"])
+	setLocs(v.PgxClose[:], p.Points[pointClose])
 	return v
 }
 

@@ -33,7 +33,14 @@ enum sq_kind {
 	K_BEGIN,
 	K_COMMIT,
 	K_ROLLBACK,
-	K_POOL, /* nothing was done; a connection pool was seen */
+	K_POOL,   /* nothing was done; a connection pool was seen */
+	K_NATIVE, /* the same: a call of pgx whose end is not looked at */
+};
+
+/* What of pgx has only its starts looked at, until a program calls it by itself. */
+enum sq_spare {
+	SPARE_EXEC = 1 << 0,
+	SPARE_QUERY = 1 << 1,
 };
 
 enum sq_check {
@@ -107,7 +114,8 @@ struct sq_exe {
 	__u8 sane;                              /* set here */
 	__u8 fatal_is_close;                    /* 1: (*baseRows).fatal is a part of its callers */
 	__u8 prepares; /* 1: every end of a statement that is prepared is seen */
-	__u8 pad[3];
+	__u8 spare;    /* enum sq_spare; bits are cleared here */
+	__u8 pad[2];
 	__s32 pgerr_name, pqerr_name;            /* nameOff of these error types; 0 = not there */
 	struct go_loc exec_end[4], query_end[4]; /* value type, data; error type, data */
 	struct go_loc stmt_exec_end[4], stmt_query_end[4];

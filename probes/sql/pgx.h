@@ -7,6 +7,8 @@
  * Query, which goes on until its rows are closed:
  *   start  in (*Conn).Query, after getRows
  *   end    in (*baseRows).Close, the branch after (*ResultReader).Close; or fatal
+ * Where pgx seems to be there for database/sql only, the ends are spared (spare.go): the
+ * first call that is not below it is told to user space, which has them looked at.
  */
 #ifndef SQ_PGX_H
 #define SQ_PGX_H
@@ -32,6 +34,21 @@ static __always_inline int pgx_below(struct sq_op *op, struct sq_exe *e, __u64 c
 	return 0;
 }
 
+/* What pgx sends to see whether a connection lives: "-- ping" or ";". */
+static __noinline int is_ping(__u64 text, __u64 len)
+{
+	return (len == 7 && read_u32(text) == 0x70202d2d) || (len == 1 && read_u8(text) == ';');
+}
+
+/* A call that is not below database/sql, where the ends are spared. */
+static __noinline int spared(struct sq_op *op, struct tr_gokey *key)
+{
+	count_lost(probe_id, LOST_UNENDED);
+	op->ev.kind = K_NATIVE;
+	finish(key, op);
+	return 0;
+}
+
 /* func (c *Conn) Exec(ctx context.Context, sql string, ...)
  * AX c, BX CX ctx, DI SI sql */
 static __always_inline int pgx_exec_start(struct pt_regs *ctx)
@@ -48,6 +65,8 @@ static __always_inline int pgx_exec_start(struct pt_regs *ctx)
 	op = outer(&w, go_depth(ctx));
 	if (op)
 		return pgx_below(op, e, GO_ARG0(ctx));
+	if (e->spare & SPARE_EXEC && is_ping(go_reg(ctx, 3), go_reg(ctx, 4)))
+		return 0;
 	op = call_begin(&sq_ops, &sq_zero, &w, GO_G(ctx), go_reg(ctx, 2));
 	if (!op)
 		return 0;
@@ -55,6 +74,8 @@ static __always_inline int pgx_exec_start(struct pt_regs *ctx)
 	op->ev.call.flags |= F_PGX;
 	put_config(op, e, GO_ARG0(ctx));
 	put_text(op, go_reg(ctx, 3), go_reg(ctx, 4));
+	if (e->spare & SPARE_EXEC)
+		spared(op, &w.key);
 	return 0;
 }
 
@@ -68,8 +89,11 @@ static __always_inline int pgx_exec_end(struct pt_regs *ctx)
 	if (!who_runs(&w, ctx))
 		return 0;
 	e = exe_of(&w);
+	if (!e)
+		return 0;
+	e->spare &= ~SPARE_EXEC;
 	op = call_open(&sq_ops, &w);
-	if (!e || !op || !(op->ev.call.flags & F_PGX))
+	if (!op || !(op->ev.call.flags & F_PGX))
 		return 0;
 	itab = go_loc_read(ctx, &e->pgx_exec_end[2]);
 	if (itab) {
@@ -131,7 +155,10 @@ static __always_inline int pgx_query_start(struct pt_regs *ctx, __u32 nth)
 		bpf_map_delete_elem(&sq_ops, &w.key);
 		return 0;
 	}
-	return put_rows(op, e, rows);
+	put_rows(op, e, rows);
+	if (e->spare & SPARE_QUERY)
+		spared(op, &w.key);
+	return 0;
 }
 
 #if defined(__TARGET_ARCH_x86)
@@ -154,9 +181,12 @@ static __always_inline int pgx_rows_close(struct pt_regs *ctx)
 	if (!who_runs(&w, ctx))
 		return 0;
 	e = exe_of(&w);
+	if (!e)
+		return 0;
+	e->spare &= ~SPARE_QUERY;
 	w.key.id = GO_RECEIVER(ctx);
 	op = call_open(&sq_ops, &w);
-	if (!e || !op)
+	if (!op)
 		return 0;
 	itab = go_loc_read(ctx, &e->pgx_close[2]);
 	if (itab) {

@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -32,7 +33,12 @@ const (
 	groupPgxQuery = "pgx-query"
 )
 
-const pointFatal = "pgx_fatal"
+// Ends of pgx's calls.
+const (
+	pointExecEnd = "pgx_exec_end"
+	pointClose   = "pgx_close"
+	pointFatal   = "pgx_fatal"
+)
 
 const pathPgx = "github.com/jackc/pgx/v5"
 
@@ -64,15 +70,16 @@ func New(cfg Config) *probe.Spec {
 			probe.Group{Name: groupPgxPools, What: "connection pools of pgx", Check: checkPgxPools})
 	}
 	return &probe.Spec{
-		ID:       ID,
-		Name:     "sql",
-		Doc:      "SQL statements of database/sql and of pgx v5",
-		Points:   points,
-		Groups:   groups,
-		Fields:   pgxFields(),
-		Table:    func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
-		Load:     loadBpf,
-		InFlight: []probe.InFlight{{Map: "sq_ops", MaxAge: probe.CallMaxAge, Forgotten: "call_forgotten"}},
+		ID:        ID,
+		Name:      "sql",
+		Doc:       "SQL statements of database/sql and of pgx v5",
+		Points:    points,
+		Groups:    groups,
+		Fields:    pgxFields(),
+		Functions: append(slices.Clone(pgxNative), pgxStdlib),
+		Table:     func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
+		Load:      loadBpf,
+		InFlight:  []probe.InFlight{{Map: "sq_ops", MaxAge: probe.CallMaxAge, Forgotten: "call_forgotten"}},
 		Prepare: func(cs *ebpf.CollectionSpec) error {
 			if err := cs.Variables["cfg_keep"].Set(uint64(cs.Maps["sq_ops"].MaxEntries / 2)); err != nil {
 				return fmt.Errorf("set cfg_keep: %w", err)
@@ -81,7 +88,7 @@ func New(cfg Config) *probe.Spec {
 		},
 		AttachExe: cfg.attachExe,
 		NewDecoder: func(env probe.DecoderEnv) probe.Decoder {
-			return &decoder{env: env, cfg: cfg, texts: map[statementKey]statement{}, duration: probe.NewDBDuration(),
+			return &decoder{env: env, cfg: cfg, texts: map[statementKey]statement{}, native: map[uint32]uint64{}, duration: probe.NewDBDuration(),
 				pools:    dbpool.Finder{Pools: cfg.Pools, Point: pointSeek, SetPoint: env.SetPoint, Library: poolLibrary},
 				pgxPools: dbpool.Finder{Pools: cfg.Pools, Point: pointPgxSeek, SetPoint: env.SetPoint, Library: pathPgxPool}}
 		},
@@ -95,7 +102,7 @@ func groups() []probe.Group {
 		{Name: groupStmt, What: "database/sql prepared statements without rows"},
 		{Name: groupStmtRows, What: "database/sql prepared queries"},
 		{Name: groupTx, What: "database/sql transactions"},
-		{Name: groupPgxExec, What: "pgx statements without rows", Check: checkPgx},
+		{Name: groupPgxExec, What: "pgx statements without rows", Check: checkPgxExec},
 		{Name: groupPgxQuery, What: "pgx queries", Check: checkPgxQuery},
 	}
 }
@@ -184,13 +191,13 @@ func pgxPoints() []probe.Point {
 	}
 	return []probe.Point{
 		{Name: "pgx_exec", Program: "sq_pgx_exec", Group: groupPgxExec, Site: entry(5, conn+"Exec")},
-		{Name: "pgx_exec_end", Program: "sq_pgx_exec_end", Group: groupPgxExec,
+		{Name: pointExecEnd, Program: "sq_pgx_exec_end", Group: groupPgxExec,
 			Site: probe.Site{Kind: probe.AfterCall, Funcs: []string{conn + "Exec"}, Callees: []string{conn + "exec"}, Results: 4}},
 
 		{Name: "pgx_query", Program: "sq_pgx_query", Group: groupPgxQuery, Site: got(0)},
 		{Name: "pgx_query_2", Program: "sq_pgx_query2", Group: groupPgxQuery, Optional: true, Site: got(1),
 			Lost: "nothing, where there is but one call"},
-		{Name: "pgx_close", Program: "sq_pgx_close", Group: groupPgxQuery,
+		{Name: pointClose, Program: "sq_pgx_close", Group: groupPgxQuery,
 			Site: probe.Site{Kind: probe.AfterCall, Funcs: []string{rows + "Close"}, Callees: []string{reader + "Close"}, Results: 4}},
 		// Where Close asks whether there is a reader, which a query that has failed has not:
 		// once, while rows are closed several times. Elsewhere fatal, or Close where the
@@ -226,6 +233,11 @@ func checkPgx(p *probe.Placed) error {
 	return nil
 }
 
+func checkPgxExec(p *probe.Placed) error {
+	spare(p, pointExecEnd)
+	return checkPgx(p)
+}
+
 // errArch: the receiver of (*baseRows).Close is found by the frame pointer.
 var errArch = errors.New("queries of pgx are seen on amd64 only")
 
@@ -233,5 +245,6 @@ func checkPgxQuery(p *probe.Placed) error {
 	if p.Exe.Arch() != "amd64" {
 		return errArch
 	}
+	spare(p, pointClose, pointFatal)
 	return checkPgx(p)
 }

@@ -228,5 +228,6 @@ char LICENSE[] SEC("license") = "GPL";
 const enum sql_event_type *keep_type __attribute__((unused));
 const enum sq_flag *keep_flag __attribute__((unused));
 const enum sq_kind *keep_kind __attribute__((unused));
+const enum sq_spare *keep_spare __attribute__((unused));
 const enum sq_check *keep_check __attribute__((unused));
 const enum sq_str *keep_str __attribute__((unused));

@@ -270,6 +270,24 @@ func TestMongoHits(t *testing.T) {
 	}
 }
 
+// TestMongoQueryText: what is in db.query.text is the user's choice.
+func TestMongoQueryText(t *testing.T) {
+	needs(t)
+	tg := harness.StartTarget(t, mongoBuilds[0].Path(t), "-uri", "mongodb://"+startMongo(t)+"/")
+	for mode, want := range map[string]string{"off": "", "full": "CANARY"} {
+		t.Run(mode, func(t *testing.T) {
+			agent := traceWith(t, tg, "mongodb:\n  query_text: "+mode+"\n")
+			mark := agent.Mark()
+			harness.Get(t, tg.URL("/do?op=insertOne"))
+			got := mongoSpans(agent.Settle(mark, 2, tg))
+			if len(got) != 1 || got[0].Attr("db.collection.name") != "orders" || !strings.Contains(got[0].Attr("db.query.text"), want) ||
+				(want == "") != (got[0].Attr("db.query.text") == "") {
+				t.Errorf("got %v, want one with %q in db.query.text", got, want)
+			}
+		})
+	}
+}
+
 // TestMongoNetwork: over TLS everything is seen as without, and a connection that is cut
 // in the middle of a command is an error of the network.
 func TestMongoNetwork(t *testing.T) {

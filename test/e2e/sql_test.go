@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -191,7 +192,7 @@ func TestSQLHits(t *testing.T) {
 		{"pgxpool/update", 2},
 		{"pgxpool/row", 3},   // start, and two in Close
 		{"pgxpool/query", 3}, // its rows are closed three times: at their end, by defer, by the pool
-		{"stdlib/update", 4}, // two of database/sql's, two of pgx's
+		{"stdlib/update", 4}, // two of database/sql's, two of pgx's; TestSQLBelow has three
 	} {
 		t.Run(c.call, func(t *testing.T) {
 			harness.Get(t, tg.URL("/"+c.call)) // dials, prepares
@@ -201,6 +202,75 @@ func TestSQLHits(t *testing.T) {
 			agent.Settle(mark, n+1, tg)
 			if got := sqlRuns(agent) - before; got != c.hits*n {
 				t.Errorf("%d hits for %d calls, want %d each", got, n, c.hits)
+			}
+		})
+	}
+}
+
+// TestSQLBelow: where pgx is there for database/sql only, a call costs three hits; a call
+// of pgx itself has the ends of those looked at, and from then on all are seen.
+func TestSQLBelow(t *testing.T) {
+	tg, srv := startSQL(t, harness.Build{Dir: sqlTarget.Dir, Pkg: "below", Mode: harness.Stripped})
+	harness.CountRuns(t)
+	agent := harness.Trace(t, tg)
+	hits := func(call string) {
+		t.Helper()
+		harness.Get(t, tg.URL(call)) // dials
+		before, mark := sqlRuns(agent), agent.Mark()
+		const n = 200
+		if got := harness.Get(t, tg.URL(call+"?n="+strconv.Itoa(n))); got != "ok" {
+			t.Fatal(got)
+		}
+		calls := harness.Of(agent.Settle(mark, n+1, tg), harness.Kind("client"))
+		if got := sqlRuns(agent) - before; got != 3*n || len(calls) != n {
+			t.Errorf("%s: %d hits and %d spans for %d calls, want 3 each and all", call, got, len(calls), n)
+		}
+		for _, s := range calls {
+			if s.Attr("server.address") != srv.Host() {
+				t.Fatalf("%s: no address: %v", call, s)
+			}
+		}
+	}
+	hits("/exec")
+	hits("/query")
+	harness.Get(t, tg.URL("/ping"))
+	hits("/exec")
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		mark := agent.Mark()
+		if got := harness.Get(t, tg.URL("/native")); got != "ok" {
+			t.Fatal(got)
+		}
+		if len(harness.Of(agent.Settle(mark, 1, tg), harness.Kind("client"))) == 2 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the calls of pgx itself are never seen")
+		}
+	}
+	mark := agent.Mark()
+	harness.Get(t, tg.URL("/native?n=50"))
+	if got := harness.Of(agent.Settle(mark, 101, tg), harness.Kind("client")); len(got) != 100 {
+		t.Errorf("%d spans of 100 calls of pgx itself", len(got))
+	}
+	if n := agent.OpenCalls("sq_ops", tg.PID); n != 0 {
+		t.Errorf("%d operations stay open", n)
+	}
+}
+
+// TestSQLQueryText: what is in db.query.text is the user's choice.
+func TestSQLQueryText(t *testing.T) {
+	tg, _ := startSQL(t, sqlTarget)
+	for mode, want := range map[string]string{
+		"off":  "",
+		"full": "UPDATE t_native SET name = 'CANARY' WHERE id > 1 AND name <> $1",
+	} {
+		t.Run(mode, func(t *testing.T) {
+			agent := traceWith(t, tg, "sql:\n  query_text: "+mode+"\n")
+			mark := agent.Mark()
+			harness.Get(t, tg.URL("/pgxpool/update"))
+			calls := harness.Of(agent.Settle(mark, 2, tg), harness.Kind("client"))
+			if len(calls) != 1 || calls[0].Attr("db.query.text") != want {
+				t.Errorf("got %v, want one with db.query.text %q", calls, want)
 			}
 		})
 	}
