@@ -215,8 +215,11 @@ func TestSQLBelow(t *testing.T) {
 	agent := harness.Trace(t, tg)
 	hits := func(call string) {
 		t.Helper()
+		mark := agent.Mark()
 		harness.Get(t, tg.URL(call)) // dials
-		before, mark := sqlRuns(agent), agent.Mark()
+		agent.Settle(mark, 2, tg)
+		before := sqlRuns(agent)
+		mark = agent.Mark()
 		const n = 200
 		if got := harness.Get(t, tg.URL(call+"?n="+strconv.Itoa(n))); got != "ok" {
 			t.Fatal(got)
