@@ -151,6 +151,17 @@ spec:
 YAML
 first() { grep -q '"url.path","value":{"stringValue":"/first"}' "$work/spans.json"; }
 soon 30 "the first request of a pod, a second after its start" first
+# How long that took from the start of its program on.
+python3 - "$work/spans.json" "$(pgrep -of '^/early ')" <($cluster kubectl -n observability logs ds/tracer-agent) <<'PY'
+import datetime, re, sys, time
+spans, pid, log = sys.argv[1:]
+ticks = int(open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[19])
+start = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / 100
+line = next(l for l in open(log) if "msg=instrumented" in l and f" pid={pid} " in l)
+on = datetime.datetime.fromisoformat(re.search(r"time=(\S+)", line)[1].replace("Z", "+00:00")).timestamp()
+began = [int(m) / 1e9 for l in open(spans) for m in re.findall(r'"startTimeUnixNano":"(\d+)"(?:(?!startTimeUnixNano).)*"url.path","value":{"stringValue":"/first"}', l)]
+print(f"its probes were on {on - start:.2f} s after its start, its first request began {min(began) - start:.2f} s and its span was here {time.time() - start:.2f} s after")
+PY
 
 $cluster kubectl delete pod "$front" --wait=true >/dev/null
 $cluster kubectl rollout status deploy/front --timeout=60s >/dev/null

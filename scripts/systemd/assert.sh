@@ -4,11 +4,11 @@
 # /test holds the package and the program. The last line is "@@exit STATUS".
 # shellcheck disable=SC2015,SC2317 # fail ends all; functions are called by soon
 set -u
-exec </dev/null >>/dev/console 2>&1
+exec </dev/null >>/dev/ttyS1 2>&1
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive SYSTEMD_PAGER='' SYSTEMD_COLORS=0
-patience=${PATIENCE:-180}
+patience=${PATIENCE:-600}
 end() {
-	[ "$1" = 0 ] || journalctl -u tracer-agent -o cat --no-pager | tail -n 25
+	[ "$1" = 0 ] || journalctl -u tracer-agent -o short-monotonic --no-pager | tail -n 40
 	echo "@@exit $1"
 	sleep 1
 	systemctl --force --force reboot

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # make test-systemd: a Debian with systemd as its first process, in QEMU, into which the
-# package of make package is installed: scripts/systemd/assert.sh runs in there. A container
-# will not do: the agent needs the initial pid namespace, where systemd must be process 1.
-# Software emulation: no KVM is needed. Needs root, debootstrap, qemu-system-x86, cpio,
-# busybox-static.
+# package of make package is installed: scripts/systemd/assert.sh runs in there, and what it
+# says is kept in out/systemd.log, the console beside it. A container will not do: the agent
+# needs the initial pid namespace, where systemd must be process 1. Software emulation: no
+# KVM is needed, and an agent takes minutes to load its programs. Needs root, debootstrap,
+# qemu-system-x86, cpio, busybox-static.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 deb=$(ls out/package/*_amd64.deb)
+log=$PWD/out/systemd.log console=$PWD/out/systemd.console.log
 root=$(scripts/debian-root.sh systemd systemd-sysv dbus bpftool)
 kernel=$(scripts/vm/kernel.sh "${KERNEL:-6.12}")
 mkdir -p "$work/root/test" "$work/root/etc/systemd/system/multi-user.target.wants" "$work/deb" "$work/initrd/bin" "$work/initrd/new"
@@ -37,20 +39,22 @@ exec /bin/busybox switch_root /new /lib/systemd/systemd
 INIT
 chmod 755 "$work/initrd/init"
 (cd "$work/initrd" && find . | cpio -o -H newc --quiet -R 0:0) >"$work/initrd.cpio"
-# What boot.sh says of the processor's model and of guests that die early holds here, too.
+# cx16: QEMU 7's cmpxchg16b spoils the flags now and then when there are two processors,
+# which kills Linux 6.12 at its start. A guest that dies early is booted again.
 for try in 1 2 3; do
-	timeout --foreground -k 5 "${LIMIT:-900}" qemu-system-x86_64 -M pc,usb=off -cpu Haswell-v4 -accel tcg,thread=multi \
-		-nodefaults -no-user-config -no-reboot -display none -m 2560 -smp 2 -net none -serial stdio \
+	timeout --foreground -k 5 "${LIMIT:-2400}" qemu-system-x86_64 -M pc,usb=off -cpu Haswell-v4,-cx16 -accel tcg,thread=multi \
+		-nodefaults -no-user-config -no-reboot -display none -m 2560 -smp 2 -net none -serial "file:$console" -serial "file:$log" \
 		-kernel "$(find "$work/deb" -type f -name 'vmlinuz*')" -initrd "$work/initrd.cpio" \
-		-append 'quiet loglevel=3 panic=-1 console=ttyS0,115200 tsc=reliable no_timer_check mitigations=off systemd.show_status=0' \
-		</dev/null 2>"$work/err" | tr -d '\r' >"$work/log" || true
-	if grep -qa '^systemd ' "$work/log"; then break; fi
+		-append 'quiet loglevel=3 panic=-1 console=ttyS0,115200 tsc=reliable no_timer_check mitigations=off systemd.show_status=1 systemd.getty_auto=0 systemd.condition_needs_update=0' \
+		</dev/null 2>"$work/err" || true
+	sed -i 's/\r$//' "$log"
+	if [ -s "$log" ]; then break; fi
 	echo "test-systemd: try $try ended before the test began" >&2
 done
-sed -n '/^systemd /,/^@@exit/p' "$work/log" | grep -av '^@@'
-if ! grep -qax '@@exit 0' "$work/log"; then
+grep -av '^@@' "$log" || true
+if ! grep -qax '@@exit 0' "$log"; then
 	echo 'test-systemd: failed; the end of the console:' >&2
-	tail -n 30 "$work/log" "$work/err" >&2
+	tail -n 30 "$console" "$work/err" >&2
 	exit 1
 fi
 echo "test-systemd: all passed"
