@@ -39,27 +39,25 @@ func (b *bench) calls(k callKind) error {
 	}
 	defer c.stop()
 	vs := c.variants
-	load := loadSpec{path: "/", conns: 4, duration: b.length / 2}
-	for _, v := range vs { // warm
-		if _, err := b.timed(v, load); err != nil {
-			return err
-		}
+	load := loadSpec{path: "/", conns: 4, duration: b.length}
+	if _, err := b.together(vs, load); err != nil { // warm
+		return err
 	}
 	before, err := c.spans.settled()
 	if err != nil {
 		return err
 	}
-	for r := range 2 * b.rounds { // short ones: neighbours are compared
+	for r := range 2 * b.rounds {
 		if r%2 == 0 {
 			log.Printf("  round %d of %d", r/2+1, b.rounds)
 		}
-		if err := round(vs, r, func(v *variant) error {
-			res, err := b.timed(v, load)
-			v.cpu = append(v.cpu, res.cpuUs/callsEach)
-			v.reqs += res.Requests
+		res, err := b.together(vs, load)
+		if err != nil {
 			return err
-		}); err != nil {
-			return err
+		}
+		for i, v := range vs {
+			v.cpu = append(v.cpu, res[i].cpuUs/callsEach)
+			v.reqs += res[i].Requests
 		}
 	}
 	after, err := c.spans.settled()

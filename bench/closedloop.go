@@ -17,72 +17,106 @@ type lane struct {
 	n   int // answered in full
 }
 
-// closedLoop keeps one request in flight on every connection until the time is up,
-// and returns how many were answered. One thread and epoll: the generator shares its
-// processor with the agent and must leave the server saturated, which goroutines and
-// the runtime's poller do not.
-func closedLoop(conns []net.Conn, req []byte, end time.Time) (int, error) {
-	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err != nil {
-		return 0, err
-	}
-	defer unix.Close(ep)
-	size, err := firstAnswer(conns, req)
-	if err != nil {
-		return 0, err
-	}
-	lanes := make([]lane, len(conns))
+// loop is the connections to one address.
+type loop struct {
+	ep    int
+	lanes []lane
+	size  int // of an answer
+	req   []byte
+	done  int // answered in full
+}
+
+// saturate gives each address in turn a closed loop, and says how many were answered.
+func saturate(conns [][]net.Conn, req []byte, duration time.Duration) ([]loadResult, error) {
+	res := make([]loadResult, len(conns))
+	loops := make([]*loop, len(conns))
 	for i, c := range conns {
-		lanes[i].fd = -1
+		l, err := newLoop(c, req)
+		if err != nil {
+			return nil, err
+		}
+		defer unix.Close(l.ep)
+		loops[i] = l
+	}
+	turn := duration
+	if len(loops) > 1 {
+		turn = slice
+	}
+	for end := time.Now().Add(duration); time.Now().Before(end); {
+		for i, l := range loops {
+			start := time.Now()
+			if err := l.run(start.Add(turn)); err != nil {
+				return nil, err
+			}
+			res[i].Seconds += time.Since(start).Seconds()
+			res[i].Requests = l.done
+		}
+	}
+	return res, nil
+}
+
+func newLoop(conns []net.Conn, req []byte) (l *loop, err error) {
+	l = &loop{req: req, lanes: make([]lane, len(conns)), done: len(conns)} // the first answers
+	if l.size, err = firstAnswer(conns, req); err != nil {
+		return nil, err
+	}
+	if l.ep, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return nil, err
+	}
+	for i, c := range conns {
+		l.lanes[i].fd = -1
 		raw, err := c.(*net.TCPConn).SyscallConn()
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
-		if err := raw.Control(func(fd uintptr) { lanes[i].fd = int(fd) }); err != nil {
-			return 0, err
+		if err := raw.Control(func(fd uintptr) { l.lanes[i].fd = int(fd) }); err != nil {
+			return nil, err
 		}
 		ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(i)}
-		if err := unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, lanes[i].fd, &ev); err != nil {
-			return 0, err
-		}
-		if err := lanes[i].send(req); err != nil {
-			return 0, err
+		if err := unix.EpollCtl(l.ep, unix.EPOLL_CTL_ADD, l.lanes[i].fd, &ev); err != nil {
+			return nil, err
 		}
 	}
+	return l, nil
+}
 
-	var (
-		buf     = make([]byte, 2*size)
-		events  = make([]unix.EpollEvent, len(lanes))
-		done    = len(conns) // the first answers
-		waiting = len(conns)
-	)
-	for waiting > 0 {
-		n, err := unix.EpollWait(ep, events, 30000)
+// run keeps one request in flight on every connection until the time is up. One thread
+// and epoll: the generator shares its processor with the agent and must leave the server
+// saturated, which goroutines and the runtime's poller do not.
+func (l *loop) run(end time.Time) error {
+	for i := range l.lanes {
+		if err := l.lanes[i].send(l.req); err != nil {
+			return err
+		}
+	}
+	buf, events := make([]byte, 2*l.size), make([]unix.EpollEvent, len(l.lanes))
+	for waiting := len(l.lanes); waiting > 0; {
+		n, err := unix.EpollWait(l.ep, events, 30000)
 		if err == unix.EINTR {
 			continue
 		}
 		if err != nil || n == 0 {
-			return done, fmt.Errorf("no answer in 30 s: %w", err)
+			return fmt.Errorf("no answer in 30 s: %w", err)
 		}
 		over := !time.Now().Before(end)
 		for _, ev := range events[:n] {
-			l := &lanes[ev.Fd]
-			whole, err := l.receive(buf, size)
+			one := &l.lanes[ev.Fd]
+			whole, err := one.receive(buf, l.size)
 			if err != nil {
-				return done, err
+				return err
 			}
 			if !whole {
 				continue
 			}
-			done++
+			l.done++
 			if over {
 				waiting--
-			} else if err := l.send(req); err != nil {
-				return done, err
+			} else if err := one.send(l.req); err != nil {
+				return err
 			}
 		}
 	}
-	return done, nil
+	return nil
 }
 
 // firstAnswer sends one request on each connection and returns the length of an

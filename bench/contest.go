@@ -1,6 +1,10 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+	"time"
+)
 
 // variant is one of the servers that take turns.
 type variant struct {
@@ -56,16 +60,6 @@ func (b *bench) contest(name string, plain, sdk procSpec) (_ *contest, err error
 	return c, nil
 }
 
-// round lets each have its turn; another one begins in every round.
-func round(vs []*variant, r int, turn func(*variant) error) error {
-	for i := range vs {
-		if err := turn(vs[(i+r)%len(vs)]); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // stop ends what was started, the last one first.
 func (c *contest) stop() {
 	for i := range c.started {
@@ -79,20 +73,30 @@ type timedResult struct {
 	cpuUs float64 // the server's CPU per request
 }
 
-// timed runs a load and takes the server's CPU time around it.
-func (b *bench) timed(v *variant, s loadSpec) (r timedResult, err error) {
-	s.addr = v.proc.ready.HTTP
-	before, err := cpuTime(v.proc.pid())
+// together runs a load that goes from one server to the next and on, and takes the CPU time
+// of each: cpuUs is what a request took.
+func (b *bench) together(vs []*variant, s loadSpec) ([]timedResult, error) {
+	out := make([]timedResult, len(vs))
+	before := make([]time.Duration, len(vs))
+	var addrs, names []string
+	for i, v := range vs {
+		var err error
+		if before[i], err = cpuTime(v.proc.pid()); err != nil {
+			return nil, err
+		}
+		addrs, names = append(addrs, v.proc.ready.HTTP), append(names, v.name)
+	}
+	s.addr = strings.Join(addrs, ",")
+	res, err := runLoads(s)
 	if err != nil {
-		return r, err
+		return nil, fmt.Errorf("%s: %w", strings.Join(names, ", "), err)
 	}
-	if r.loadResult, err = runLoad(s); err != nil {
-		return r, fmt.Errorf("%s: %w", v.name, err)
+	for i, v := range vs {
+		after, err := cpuTime(v.proc.pid())
+		if err != nil {
+			return nil, err
+		}
+		out[i] = timedResult{res[i], float64((after - before[i]).Nanoseconds()) / 1e3 / float64(res[i].Requests)}
 	}
-	after, err := cpuTime(v.proc.pid())
-	if err != nil {
-		return r, err
-	}
-	r.cpuUs = float64((after - before).Nanoseconds()) / 1e3 / float64(r.Requests)
-	return r, nil
+	return out, nil
 }

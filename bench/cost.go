@@ -29,14 +29,10 @@ func (b *bench) cost() error {
 	defer c.stop()
 	vs := c.variants
 
-	for _, v := range vs { // warm: connections, pages, the agent's first looks
-		if _, err := b.timed(v, loadSpec{path: "/", conns: saturating, duration: b.length / 2}); err != nil {
+	for _, path := range []string{"/", "/call"} { // warm: connections, pages, the agent's first looks
+		if _, err := b.together(vs, loadSpec{path: path, conns: saturating, duration: b.length}); err != nil {
 			return err
 		}
-		if _, err := b.timed(v, loadSpec{path: "/call", conns: saturating, duration: b.length / 2}); err != nil {
-			return err
-		}
-		v.reqs, v.calls = 0, 0
 	}
 	before, err := c.spans.settled()
 	if err != nil {
@@ -49,7 +45,7 @@ func (b *bench) cost() error {
 	var agentCPU, agentIdle time.Duration
 	for r := range b.rounds {
 		log.Printf("  round %d of %d", r+1, b.rounds)
-		if err := round(vs, r, b.turn); err != nil {
+		if err := b.turn(vs); err != nil {
 			return err
 		}
 	}
@@ -69,19 +65,24 @@ func (b *bench) cost() error {
 	return nil
 }
 
-// turn is one round of one variant.
-func (b *bench) turn(v *variant) error {
-	res, err := b.timed(v, loadSpec{path: "/", conns: saturating, duration: b.length})
+// turn is one round of all.
+func (b *bench) turn(vs []*variant) error {
+	load := loadSpec{path: "/", conns: saturating, duration: time.Duration(len(vs)) * b.length}
+	res, err := b.together(vs, load)
 	if err != nil {
 		return err
 	}
-	v.cpu, v.rps = append(v.cpu, res.cpuUs), append(v.rps, float64(res.Requests)/res.Seconds)
-	v.reqs += res.Requests
-	if res, err = b.timed(v, loadSpec{path: "/call", conns: saturating, duration: b.length}); err != nil {
+	load.path = "/call"
+	calls, err := b.together(vs, load)
+	if err != nil {
 		return err
 	}
-	v.call = append(v.call, res.cpuUs)
-	v.calls += res.Requests
+	for i, v := range vs {
+		v.cpu, v.rps = append(v.cpu, res[i].cpuUs), append(v.rps, float64(res[i].Requests)/res[i].Seconds)
+		v.call = append(v.call, calls[i].cpuUs)
+		v.reqs += res[i].Requests
+		v.calls += calls[i].Requests
+	}
 	return nil
 }
 
@@ -98,23 +99,23 @@ func idle(agent *proc) (time.Duration, error) {
 
 func (b *bench) reportCost(vs []*variant, spans int, agentCPU, agentIdle time.Duration) {
 	base, agent, sdk := vs[0], vs[1], vs[2]
-	m := func(f func(*variant) []float64, v *variant) float64 { return median(f(v)) }
 	cpu := func(v *variant) []float64 { return v.cpu }
 	call := func(v *variant) []float64 { return v.call }
 	rps := func(v *variant) []float64 { return v.rps }
+	more := func(f func(*variant) []float64, v *variant) spread { return spreadOf(pairs(f(v), f(base), difference)) }
+	times := func(f func(*variant) []float64, v *variant) spread { return spreadOf(pairs(f(v), f(base), ratio)) }
 	added := func(f func(*variant) []float64, v *variant) string {
-		return fmt.Sprintf("+%.1f µs, %.2fx", m(f, v)-m(f, base), m(f, v)/m(f, base))
+		return fmt.Sprintf("%s µs, %.2fx", more(f, v).text("%+.1f"), times(f, v).median)
 	}
-	ratio := func(f func(*variant) []float64, v *variant) float64 { return m(f, v) / m(f, base) }
 
-	b.report.add(row{what: "CPU per request in the target, added", must: "<= 10 µs and <= 1.5x",
-		agent: added(cpu, agent), sdk: added(cpu, sdk), base: fmt.Sprintf("%.1f µs", m(cpu, base)),
-		ok: m(cpu, agent)-m(cpu, base) <= 10 && ratio(cpu, agent) <= 1.5})
+	b.report.add(row{what: "CPU per request in the target, added; median of pairs [quartiles]", must: "<= 10 µs and <= 1.5x",
+		agent: added(cpu, agent), sdk: added(cpu, sdk), base: fmt.Sprintf("%.1f µs", median(base.cpu)),
+		ok: more(cpu, agent).median <= 10 && times(cpu, agent).median <= 1.5})
 	b.report.add(row{what: "the same, request with one outgoing call (server and client span)", must: "-",
-		agent: added(call, agent), sdk: added(call, sdk), base: fmt.Sprintf("%.1f µs", m(call, base)), ok: true})
+		agent: added(call, agent), sdk: added(call, sdk), base: fmt.Sprintf("%.1f µs", median(base.call)), ok: true})
 	b.report.add(row{what: "requests/s at saturation", must: ">= 0.65x",
-		agent: fmt.Sprintf("%.2fx", ratio(rps, agent)), sdk: fmt.Sprintf("%.2fx", ratio(rps, sdk)),
-		base: fmt.Sprintf("%.0f/s", m(rps, base)), ok: ratio(rps, agent) >= 0.65})
+		agent: times(rps, agent).text("%.2fx"), sdk: fmt.Sprintf("%.2fx", times(rps, sdk).median),
+		base: fmt.Sprintf("%.0f/s", median(base.rps)), ok: times(rps, agent).median >= 0.65})
 
 	want := agent.reqs + 2*agent.calls
 	per := float64(agentCPU.Nanoseconds()) / 1e3 / float64(max(spans, 1))

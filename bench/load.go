@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -20,8 +21,8 @@ import (
 // loadSpec says what one run of the load generator does: closed loop on conns
 // connections, or at a fixed rate over them.
 type loadSpec struct {
-	addr, path string
-	conns      int
+	addr, path string        // several addresses, comma separated, take turns
+	conns      int           // to each of them
 	rate       int           // requests a second over all connections; 0 = as fast as it goes
 	duration   time.Duration // when the run ends, unless
 	requests   int           // so many were sent first; 0 = no limit
@@ -37,10 +38,19 @@ type loadResult struct {
 
 // runLoad runs the generator as a process of its own on the second processor.
 func runLoad(s loadSpec) (loadResult, error) {
-	var res loadResult
+	res, err := runLoads(s)
+	if err != nil {
+		return loadResult{}, err
+	}
+	return res[0], nil
+}
+
+// runLoads is runLoad for several addresses, a result for each.
+func runLoads(s loadSpec) ([]loadResult, error) {
+	var res []loadResult
 	self, err := os.Executable()
 	if err != nil {
-		return res, err
+		return nil, err
 	}
 	cmd := exec.Command("taskset", "-c", loadCPU, self, "load", "-addr", s.addr, "-path", s.path, "-conns", strconv.Itoa(s.conns),
 		"-rate", strconv.Itoa(s.rate), "-duration", s.duration.String(), "-requests", strconv.Itoa(s.requests))
@@ -52,8 +62,10 @@ func runLoad(s loadSpec) (loadResult, error) {
 	if err := json.Unmarshal(out, &res); err != nil {
 		return res, fmt.Errorf("load on %s%s: answer %q: %w", s.addr, s.path, out, err)
 	}
-	if res.Errors > 0 || res.Requests == 0 {
-		return res, fmt.Errorf("load on %s%s: %d requests, %d errors", s.addr, s.path, res.Requests, res.Errors)
+	for _, r := range res {
+		if r.Errors > 0 || r.Requests == 0 {
+			return res, fmt.Errorf("load on %s%s: %d requests, %d errors", s.addr, s.path, r.Requests, r.Errors)
+		}
 	}
 	return res, nil
 }
@@ -86,100 +98,117 @@ type sample struct {
 	err     error
 }
 
-func generate(s loadSpec) (loadResult, error) {
-	req := []byte("GET " + s.path + " HTTP/1.1\r\nHost: " + s.addr + "\r\nUser-Agent: bench\r\n\r\n")
-	conns := make([]net.Conn, s.conns)
-	for i := range conns {
-		c, err := net.Dial("tcp", s.addr)
-		if err != nil {
-			return loadResult{}, err
+func generate(s loadSpec) ([]loadResult, error) {
+	addrs := strings.Split(s.addr, ",")
+	req := []byte("GET " + s.path + " HTTP/1.1\r\nHost: bench\r\nUser-Agent: bench\r\n\r\n")
+	conns := make([][]net.Conn, len(addrs))
+	for i, addr := range addrs {
+		for range s.conns {
+			c, err := net.Dial("tcp", addr)
+			if err != nil {
+				return nil, err
+			}
+			defer c.Close()
+			conns[i] = append(conns[i], c)
 		}
-		defer c.Close()
-		conns[i] = c
+	}
+	if s.rate == 0 && s.requests == 0 {
+		return saturate(conns, req, s.duration)
 	}
 	budget := newBudget(s.requests)
-	if s.rate == 0 && s.requests == 0 {
-		start := time.Now()
-		n, err := closedLoop(conns, req, start.Add(s.duration))
-		return loadResult{Requests: n, Seconds: time.Since(start).Seconds()}, err
-	}
-	samples := make([]sample, s.conns)
+	samples := make([][]sample, s.conns)
 	start := time.Now()
 	end := start.Add(s.duration)
 	var wg sync.WaitGroup
-	for i, c := range conns {
+	for i := range samples {
+		samples[i] = make([]sample, len(addrs))
 		wg.Go(func() {
-			_ = c.SetDeadline(end.Add(30 * time.Second))
-			w := worker{conn: c, req: req, budget: budget, end: end}
+			w := worker{req: req, budget: budget, start: start, end: end}
 			if s.rate > 0 {
 				w.every = time.Second * time.Duration(s.conns) / time.Duration(s.rate)
 				w.next = start.Add(w.every * time.Duration(i) / time.Duration(s.conns))
 			}
-			samples[i] = w.run()
+			for _, c := range conns {
+				_ = c[i].SetDeadline(end.Add(30 * time.Second))
+				w.conns = append(w.conns, c[i])
+			}
+			w.run(samples[i])
 		})
 	}
 	wg.Wait()
 
-	res := loadResult{Seconds: time.Since(start).Seconds()}
-	var all []time.Duration
-	for _, sm := range samples {
-		res.Requests += sm.n
-		all = append(all, sm.latency...)
-		if sm.err != nil {
-			res.Errors++
-			fmt.Fprintln(os.Stderr, "load:", sm.err)
+	res := make([]loadResult, len(addrs))
+	for i := range res {
+		var all []time.Duration
+		res[i].Seconds = time.Since(start).Seconds()
+		for _, of := range samples {
+			res[i].Requests += of[i].n
+			all = append(all, of[i].latency...)
+			if of[i].err != nil {
+				res[i].Errors++
+				fmt.Fprintln(os.Stderr, "load:", of[i].err)
+			}
 		}
-	}
-	if len(all) > 0 {
-		slices.Sort(all)
-		res.P50us = float64(all[len(all)/2].Nanoseconds()) / 1e3
+		if len(all) > 0 {
+			slices.Sort(all)
+			res[i].P50us = float64(all[len(all)/2].Nanoseconds()) / 1e3
+		}
 	}
 	return res, nil
 }
 
+// slice is how long one of several addresses has the load before the next one: shorter than
+// what the machine's speed takes to change, and longer than what a switch disturbs.
+const slice = 40 * time.Millisecond
+
 type worker struct {
-	conn   net.Conn
-	req    []byte
-	budget *budget
-	end    time.Time
-	every  time.Duration // pause between starts, 0 = none
-	next   time.Time
+	conns      []net.Conn // to each address
+	req        []byte
+	budget     *budget
+	start, end time.Time
+	every      time.Duration // pause between starts, 0 = none
+	next       time.Time
+	answer     []byte
 }
 
 // run sends requests until time or budget is up. Latency counts from the moment
 // a request is written: the rates used here leave the server idle in between.
-func (w *worker) run() (s sample) {
-	var answer []byte
+func (w *worker) run(samples []sample) {
 	for time.Now().Before(w.end) && w.budget.take() {
 		if w.every > 0 {
 			time.Sleep(time.Until(w.next))
 			w.next = w.next.Add(w.every)
 		}
 		began := time.Now()
-		if _, err := w.conn.Write(w.req); err != nil {
-			s.err = err
-			return s
-		}
-		if answer == nil {
-			n, err := answerLen(w.conn)
-			if err != nil {
-				s.err = err
-				return s
-			}
-			answer = make([]byte, n)
-		} else if _, err := io.ReadFull(w.conn, answer); err != nil {
-			s.err = err
-			return s
-		} else if !bytes.HasPrefix(answer, []byte("HTTP/1.1 200")) {
-			s.err = fmt.Errorf("answer %q", answer)
-			return s
+		at := int(began.Sub(w.start)/slice) % len(w.conns)
+		s := &samples[at]
+		if s.err = w.one(w.conns[at]); s.err != nil {
+			return
 		}
 		s.n++
 		if w.every > 0 {
 			s.latency = append(s.latency, time.Since(began))
 		}
 	}
-	return s
+}
+
+// one sends a request and reads the answer.
+func (w *worker) one(c net.Conn) error {
+	if _, err := c.Write(w.req); err != nil {
+		return err
+	}
+	if w.answer == nil {
+		n, err := answerLen(c)
+		w.answer = make([]byte, n)
+		return err
+	}
+	if _, err := io.ReadFull(c, w.answer); err != nil {
+		return err
+	}
+	if !bytes.HasPrefix(w.answer, []byte("HTTP/1.1 200")) {
+		return fmt.Errorf("answer %q", w.answer)
+	}
+	return nil
 }
 
 // answerLen reads the first answer and returns its length; the target's answers

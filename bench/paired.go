@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"slices"
-	"time"
 )
 
 // spread is a median between the quartiles around it.
@@ -31,7 +30,7 @@ func (s spread) text(format string) string {
 }
 
 // pairs combines what was measured in the same round: the machine's speed moves more between
-// rounds than what is compared differs.
+// rounds than what is compared differs. Within a round the servers take turns, too (slice).
 func pairs(a, b []float64, f func(a, b float64) float64) []float64 {
 	var out []float64
 	for i := range min(len(a), len(b)) {
@@ -49,24 +48,24 @@ const (
 	sampledRounds = 30
 )
 
-// latency compares p50 at a fixed rate, in short rounds whose order rotates. The agent runs
-// all the time: what it does to start would disturb the round after it.
+// latency compares p50 at a fixed rate. The agent runs all the time: what it does to start
+// would disturb the round after it.
 func (b *bench) latency() error {
 	c, err := b.contest("latency", procSpec{path: b.trivial}, procSpec{path: b.sdktwin})
 	if err != nil {
 		return err
 	}
 	defer c.stop()
-	load := loadSpec{path: "/", conns: 8, rate: fixedRate, duration: max(b.length/4, 100*time.Millisecond)}
+	load := loadSpec{path: "/", conns: 8, rate: fixedRate, duration: b.length}
 	for r := range latencyRounds + 1 {
-		if err := round(c.variants, r, func(v *variant) error {
-			res, err := b.timed(v, load)
+		res, err := b.together(c.variants, load)
+		if err != nil {
+			return err
+		}
+		for i, v := range c.variants {
 			if r > 0 { // the first one is to warm up
-				v.p50 = append(v.p50, res.P50us)
+				v.p50 = append(v.p50, res[i].P50us)
 			}
-			return err
-		}); err != nil {
-			return err
 		}
 	}
 	base, agent, sdk := c.variants[0], c.variants[1], c.variants[2]
@@ -102,16 +101,16 @@ func (b *bench) sampled() error {
 		return err
 	}
 	defer few.stop()
-	load := loadSpec{path: "/", conns: saturating, duration: max(b.length/4, 100*time.Millisecond)}
+	load := loadSpec{path: "/", conns: saturating, duration: b.length}
 	for r := range sampledRounds + 1 {
-		if err := round(vs, r, func(v *variant) error {
-			res, err := b.timed(v, load)
+		res, err := b.together(vs, load)
+		if err != nil {
+			return err
+		}
+		for i, v := range vs {
 			if r > 0 { // the first one is to warm up
-				v.cpu = append(v.cpu, res.cpuUs)
+				v.cpu = append(v.cpu, res[i].cpuUs)
 			}
-			return err
-		}); err != nil {
-			return err
 		}
 	}
 	atAll, atFew := pairs(vs[1].cpu, vs[0].cpu, difference), pairs(vs[2].cpu, vs[0].cpu, difference)
