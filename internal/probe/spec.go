@@ -179,6 +179,10 @@ type InFlight struct {
 // CallMaxAge is the MaxAge of calls: what a program waits for so long is not missed.
 const CallMaxAge = time.Hour
 
+// NoteMaxAge is the MaxAge of notes: twice WRITE_WITHIN_NS of bpf/lib/inject.h, so that
+// nobody writes by one that is deleted.
+const NoteMaxAge = time.Minute
+
 // Group is a set of points that only make sense together.
 type Group struct {
 	Name string

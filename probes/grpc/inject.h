@@ -65,16 +65,6 @@ struct {
 
 const struct gr_write gr_write_zero = {};
 
-/* What waits for longer is not written into: user space takes it away after twice that,
- * never while somebody writes by it. */
-#define WRITE_WITHIN_NS (30ULL * 1000000000)
-
-/* Whether an entry is of this run of the program, and not old. */
-static __always_inline bool write_current(const struct gr_write *wr, const struct tr_who *w)
-{
-	return wr->epoch == w->proc->epoch && bpf_ktime_get_ns() - wr->start_ns < WRITE_WITHIN_NS;
-}
-
 /* Whether the fields at addr begin as those of a call do. */
 static __noinline int are_fields(__u64 addr)
 {
@@ -192,7 +182,8 @@ static __noinline int write_begins(struct pt_regs *ctx, struct tr_who *w)
 	wr = bpf_map_lookup_elem(&gr_writes, &w->key);
 	if (!e || !wr)
 		return 0;
-	if (!write_current(wr, w) || wr->stream != (__u32)GO_ARG1(ctx) || !are_fields(w->key.id)) {
+	if (!note_current(wr->start_ns, wr->epoch, w->proc) || wr->stream != (__u32)GO_ARG1(ctx) ||
+	    !are_fields(w->key.id)) {
 		count_prop(PROP_UNKNOWN_BUF);
 	} else if (fields_lack(wr, w->key.id, go_reg(ctx, 4))) {
 		w->key.id = go_id(w->ge, GO_G(ctx));
@@ -206,7 +197,7 @@ static __noinline int write_begins(struct pt_regs *ctx, struct tr_who *w)
 /* Read the bufWriter; 0 if it does not end with the whole frame of the stream. */
 static __noinline int ends_with_frame(struct gr_write *wr, struct gr_exe *e)
 {
-	__u64 at, len, head;
+	__u64 at;
 
 	if (!wr || !e)
 		return 0;
@@ -225,26 +216,11 @@ static __noinline int ends_with_frame(struct gr_write *wr, struct gr_exe *e)
 		count_prop(PROP_NO_ROOM);
 		return 0;
 	}
-	len = wr->n - wr->at;
-	head = read_u64(wr->buf[0] + wr->at); /* length 3, type 1, flags 1, of the stream 3 */
-	if (len < H2_HEADER_LEN || (bpf_ntohl((__u32)head) >> 8) != len - H2_HEADER_LEN ||
-	    (head >> 24 & 0xff) != H2_HEADERS || !(head >> 32 & H2_END_HEADERS) ||
-	    (head >> 32 & H2_PADDED) ||
-	    bpf_ntohl(read_u32(wr->buf[0] + wr->at + 5)) != wr->stream) {
+	if (!is_headers_frame(wr->buf[0] + wr->at, wr->n - wr->at, wr->stream)) {
 		count_prop(PROP_UNKNOWN_BUF);
 		return 0;
 	}
 	return 1;
-}
-
-/* The frame is n bytes long with its head. */
-static __always_inline long put_frame_len(struct gr_write *wr, __u32 n)
-{
-	n -= H2_HEADER_LEN;
-	wr->tp[72] = n >> 16;
-	wr->tp[73] = n >> 8;
-	wr->tp[74] = n;
-	return bpf_probe_write_user((void *)(wr->buf[0] + wr->at), wr->tp + 72, 3);
 }
 
 static __noinline int write_field(struct gr_write *wr, struct gr_exe *e)
@@ -267,13 +243,13 @@ static __noinline int write_field(struct gr_write *wr, struct gr_exe *e)
 	 * can be written, and take the other back when it cannot after all. */
 	if (bpf_probe_write_user((void *)(wr->buf[0] + wr->n), wr->tp, HPACK_LEN) ||
 	    bpf_probe_write_user(n_addr, &wr->n, 8) ||
-	    put_frame_len(wr, wr->n - wr->at + HPACK_LEN)) {
+	    put_frame_len(wr->buf[0] + wr->at, wr->tp + 72, wr->n - wr->at + HPACK_LEN)) {
 		count_prop(PROP_FAILED);
 		return 0;
 	}
 	wr->n += HPACK_LEN;
 	if (bpf_probe_write_user(n_addr, &wr->n, 8)) {
-		put_frame_len(wr, wr->n - HPACK_LEN - wr->at);
+		put_frame_len(wr->buf[0] + wr->at, wr->tp + 72, wr->n - HPACK_LEN - wr->at);
 		count_prop(PROP_FAILED);
 		return 0;
 	}
@@ -292,7 +268,7 @@ static __always_inline int write_ends(struct pt_regs *ctx)
 	if (!wr)
 		return 0; /* a call that is not written into */
 	/* what the header says need not be told by connection */
-	if (write_current(wr, &w) &&
+	if (note_current(wr->start_ns, wr->epoch, w.proc) &&
 	    write_field(wr, bpf_map_lookup_elem(&gr_exes, &w.proc->exe_id)) && wr->announced)
 		bpf_map_delete_elem(&tr_conns, &wr->key);
 	bpf_map_delete_elem(&gr_writes, &w.key);

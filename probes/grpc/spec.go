@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"structs"
-	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -27,9 +26,6 @@ const (
 	groupClient = "grpc-client"
 	groupWrite  = "grpc-write"
 )
-
-// writeMaxAge is twice WRITE_WITHIN_NS of inject.h: nobody writes by an entry that is deleted.
-const writeMaxAge = time.Minute
 
 // Config is what a user may set.
 type Config struct {
@@ -52,7 +48,7 @@ func New(cfg Config) *probe.Spec {
 		Table:  func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
 		Load:   loadBpf,
 		InFlight: []probe.InFlight{{Map: "gr_server"}, {Map: "gr_calls", MaxAge: probe.CallMaxAge}, {Map: "gr_streams"},
-			{Map: "gr_writes", MaxAge: writeMaxAge, Note: true}},
+			{Map: "gr_writes", MaxAge: probe.NoteMaxAge, Note: true}},
 		Prepare: func(cs *ebpf.CollectionSpec) error {
 			rules, lens := metadataRules()
 			if err := cs.Variables["cfg_hdrs"].Set(rules); err != nil {

@@ -633,14 +633,15 @@ const (
 )
 
 type bpfNhWriter struct {
-	_       structs.HostLayout
-	Caller  uint64
-	StartNs uint64
-	Hdr     uint64
-	Conn    uint64
-	ExeId   uint32
-	Pad     uint32
-	Io      struct {
+	_         structs.HostLayout
+	StartNs   uint64
+	OpStartNs uint64
+	Caller    uint64
+	Hdr       uint64
+	Conn      uint64
+	ExeId     uint32
+	Epoch     uint32
+	Io        struct {
 		_ structs.HostLayout
 		S struct {
 			_   structs.HostLayout

@@ -357,7 +357,7 @@ static __always_inline struct nh_op *writer_op(struct nh_writer *w, struct tr_go
 	key->id = w->caller;
 	op = bpf_map_lookup_elem(&nh_client, key);
 	key->id = writer;
-	return op && op->ev.start_ns == w->start_ns ? op : NULL;
+	return op && op->ev.start_ns == w->op_start_ns ? op : NULL;
 }
 
 /* Make the running goroutine, key, the writer of the operation of goroutine caller,
@@ -378,8 +378,10 @@ static __noinline struct nh_writer *writer_new(struct tr_gokey *key, __u64 calle
 	op = bpf_map_lookup_elem(&nh_client, key);
 	key->id = writer;
 	if (op && (op->ev.flags & F_H2 ? call_of(op)->h2req : call_of(op)->hdr) == what) {
+		w->start_ns = bpf_ktime_get_ns();
+		w->op_start_ns = op->ev.start_ns;
+		w->epoch = op->epoch;
 		w->caller = caller;
-		w->start_ns = op->ev.start_ns;
 		w->hdr = call_of(op)->hdr;
 		w->conn = call_of(op)->conn;
 		w->exe_id = op->ev.hdr.exe_id;

@@ -127,30 +127,15 @@ static __noinline int h1_inject(struct nh_writer *w, struct tr_goexe *ge, __u64 
  * what is longer than an empty buffer goes past it. */
 static __noinline int is_our_frame(struct nh_writer *w)
 {
-	__u64 head = read_u64(w->buf.addr); /* length 3, type 1, flags 1, of the stream 3 */
-
 	if (!w->buf.n || w->buf.n > H2_MAX_BLOCK) {
 		count_prop(PROP_NO_ROOM); /* sent already, or too long to be sure below */
 		return 0;
 	}
-	if (w->buf.n < H2_HEADER_LEN || (bpf_ntohl((__u32)head) >> 8) != w->buf.n - H2_HEADER_LEN ||
-	    (head >> 24 & 0xff) != H2_HEADERS || !(head >> 32 & H2_END_HEADERS) ||
-	    (head >> 32 & H2_PADDED) ||
-	    bpf_ntohl(read_u32(w->buf.addr + 5)) != w->io.c.key.stream) {
+	if (!is_headers_frame(w->buf.addr, w->buf.n, w->io.c.key.stream)) {
 		count_prop(PROP_UNKNOWN);
 		return 0;
 	}
 	return 1;
-}
-
-/* The frame in the buffer is n bytes long with its head. */
-static __always_inline long put_frame_len(struct nh_writer *w, __u32 n)
-{
-	n -= H2_HEADER_LEN;
-	w->tp[72] = n >> 16;
-	w->tp[73] = n >> 8;
-	w->tp[74] = n;
-	return bpf_probe_write_user((void *)w->buf.addr, w->tp + 72, 3);
 }
 
 /* bw is the connection's *bufio.Writer, about to be flushed. */
@@ -172,13 +157,13 @@ static __noinline int h2_inject(struct nh_writer *w, struct tr_goexe *ge, __u64 
 	/* The frame's length must not change without the buffer's: see first that this one
 	 * can be written, and take the other back when it cannot after all. */
 	if (bpf_probe_write_user((void *)w->buf.n_addr, &w->buf.n, sizeof(w->buf.n)) ||
-	    put_frame_len(w, w->buf.n + HPACK_LEN)) {
+	    put_frame_len(w->buf.addr, w->tp + 72, w->buf.n + HPACK_LEN)) {
 		count_prop(PROP_FAILED);
 		return 0;
 	}
 	if (append(w, HPACK_LEN))
 		return 1;
-	put_frame_len(w, w->buf.n);
+	put_frame_len(w->buf.addr, w->tp + 72, w->buf.n);
 	return 0;
 }
 
@@ -206,7 +191,7 @@ static __always_inline int h2_write(struct pt_regs *ctx, bool xnet)
 	w = bpf_map_lookup_elem(&nh_writers, &key);
 	if (!w)
 		return 0; /* trailers, or a call that is not written into */
-	if (h2_inject(w, ge, GO_ARG0(ctx), xnet))
+	if (note_current(w->start_ns, w->epoch, proc) && h2_inject(w, ge, GO_ARG0(ctx), xnet))
 		unsay(w);
 	bpf_map_delete_elem(&nh_writers, &key);
 	return 0;

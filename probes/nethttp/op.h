@@ -292,14 +292,16 @@ struct {
 /* A goroutine that writes a request's headers for the one that called: what it needs
  * of the operation, copied, because the call may end at any moment and its entry be
  * another's. Key: tgid, goid of the writer. Inserted when the writing begins, deleted
- * when the header is written; LRU, for a write may fail before. */
+ * when the header is written; user space ages out those of writes that failed before. No
+ * LRU map: an entry must not become another's while its goroutine writes. */
 struct nh_writer {
-	__u64 caller;   /* goid of the operation in nh_client */
-	__u64 start_ns; /* of the operation */
-	__u64 hdr;      /* the request's header map */
-	__u64 conn;     /* *persistConn or *ClientConn */
+	__u64 start_ns;    /* of the note */
+	__u64 op_start_ns; /* of the operation */
+	__u64 caller;      /* goid of the operation in nh_client */
+	__u64 hdr;         /* the request's header map */
+	__u64 conn;        /* *persistConn or *ClientConn */
 	__u32 exe_id;
-	__u32 pad;
+	__u32 epoch; /* tr_proc.epoch */
 	struct tr_goio io;
 	struct nh_buf { /* where it is written: a bufio.Writer of the target */
 		__u64 addr;
@@ -312,8 +314,8 @@ struct nh_writer {
 };
 
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 2048);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
 	__type(key, struct tr_gokey);
 	__type(value, struct nh_writer);
 } nh_writers SEC(".maps");

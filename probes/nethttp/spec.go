@@ -89,6 +89,7 @@ func New(cfg Config) (*probe.Spec, error) {
 		InFlight: []probe.InFlight{
 			{Map: "nh_server", Active: httpattr.ServerActive, Forgotten: "nh_forgotten"},
 			{Map: "nh_client"},
+			{Map: "nh_writers", MaxAge: probe.NoteMaxAge, Note: true},
 		},
 		Prepare: func(cs *ebpf.CollectionSpec) error {
 			if err := cs.Variables["cfg_keep"].Set(uint64(cs.Maps["nh_server"].MaxEntries / 2)); err != nil {
