@@ -2,12 +2,15 @@ package goruntime
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -25,9 +28,10 @@ type program struct {
 	out *bufio.Scanner
 }
 
-func start(t *testing.T, path string) *program {
+func start(t *testing.T, path string, env ...string) *program {
 	t.Helper()
 	p := &program{cmd: exec.Command(path)}
+	p.cmd.Env = append(p.cmd.Environ(), env...)
 	in, err := p.cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -164,6 +168,66 @@ func compare(t *testing.T, build harness.Build, got, before, after map[string]ui
 	}
 	if got["go.config.gogc"] != 100 {
 		t.Errorf("GOGC is %d, want 100", got["go.config.gogc"])
+	}
+}
+
+// TestSettings: what a user sets of the collector is shown, and what follows from it is not
+// guessed. Together with what is compared above these are all metrics.
+func TestSettings(t *testing.T) {
+	shown := map[string]bool{}
+	for _, c := range []struct {
+		env    []string
+		want   map[string]uint64
+		absent []string
+	}{
+		{[]string{"GOGC=50", "GOMAXPROCS=3"}, map[string]uint64{"go.config.gogc": 50, "go.processor.limit": 3}, []string{"go.memory.limit"}},
+		{[]string{"GOMEMLIMIT=1GiB"}, map[string]uint64{"go.memory.limit": 1 << 30, "go.config.gogc": 100}, []string{"go.memory.gc.goal"}},
+		{[]string{"GOGC=off"}, nil, []string{"go.config.gogc", "go.memory.gc.goal", "go.memory.limit"}},
+	} {
+		for _, build := range []harness.Build{{}, {Mode: harness.Stripped}, {Mode: harness.Stripped, Go: "1.19.13"}} {
+			build.Dir = "testdata/targets/runtimestats"
+			got, log := values(t, start(t, build.Path(t), c.env...).cmd.Process.Pid)
+			if log != "" {
+				t.Fatal(log)
+			}
+			for name := range got {
+				name, _, _ = strings.Cut(name, "#")
+				shown[strings.TrimSuffix(strings.TrimSuffix(name, " us"), "go.memory.type=stack")] = true
+			}
+			for name, want := range c.want {
+				if v, ok := got[name]; !ok || v != want {
+					t.Errorf("%v %v: %s is %d (read: %v), want %d", build, c.env, name, v, ok, want)
+				}
+			}
+			for _, name := range c.absent {
+				if v, ok := got[name]; ok {
+					t.Errorf("%v %v: %s is %d, want none", build, c.env, name, v)
+				}
+			}
+		}
+	}
+	for _, i := range Instruments() {
+		if !shown[i.Name] {
+			t.Errorf("%s is never shown", i.Name)
+		}
+	}
+}
+
+// A release that has not been measured is refused, and the log says so.
+func TestRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "future")
+	data, err := os.ReadFile(harness.Build{Dir: "testdata/targets/runtimestats", Mode: harness.Stripped}.Path(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := strings.Replace("go"+harness.Newest, "go1.2", "go1.9", 1)
+	data = bytes.ReplaceAll(data, []byte("go"+harness.Newest), []byte(other))
+	if err := os.WriteFile(path, data, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	got, log := values(t, start(t, path).cmd.Process.Pid)
+	if len(got) > 0 || strings.Count(log, "runtime metrics are not read") != 1 || !strings.Contains(log, other[len("go"):]) {
+		t.Errorf("read %v of %s; the log says: %s", got, other, log)
 	}
 }
 
