@@ -120,6 +120,22 @@ test-large: build ## a large third-party program, plain and stripped (builds it 
 soak: build ## attach and detach under load for SOAK=10m, no target error allowed
 	TRACER_REQUIRE_KERNEL=1 TRACER_SOAK=$(SOAK) go test -count=1 -timeout 60m -v -run 'TestSoak' ./test/e2e/
 
+.PHONY: soak-fleet
+soak-fleet: build ## 100 processes with 1,000 routes for SOAK=10m (promised: 30m): the agent's memory stays flat, below 150 MiB
+	TRACER_REQUIRE_KERNEL=1 TRACER_SOAK=$(SOAK) go test -count=1 -timeout 90m -v -run 'TestFleetMemory$$' ./test/e2e/
+
+.PHONY: test-counts
+test-counts: build ## REQUESTS=1000000 requests, one of a hundred sampled: every one is in the metrics (6 min)
+	TRACER_REQUIRE_KERNEL=1 TRACER_TEST_REQUESTS=$(or $(REQUESTS),1000000) go test -count=1 -timeout 60m -v -run 'TestCountsAreExact$$' ./test/e2e/
+
+.PHONY: test-overhead
+test-overhead: build ## a load that trips --max-overhead: the dearest probe goes and comes back (a minute)
+	TRACER_REQUIRE_KERNEL=1 TRACER_TEST_OVERHEAD=1 go test -count=1 -timeout 10m -v -run 'TestMaxOverhead$$' ./test/e2e/
+
+.PHONY: test-alerts
+test-alerts: build ## every alert of deploy/prometheus, fired by a fault in the demo, with a real Prometheus (a minute)
+	TRACER_REQUIRE_KERNEL=1 TRACER_TEST_ALERTS=1 go test -count=1 -timeout 10m -v -run 'TestAlertsFire$$' ./test/e2e/
+
 .PHONY: test-mongo
 test-mongo: build ## COMMANDS=100000 MongoDB commands from 64 requests at a time: every span its own reply's and its own request's
 	TRACER_REQUIRE_KERNEL=1 TRACER_COMMANDS=$(or $(COMMANDS),100000) go test -count=1 -timeout 30m -v -run 'TestMongoComplete$$' ./test/e2e/

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -124,7 +125,10 @@ func tryRecipe(t *testing.T, v vendor) {
 	tg := harness.StartTarget(t, harness.Build{Dir: "testdata/targets/trivial"}.Path(t))
 	agent := harness.StartAgentEnv(t, env, "--pid", strconv.Itoa(tg.PID))
 	agent.WaitInstrumented(tg.PID)
-	harness.Get(t, tg.URL("/recipe"))
+	const requests = 5
+	for range requests {
+		harness.Get(t, tg.URL("/recipe"))
+	}
 	content := func(name string) string {
 		data, err := os.ReadFile(path(name))
 		if err != nil {
@@ -133,7 +137,11 @@ func tryRecipe(t *testing.T, v vendor) {
 		return string(data)
 	}
 	const duration = "http.server.request.duration"
-	for end := time.Now().Add(30 * time.Second); !strings.Contains(content("traces"), "/recipe") || v.metrics && !strings.Contains(content("metrics"), duration); {
+	got := func() (spans, counted received) { return durations(content("traces"), content("metrics"), duration) }
+	for end := time.Now().Add(30 * time.Second); ; {
+		if spans, counted := got(); spans.count >= requests && (!v.metrics || counted.count >= requests) {
+			break
+		}
 		if time.Now().After(end) {
 			t.Fatalf("not received; the agent says:\n%s", agent.Stderr())
 		}
@@ -142,6 +150,10 @@ func tryRecipe(t *testing.T, v vendor) {
 	agent.Stop()
 	if log := agent.Stderr(); strings.Contains(log, "level=WARN") || strings.Contains(log, "level=ERROR") {
 		t.Errorf("the agent complains:\n%s", log)
+	}
+	spans, counted := got()
+	if spans.count != requests || v.metrics && (counted.count != requests || math.Abs(counted.sum-spans.sum) > 1e-9) {
+		t.Errorf("of %d requests there are spans of %+v and metrics of %+v", requests, spans, counted)
 	}
 	if v.metrics {
 		want := 2 // cumulative
@@ -152,6 +164,76 @@ func tryRecipe(t *testing.T, v vendor) {
 			t.Errorf("temporalities of %s: %v, want %d", duration, got, want)
 		}
 	}
+}
+
+// received is how many requests there were and how many seconds they took.
+type received struct {
+	count int
+	sum   float64
+}
+
+// durations are those of server spans, and those of a histogram: all deltas, or the last total.
+func durations(traces, metrics, name string) (spans, counted received) {
+	type integer = json.Number // int64s are strings
+	for line := range strings.Lines(traces) {
+		var batch struct {
+			ResourceSpans []struct {
+				ScopeSpans []struct {
+					Spans []struct{ StartTimeUnixNano, EndTimeUnixNano integer }
+				}
+			}
+		}
+		if json.Unmarshal([]byte(line), &batch) != nil {
+			continue // being written
+		}
+		for _, r := range batch.ResourceSpans {
+			for _, s := range r.ScopeSpans {
+				for _, span := range s.Spans {
+					from, _ := span.StartTimeUnixNano.Int64()
+					to, _ := span.EndTimeUnixNano.Int64()
+					spans.count++
+					spans.sum += float64(to-from) / 1e9
+				}
+			}
+		}
+	}
+	for line := range strings.Lines(metrics) {
+		var batch struct {
+			ResourceMetrics []struct {
+				ScopeMetrics []struct {
+					Metrics []struct {
+						Name      string
+						Histogram struct {
+							AggregationTemporality int
+							DataPoints             []struct {
+								Count integer
+								Sum   float64
+							}
+						}
+					}
+				}
+			}
+		}
+		if json.Unmarshal([]byte(line), &batch) != nil {
+			continue
+		}
+		for _, r := range batch.ResourceMetrics {
+			for _, s := range r.ScopeMetrics {
+				for _, m := range s.Metrics {
+					if m.Name == name && m.Histogram.AggregationTemporality == 2 {
+						counted = received{}
+					}
+					for _, p := range m.Histogram.DataPoints {
+						if n, _ := p.Count.Int64(); m.Name == name {
+							counted.count += int(n)
+							counted.sum += p.Sum
+						}
+					}
+				}
+			}
+		}
+	}
+	return spans, counted
 }
 
 // temporalities of a histogram in what the file exporter writes, each once.
