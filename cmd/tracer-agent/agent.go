@@ -90,9 +90,9 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 		return nil, err // config has said so before
 	}
 	full := a.metrics.Enabled() && rules.NeedsMore(nethttp.CountedAttributes)
-	bodies := nethttp.Bodies{Missed: missedBodies(self)}
+	var asked looks
 	if a.metrics.Enabled() {
-		bodies.Request, bodies.Response = rules.BodyFields()
+		asked = looksOf(rules, self, log)
 	}
 	if err := a.openPipeline(cfg, self, dir, rules); err != nil {
 		return nil, err
@@ -101,7 +101,7 @@ func newAgent(cfg config.Config, log *slog.Logger, self *selfmetrics.Registry) (
 	if a.metrics.Enabled() {
 		pools = dir.pools
 	}
-	list, err := specs(cfg, full, bodies, pools)
+	list, err := specs(cfg, full, asked, pools)
 	if err != nil {
 		return nil, err
 	}
@@ -171,14 +171,6 @@ func (a *agent) openMetrics(cfg config.Config, self *selfmetrics.Registry, dir *
 	dir.metrics = a.metrics
 	a.metrics.Add(metrics.Agent, dir.builder.Self())
 	return nil
-}
-
-// missedBodies counts bodies that rules ask for and that could not be looked at.
-func missedBodies(self *selfmetrics.Registry) func(body, reason string) {
-	const name = "tracer_agent_http_body_misses_total"
-	return func(body, reason string) {
-		self.Counter(name, selfmetrics.L("body", body), selfmetrics.L("reason", reason)).Inc()
-	}
 }
 
 func (a *agent) openPipeline(cfg config.Config, self *selfmetrics.Registry, resources pipeline.Resources, rules *metricrules.Set) error {

@@ -13,7 +13,6 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/kernel"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/supervise"
-	"github.com/tracer-agent/tracer-agent/probes/nethttp"
 )
 
 // checkReport is what check prints as JSON.
@@ -80,7 +79,7 @@ func check(cmd *cobra.Command, pid int, asJSON bool) error {
 // examine analyses a process's executable. The error is one line; the report is
 // given with it where there is something to report.
 func examine(pid int) (*processReport, error) {
-	list, err := specs(config.Default(), false, nethttp.Bodies{}, nil)
+	list, err := specs(config.Default(), false, looks{}, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -14,7 +14,6 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/config"
 	"github.com/tracer-agent/tracer-agent/internal/goexe"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
-	"github.com/tracer-agent/tracer-agent/probes/nethttp"
 )
 
 // TestBadInput: one line that says what, where and what to do, and the exit code.
@@ -223,7 +222,7 @@ func TestCheckAncestors(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "exe")
-	list, err := specs(config.Default(), false, nethttp.Bodies{}, nil)
+	list, err := specs(config.Default(), false, looks{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,7 +21,6 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/resource"
 	"github.com/tracer-agent/tracer-agent/internal/supervise"
-	"github.com/tracer-agent/tracer-agent/probes/nethttp"
 )
 
 // listed is one Go process, as list prints it.
@@ -74,7 +73,7 @@ func list() (rows []listed, unreadable int, err error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	specs, err := specs(config.Default(), false, nethttp.Bodies{}, nil)
+	specs, err := specs(config.Default(), false, looks{}, nil)
 	if err != nil {
 		return nil, 0, err
 	}

@@ -19,17 +19,17 @@ import (
 )
 
 // specs are the probes of this build, a line each. full says that what is only counted
-// is decoded like spans, bodies which fields of bodies rules ask for; pools, which may be
-// nil, learns of connection pools.
-func specs(cfg config.Config, full bool, bodies nethttp.Bodies, pools *dbpool.Registry) ([]*probe.Spec, error) {
+// is decoded like spans, asked what rules look at; pools, which may be nil, learns of
+// connection pools.
+func specs(cfg config.Config, full bool, asked looks, pools *dbpool.Registry) ([]*probe.Spec, error) {
 	var list []*probe.Spec
 	for _, newSpec := range []func(config.Config, *dbpool.Registry) (*probe.Spec, error){
-		func(cfg config.Config, _ *dbpool.Registry) (*probe.Spec, error) { return httpSpec(cfg, full, bodies) },
+		func(cfg config.Config, _ *dbpool.Registry) (*probe.Spec, error) { return httpSpec(cfg, full, asked) },
 		redisSpec,
 		mongoSpec,
 		grpcSpec,
 		sqlSpec,
-		fasthttpSpec,
+		func(cfg config.Config, _ *dbpool.Registry) (*probe.Spec, error) { return fasthttpSpec(cfg, asked) },
 		websocketSpec,
 	} {
 		s, err := newSpec(cfg, pools)
@@ -44,7 +44,7 @@ func specs(cfg config.Config, full bool, bodies nethttp.Bodies, pools *dbpool.Re
 // probeNames are what the configuration can switch. Specs of the default configuration
 // cannot fail; if one did, any name would do.
 func probeNames() (names []string) {
-	list, err := specs(config.Default(), false, nethttp.Bodies{}, nil)
+	list, err := specs(config.Default(), false, looks{}, nil)
 	if err != nil {
 		return nil
 	}
@@ -55,14 +55,16 @@ func probeNames() (names []string) {
 	return names
 }
 
-func httpSpec(cfg config.Config, full bool, bodies nethttp.Bodies) (*probe.Spec, error) {
+func httpSpec(cfg config.Config, full bool, asked looks) (*probe.Spec, error) {
 	s, err := nethttp.New(nethttp.Config{
 		Redact:         redact.New(cfg.Redact.QueryNames),
 		CaptureHeaders: cfg.Propagation.CorrelationHeaders,
 		Join:           joins(cfg),
 		PeerName:       cfg.PeerName,
 		CountFull:      full,
-		Bodies:         bodies,
+		AnswerHeaders:  asked.answers,
+		Bodies:         asked.bodies,
+		Unseen:         asked.unseenBy("nethttp"),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("probe nethttp: %w", err)
@@ -85,8 +87,10 @@ func grpcSpec(cfg config.Config, _ *dbpool.Registry) (*probe.Spec, error) {
 	return grpc.New(grpc.Config{Join: joins(cfg), StatusMessages: cfg.GRPC.StatusMessages}), nil
 }
 
-func fasthttpSpec(cfg config.Config, _ *dbpool.Registry) (*probe.Spec, error) {
-	return fasthttp.New(fasthttp.Config{Redact: redact.New(cfg.Redact.QueryNames), Join: joins(cfg)}), nil
+func fasthttpSpec(cfg config.Config, asked looks) (*probe.Spec, error) {
+	return fasthttp.New(fasthttp.Config{
+		Redact: redact.New(cfg.Redact.QueryNames), Join: joins(cfg), Asked: asked.everywhere, Unseen: asked.unseenBy("fasthttp"),
+	}), nil
 }
 
 func websocketSpec(config.Config, *dbpool.Registry) (*probe.Spec, error) { return websocket.New(), nil }

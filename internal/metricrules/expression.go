@@ -92,7 +92,7 @@ type uses struct {
 	keys map[string]map[string]bool // by the map they are keys of
 	name bool
 	bad  string
-	// body are the fields of bodies that the rule in work uses.
+	// body are the fields of bodies, and the response headers, that the rule in work uses.
 	body []string
 }
 
@@ -100,8 +100,44 @@ func newUses() uses {
 	return uses{keys: map[string]map[string]bool{inAttributes: {}, inRequest: {}, inResponse: {}}}
 }
 
+const (
+	// RequestHeader names the request headers that rules look at, as operations of which they
+	// are not seen are counted.
+	RequestHeader  = "request_header"
+	requestHeader  = "http.request.header."
+	responseHeader = "http.response.header."
+	// MaxResponseHeaders is how many of them rules may look at.
+	MaxResponseHeaders = 4
+)
+
+// answer notes a response header that a rule looks at.
+func (u *uses) answer(name string) {
+	u.body = append(u.body, name)
+	names := u.headers(responseHeader)
+	switch {
+	case name == "" || len(name) > 63 || name != strings.ToLower(name):
+		u.bad = fmt.Sprintf("%s%s: want the name of a header, in lower case, of 1 to 63 bytes", responseHeader, name)
+	case len(names) > MaxResponseHeaders:
+		u.bad = fmt.Sprintf("rules use more than %d response headers", MaxResponseHeaders)
+	}
+}
+
+// headers lists the names behind a prefix.
+func (u *uses) headers(prefix string) (names []string) {
+	for key := range u.keys[inAttributes] {
+		if name, ok := strings.CutPrefix(key, prefix); ok {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // use notes a key of one of the view's maps.
 func (u *uses) use(of, key string) {
+	if name, ok := strings.CutPrefix(key, responseHeader); ok && of == inAttributes {
+		defer u.answer(name)
+	}
 	if of != inAttributes {
 		if err := jsonfields.Check(key); err != nil {
 			u.bad = err.Error()
@@ -161,6 +197,12 @@ func (s *Set) BodyFields() (request, response []string) {
 	}
 	return slices.Sorted(maps.Keys(s.uses.keys[inRequest])), slices.Sorted(maps.Keys(s.uses.keys[inResponse]))
 }
+
+// ResponseHeaders and RequestHeaders list the captured headers that rules look at.
+func (s *Set) ResponseHeaders() []string { return s.uses.headers(responseHeader) }
+
+// RequestHeaders are those of requests.
+func (s *Set) RequestHeaders() []string { return s.uses.headers(requestHeader) }
 
 // NeedsMore says whether rules look at more than the attributes of counted.
 func (s *Set) NeedsMore(counted []string) bool {

@@ -104,7 +104,7 @@ func Compile(rules []Rule, isSecret func(name string) bool) (*Set, error) {
 func secret(paths []string, isSecret func(name string) bool) error {
 	for _, path := range paths {
 		if slices.ContainsFunc(strings.Split(path, "."), isSecret) {
-			return fmt.Errorf("the field %q of a body has the name of a secret: see redact.query_names", path)
+			return fmt.Errorf("%q of a body or response has the name of a secret: see redact.query_names", path)
 		}
 	}
 	return nil

@@ -58,6 +58,9 @@ func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) erro
 		op := d.server(rec, r)
 		d.duration.Measure(op)
 		r.measureSizes(op)
+		for _, what := range d.cfg.Asked {
+			d.cfg.Unseen(what)
+		}
 		emit(op)
 		return nil
 	default:

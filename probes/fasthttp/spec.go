@@ -41,6 +41,10 @@ type Config struct {
 	Join bool
 	// Redact hides secret values in query strings.
 	Redact interface{ Query(raw string) string }
+	// Asked is what somebody wants of every request and this probe does not see: bodies and
+	// captured headers. Unseen counts it.
+	Asked  []string
+	Unseen func(what string)
 }
 
 // New returns the probe.

@@ -60,7 +60,7 @@ func (d *decoder) server(op *telemetry.Operation) *telemetry.Operation {
 			a = append(a, semconv.HTTPResponseBodySize(int(e.RespSize)))
 		}
 	}
-	op.Attributes = d.captured(a)
+	op.Attributes = d.answered(d.captured(a))
 	d.serverOutcome(op, status)
 	return op
 }
@@ -79,6 +79,16 @@ func (d *decoder) traceState() string {
 		return ""
 	}
 	return s
+}
+
+// answered appends the configured response headers.
+func (d *decoder) answered(a []attribute.KeyValue) []attribute.KeyValue {
+	for i, name := range d.answers {
+		if v := d.str(bpfNhStrS_ANSWER0 + bpfNhStr(i)); v != "" {
+			a = append(a, attribute.StringSlice(name, []string{d.cfg.Redact.Value(v)}))
+		}
+	}
+	return a
 }
 
 // captured appends the configured request headers.
@@ -175,7 +185,7 @@ func (d *decoder) client(op *telemetry.Operation) *telemetry.Operation {
 		a = append(a, semconv.HTTPRequestResendCount(int(e.Resend)))
 	}
 	a = d.connection(op, a)
-	a = d.captured(a)
+	a = d.answered(d.captured(a))
 	if d.has(bpfNhFlagF_ERROR) {
 		info := d.errorInfo(e.Hdr.ExeId)
 		typ, desc := info.Kind()

@@ -86,7 +86,7 @@ type bpfNethttpEvent struct {
 	Resend     uint8
 	Pad0       [3]uint8
 	TailLen    uint32
-	Str        [21]struct {
+	Str        [25]struct {
 		_   structs.HostLayout
 		Off uint16
 		Len uint16
@@ -626,10 +626,12 @@ const (
 	bpfNhStrS_FORWARDED        bpfNhStr = 13
 	bpfNhStrS_UPGRADE          bpfNhStr = 14
 	bpfNhStrS_CAPTURE0         bpfNhStr = 15
-	bpfNhStrS_COUNT            bpfNhStr = 21
-	bpfNhStrHDR_CONTENT_TYPE   bpfNhStr = 21
-	bpfNhStrHDR_CONTENT_LENGTH bpfNhStr = 22
-	bpfNhStrHDR_COUNT          bpfNhStr = 23
+	bpfNhStrS_ANSWER0          bpfNhStr = 21
+	bpfNhStrS_ANSWERS          bpfNhStr = 4
+	bpfNhStrS_COUNT            bpfNhStr = 25
+	bpfNhStrHDR_CONTENT_TYPE   bpfNhStr = 25
+	bpfNhStrHDR_CONTENT_LENGTH bpfNhStr = 26
+	bpfNhStrHDR_COUNT          bpfNhStr = 27
 )
 
 type bpfNhWriter struct {
@@ -876,6 +878,8 @@ const (
 	bpfProgNhXh2End      = "nh_xh2_end"
 	bpfProgNhXh2Stream   = "nh_xh2_stream"
 	bpfProgNhXrun        = "nh_xrun"
+	bpfVarCfgAnswerLens  = "cfg_answer_lens"
+	bpfVarCfgAnswers     = "cfg_answers"
 	bpfVarCfgBody        = "cfg_body"
 	bpfVarCfgCountAll    = "cfg_count_all"
 	bpfVarCfgCountFull   = "cfg_count_full"
@@ -1013,6 +1017,8 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
+	CfgAnswerLens  *ebpf.VariableSpec `ebpf:"cfg_answer_lens"`
+	CfgAnswers     *ebpf.VariableSpec `ebpf:"cfg_answers"`
 	CfgBody        *ebpf.VariableSpec `ebpf:"cfg_body"`
 	CfgCountAll    *ebpf.VariableSpec `ebpf:"cfg_count_all"`
 	CfgCountFull   *ebpf.VariableSpec `ebpf:"cfg_count_full"`
@@ -1116,6 +1122,8 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
+	CfgAnswerLens  *ebpf.Variable `ebpf:"cfg_answer_lens"`
+	CfgAnswers     *ebpf.Variable `ebpf:"cfg_answers"`
 	CfgBody        *ebpf.Variable `ebpf:"cfg_body"`
 	CfgCountAll    *ebpf.Variable `ebpf:"cfg_count_all"`
 	CfgCountFull   *ebpf.Variable `ebpf:"cfg_count_full"`

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strings"
 	"unsafe"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -32,6 +33,7 @@ type decoder struct {
 	env     probe.DecoderEnv
 	cfg     Config
 	capture []wanted
+	answers []string // attributes of response headers
 	ev      bpfNethttpEvent
 	short   bpfNethttpCounted
 	names   interned
@@ -47,12 +49,15 @@ type decoder struct {
 func newDecoder(env probe.DecoderEnv, cfg Config, hdrs []wanted) *decoder {
 	d := &decoder{env: env, cfg: cfg, names: interned{}, peers: map[string]string{}, addrs: map[string]hostPort{}, mux: map[uint32]*muxState{}, sets: map[setKey]attribute.Set{}}
 	for _, h := range hdrs {
-		if h.slot >= uint32(bpfNhStrS_CAPTURE0) && h.slot < uint32(bpfNhStrS_COUNT) {
+		if h.slot >= uint32(bpfNhStrS_CAPTURE0) && h.slot < uint32(bpfNhStrS_ANSWER0) {
 			d.capture = append(d.capture, h)
 		}
 	}
 	if cfg.Bodies.want() != 0 {
 		d.bodies, _ = newBodies(cfg.Bodies, cfg.Redact) // New has seen that it can be done
+	}
+	for _, name := range cfg.AnswerHeaders {
+		d.answers = append(d.answers, "http.response.header."+strings.ToLower(name))
 	}
 	return d
 }
@@ -108,7 +113,31 @@ func (d *decoder) withBodies(rec event.Record, op *telemetry.Operation) *telemet
 	if d.bodies != nil {
 		d.bodies.give(op, opKey{rec.PID, d.ev.Goid, d.ev.StartNs}, d.bytes(bpfNhStrS_METHOD))
 	}
+	if d.ev.ProtoMajor == 2 && d.cfg.Unseen != nil {
+		d.unseen(op)
+	}
 	return op
+}
+
+// What Config.Unseen is told.
+const (
+	UnseenRequest  = "request_body"
+	UnseenResponse = "response_body"
+	UnseenAnswer   = "response_header"
+)
+
+// unseen counts what is asked for and not seen of HTTP/2: bodies, but for those of requests
+// sent that were given in one piece, and the headers of responses given.
+func (d *decoder) unseen(op *telemetry.Operation) {
+	if len(d.cfg.Bodies.Request) > 0 && d.ev.ReqSize != 0 && op.RequestFields == nil {
+		d.cfg.Unseen(UnseenRequest)
+	}
+	if len(d.cfg.Bodies.Response) > 0 && d.ev.RespSize != 0 {
+		d.cfg.Unseen(UnseenResponse)
+	}
+	if len(d.answers) > 0 && op.Kind == trace.SpanKindServer {
+		d.cfg.Unseen(UnseenAnswer)
+	}
 }
 
 // load copies a record, whose tail is cut to what it holds, into d.ev.

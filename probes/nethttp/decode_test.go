@@ -70,7 +70,7 @@ func (w *world) decoder(t testing.TB, capture ...string) *decoder {
 		Refuse:   func(_ uint32, reason string) { w.refused = append(w.refused, reason) },
 		SetPoint: func(_ uint32, _ string, on bool) { w.points = append(w.points, on) },
 	}
-	return newDecoder(env, Config{Redact: redact.New(nil)}, hdrs)
+	return newDecoder(env, Config{Redact: redact.New(nil), AnswerHeaders: []string{"x-fee", "x-link"}}, hdrs)
 }
 
 func decode(t testing.TB, d *decoder, r *record) []*telemetry.Operation {
@@ -166,6 +166,10 @@ func TestServer(t *testing.T) {
 		}, name: "GET", want: map[string]any{"network.protocol.version": "2", "url.scheme": "https"}},
 		"captured header": {edit: func(r *record) { r.str(bpfNhStrS_CAPTURE0, "c-1") }, name: "GET",
 			want: map[string]any{"http.request.header.x-correlation-id": []string{"c-1"}}},
+		"response headers": {edit: func(r *record) {
+			r.str(bpfNhStrS_ANSWER0, "1.5").str(bpfNhStrS_ANSWER0+1, "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJjYW5hcnkifQ.c2lnbmF0dXJl")
+		}, name: "GET",
+			want: map[string]any{"http.response.header.x-fee": []string{"1.5"}, "http.response.header.x-link": []string{redact.Mask}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := base()

@@ -4,10 +4,14 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/textproto"
+	"slices"
 )
 
 // MaxCapture is how many further request headers can be recorded.
-const MaxCapture = int(bpfNhStrS_COUNT - bpfNhStrS_CAPTURE0)
+const MaxCapture = int(bpfNhStrS_ANSWER0 - bpfNhStrS_CAPTURE0)
+
+// MaxAnswers is how many response headers can be recorded.
+const MaxAnswers = int(bpfNhStrS_ANSWERS)
 
 // wanted is a request header that the BPF side looks for.
 type wanted struct {
@@ -33,6 +37,27 @@ func wantedHeaders(capture []string) ([]wanted, error) {
 			return nil, fmt.Errorf("capture headers: %q is not a header name of 1 to 63 bytes", name)
 		}
 		hdrs = append(hdrs, wanted{c, uint32(bpfNhStrS_CAPTURE0) + uint32(i)})
+	}
+	return hdrs, nil
+}
+
+// answerHeaders are the response headers that the BPF side looks for, in the order of their
+// strings; one that is also looked for in requests has that one's slot.
+func answerHeaders(names []string, requests []wanted) ([]wanted, error) {
+	if len(names) > MaxAnswers {
+		return nil, fmt.Errorf("response headers: %d given, at most %d", len(names), MaxAnswers)
+	}
+	var hdrs []wanted
+	for i, name := range names {
+		c := textproto.CanonicalMIMEHeaderKey(name)
+		if c == "" || len(c) >= maxHeaderLen {
+			return nil, fmt.Errorf("response headers: %q is not a header name of 1 to 63 bytes", name)
+		}
+		h := wanted{c, uint32(bpfNhStrS_ANSWER0) + uint32(i)}
+		if at := slices.IndexFunc(requests, func(r wanted) bool { return r.name == c }); at >= 0 {
+			h.slot = requests[at].slot
+		}
+		hdrs = append(hdrs, h)
 	}
 	return hdrs, nil
 }

@@ -1,6 +1,9 @@
 package nethttp
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
 
 func TestHeaderRules(t *testing.T) {
 	hdrs, err := wantedHeaders([]string{"x-correlation-id", "X-A-Name-Of-More-Than-24-Bytes"})
@@ -31,6 +34,23 @@ func TestHeaderRules(t *testing.T) {
 		}
 		if err == nil {
 			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+func TestAnswerHeaders(t *testing.T) {
+	hdrs, err := wantedHeaders([]string{"X-Request-ID"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := answerHeaders([]string{"x-fee", "x-request-id"}, hdrs)
+	want := []wanted{{"X-Fee", uint32(bpfNhStrS_ANSWER0)}, {"X-Request-Id", uint32(bpfNhStrS_CAPTURE0)}}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %v, %v, want %v: a name that is looked for in both has one rule", got, err, want)
+	}
+	for _, names := range [][]string{{""}, {"a", "b", "c", "d", "e"}} {
+		if _, err := answerHeaders(names, hdrs); err == nil {
+			t.Errorf("%q: no error", names)
 		}
 	}
 }

@@ -16,6 +16,7 @@
 #define NH_LITE_H
 
 #include "body.h"
+#include "answer.h"
 
 /* Some requests are only counted, with what metrics need of them: where sampling may
  * leave a request out, that is decided before anything else is read of it. */

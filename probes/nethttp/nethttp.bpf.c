@@ -352,6 +352,8 @@ int nh_call_end(struct pt_regs *ctx)
 		op->ev.proto_minor = read_u8(res + e->res_minor);
 		if (cfg_body & WANT_RESPONSE)
 			body_received(op, e);
+		if (cfg_answer_lens) /* Header is what follows ProtoMinor */
+			put_answers(op, &call_of(op)->x, read_u64(res + e->res_minor + 8));
 	}
 	client_finish(op, &key);
 	return 0;

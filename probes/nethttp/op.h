@@ -80,8 +80,10 @@ enum nh_str {
 	S_FORWARDED_FOR,
 	S_FORWARDED,
 	S_UPGRADE,
-	S_CAPTURE0, /* configured ones */
-	S_COUNT = S_CAPTURE0 + 6,
+	S_CAPTURE0,                 /* configured ones */
+	S_ANSWER0 = S_CAPTURE0 + 6, /* configured response headers */
+	S_ANSWERS = 4,
+	S_COUNT = S_ANSWER0 + S_ANSWERS,
 	HDR_CONTENT_TYPE = S_COUNT, /* headers that are looked at and not recorded */
 	HDR_CONTENT_LENGTH,
 	HDR_COUNT,

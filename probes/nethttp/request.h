@@ -11,7 +11,7 @@
 static __noinline int put_captured(struct nh_op *op, struct hdr_scan *sc)
 {
 	if (sc->found >> S_CAPTURE0)
-		for (__u32 i = S_CAPTURE0; i < S_COUNT; i++)
+		for (__u32 i = S_CAPTURE0; i < S_ANSWER0; i++)
 			if (hdr_values(sc, i))
 				put_gostr(op, i, sc->at[i].ptr);
 	return 0;

@@ -452,6 +452,8 @@ static __noinline int server_end(struct nh_op *op, struct tr_gokey *key, struct 
 		h1_result(op, x, e, w);
 	if (cfg_body && w && !(op->ev.flags & (F_HIJACKED | F_PANIC | F_GOEXIT)))
 		body_ended(op, x, e);
+	if (cfg_answer_lens && w && e->body)
+		put_answers(op, x, read_u64(w + e->w_header));
 	server_finish(op, x, key, e);
 	scratch_put(x);
 	return 0;

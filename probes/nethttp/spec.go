@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -39,6 +40,8 @@ const pointMux = "mux"
 type Config struct {
 	// CaptureHeaders are further request headers to record, at most MaxCapture.
 	CaptureHeaders []string
+	// AnswerHeaders are response headers to record, at most MaxAnswers.
+	AnswerHeaders []string
 	// Join links client and server spans by connection.
 	Join bool
 	// Redact hides secret values in URLs.
@@ -49,6 +52,8 @@ type Config struct {
 	CountFull bool
 	// Bodies are the fields of JSON bodies that operations are to have.
 	Bodies Bodies
+	// Unseen counts an operation of which what is asked for, see Looks, is never seen; may be nil.
+	Unseen func(what string)
 }
 
 // Redactor hides secrets in URLs.
@@ -72,7 +77,19 @@ func New(cfg Config) (*probe.Spec, error) {
 		hdrs = append(hdrs, wanted{"Content-Type", uint32(bpfNhStrHDR_CONTENT_TYPE)},
 			wanted{"Content-Length", uint32(bpfNhStrHDR_CONTENT_LENGTH)})
 	}
-	rules, err := headerRules(hdrs)
+	answers, err := answerHeaders(cfg.AnswerHeaders, hdrs)
+	if err != nil {
+		return nil, err
+	}
+	all := slices.Clone(hdrs)
+	var slots [MaxAnswers]uint8
+	for i, h := range answers {
+		slots[i] = uint8(h.slot)
+		if !slices.Contains(all, h) {
+			all = append(all, h)
+		}
+	}
+	rules, err := headerRules(all)
 	if err != nil {
 		return nil, err
 	}
@@ -103,6 +120,12 @@ func New(cfg Config) (*probe.Spec, error) {
 			}
 			if err := cs.Variables["cfg_hdr_lens"].Set(headerLens(hdrs)); err != nil {
 				return fmt.Errorf("set cfg_hdr_lens: %w", err)
+			}
+			if err := cs.Variables["cfg_answer_lens"].Set(headerLens(answers)); err != nil {
+				return fmt.Errorf("set cfg_answer_lens: %w", err)
+			}
+			if err := cs.Variables["cfg_answers"].Set(slots); err != nil {
+				return fmt.Errorf("set cfg_answers: %w", err)
 			}
 			return nil
 		},

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -34,6 +35,11 @@ metrics:
       kind: counter
       when: '"quantity" in response_body'
       value: response_body["quantity"]
+      attributes: {side: kind}
+    - name: amount.said
+      kind: counter
+      when: '"http.response.header.x-amount" in attributes'
+      value: float(attributes["http.response.header.x-amount"][0])
       attributes: {side: kind}
 `
 
@@ -201,19 +207,98 @@ func TestBodyAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.post("/answer?quantity=512", "")
-	awaitCounts(t, url, map[string]int{`answer_volume_total side="server"`: 1 + 2 + 4 + 128 + 512})
+	awaitCounts(t, url, map[string]int{
+		`answer_volume_total side="server"`: 1 + 2 + 4 + 128 + 512,
+		// A header is had whatever becomes of the body, but in what "text" and "flushed" answer, which has none.
+		`amount_said_total side="server"`: 1 + 2 + 4 + 32 + 64 + 128 + 256 + 512,
+	})
 
 	for _, as := range []string{"string", "bytes", "buffer"} {
 		harness.Get(t, tg.URL("/call?n=3&as="+as+"&url="+tg.URL("/trades")))
 	}
 	awaitCounts(t, url, map[string]int{
 		`order_volume_total side="client"`: 3 * 3 * 2, `order_volume_total side="server"`: 3 * 3 * 2,
-		`answer_volume_total side="client"`: 3 * 3 * 2,
+		`answer_volume_total side="client"`: 3 * 3 * 2, `amount_said_total side="client"`: 3 * 3 * 2,
 	})
 	// Given as another reader: the client's is not looked at, and goes in as many pieces as it
 	// likes to the server.
 	harness.Get(t, tg.URL("/call?n=3&as=pipe&url="+tg.URL("/trades")))
 	awaitCounts(t, url, map[string]int{`answer_volume_total side="client"`: 4 * 3 * 2, `order_volume_total side="client"`: 3 * 3 * 2})
+}
+
+// TestPipelinedBodies: of requests that a client sends all at once, each has its own fields,
+// or none where its body was not there as a whole.
+func TestPipelinedBodies(t *testing.T) {
+	tg, _, url := bodyTarget(t, bodyRules)
+	w := dialWire(t, tg.HTTP)
+	send := func(first, n, pad int) {
+		t.Helper()
+		var all strings.Builder
+		for i := range n {
+			body := fmt.Sprintf(`{"x":%q,"symbol":"P%03d","quantity":%d}`, strings.Repeat("x", pad), first+i, first+i)
+			fmt.Fprintf(&all, "POST /trades HTTP/1.1\r\nHost: x\r\n%sContent-Length: %d\r\n\r\n%s", isJSON, len(body), body)
+		}
+		fmt.Fprint(w.c, all.String())
+		for range n {
+			w.answer("/trades")
+		}
+	}
+	send(1, 20, 0) // fits into the server's buffer
+	want := map[string]int{}
+	for i := 1; i <= 20; i++ {
+		want[fmt.Sprintf(`order_volume_total symbol="P%03d"`, i)] = i
+	}
+	awaitCounts(t, url, want)
+	send(100, 60, 500) // does not: bodies lie across its end
+	var seen, missed int
+	for deadline := time.Now().Add(20 * time.Second); seen+missed < 60 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		missed = sum(scrape(t, url, "tracer_agent_http_body_misses_total"), `reason="incomplete"`)
+		lines := scrape(t, url, "order_volume_total")
+		seen = 0
+		for i := 100; i < 160; i++ {
+			switch q := sum(lines, fmt.Sprintf(`symbol="P%03d"`, i)); q {
+			case i:
+				seen++
+			case 0:
+			default:
+				t.Fatalf("request %d counts %d", i, q)
+			}
+		}
+	}
+	if seen+missed != 60 || seen < 30 || missed == 0 {
+		t.Errorf("of 60 requests %d have their fields, %d are counted as incomplete", seen, missed)
+	}
+}
+
+// TestUnseen: rules that look at what cannot be seen of an operation say so and count it.
+func TestUnseen(t *testing.T) {
+	needs(t)
+	tg := harness.StartTarget(t, harness.Build{Dir: fasthttpDir}.Path(t))
+	file := filepath.Join(t.TempDir(), "agent.yaml")
+	if err := os.WriteFile(file, []byte(bodyRules), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h2 := harness.StartTarget(t, harness.Build{Dir: httpmatrix}.Path(t))
+	a := harness.StartAgentEnv(t, []string{
+		"OTEL_TRACES_EXPORTER=json", "OTEL_METRICS_EXPORTER=prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT=0",
+	}, "--pid", strconv.Itoa(tg.PID), "--pid", strconv.Itoa(h2.PID), "--config", file, "--max-overhead", "0")
+	a.WaitInstrumented(tg.PID)
+	a.WaitInstrumented(h2.PID)
+	url := prometheusURL(t, a)
+	for range 3 {
+		harness.Get(t, "http://"+tg.Servers["fiber"]+"/orders/7")
+	}
+	c := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}}
+	defer c.CloseIdleConnections()
+	resp, err := c.Post("https://"+h2.HTTPS+"/echo", "application/json", strings.NewReader(`{"quantity":1}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, resp.Body)
+	resp.Body.Close()
+	const unseen = "tracer_agent_metric_rule_unseen_total "
+	awaitCounts(t, url, map[string]int{unseen + `probe="fasthttp"`: 3 * 3, unseen + `probe="nethttp"`: 3, unseen + `what="request_body"`: 4})
+	a.WaitLog("rules of metrics look at what is not seen", "probe=nethttp", "what=request_body")
 }
 
 // TestBodyHits: to look at bodies costs no hit, and without a rule none is looked at.

@@ -104,6 +104,7 @@ func main() {
 // answer writes o; size is declared unless it is negative.
 func answer(w http.ResponseWriter, o order, size int) {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Header().Set("X-Amount", strconv.FormatFloat(o.Quantity, 'f', -1, 64))
 	if size >= 0 {
 		w.Header().Set("Content-Length", strconv.Itoa(size))
 	}
