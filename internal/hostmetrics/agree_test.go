@@ -66,11 +66,6 @@ func statOf(t *testing.T, pid int32) (f []float64) {
 	return f
 }
 
-// statWord is a field of /proc/PID/stat, times a unit.
-func statWord(n int, unit float64) func(*testing.T, *subject) said {
-	return func(t *testing.T, s *subject) said { return single(statOf(t, s.pid)[n] * unit) }
-}
-
 // threads adds up a number that each thread's file has.
 func threads(t *testing.T, pid int32, file string, number func(text string) float64) (sum float64) {
 	t.Helper()

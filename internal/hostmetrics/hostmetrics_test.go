@@ -47,25 +47,6 @@ func source(t testing.TB) *Source {
 	return s
 }
 
-// start runs a program that waits until it is killed with the test.
-func start(t testing.TB, name string, args ...string) telemetry.ProcessKey {
-	t.Helper()
-	cmd := exec.Command(name, args...)
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		in.Close()
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	return keyOf(t, cmd.Process.Pid)
-}
-
 func keyOf(t testing.TB, pid int) telemetry.ProcessKey {
 	t.Helper()
 	p, err := procfs.NewProc(pid)
