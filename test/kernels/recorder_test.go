@@ -3,19 +3,23 @@ package kernels
 import (
 	"bufio"
 	"bytes"
-	"crypto/sha256"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
-	"net/http/httptest"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -23,15 +27,14 @@ import (
 
 // arrival is one request as it came over the wire.
 type arrival struct {
-	// sum is of every byte that is not our header: of HTTP/1 as they came, of HTTP/2 of
+	// text is every byte that is not our header: of HTTP/1 as they came, of HTTP/2 of
 	// the decoded header lists, sorted because net/http's own order is random, and data.
-	sum [sha256.Size]byte
+	text []byte
 	// ours is our header's value, "" when there is none; named is how many headers are
 	// called traceparent in any letter case.
 	ours  string
 	named int
 	shape shape
-	text  []byte // what sum is of, when it is kept
 }
 
 // recorder takes connections by hand, so that nothing between the wire and the test
@@ -40,7 +43,6 @@ type recorder struct {
 	addr string
 	kind string
 	cert tls.Certificate
-	keep bool
 
 	mu   sync.Mutex
 	open map[net.Conn]bool
@@ -50,13 +52,9 @@ type recorder struct {
 	errs []error
 }
 
-func startRecorder(t *testing.T, kind string, keep bool) *recorder {
+func startRecorder(t *testing.T, kind string) *recorder {
 	t.Helper()
-	r := &recorder{kind: kind, keep: keep, got: map[int][]arrival{}, sent: map[int]bool{}, open: map[net.Conn]bool{}}
-	s := httptest.NewUnstartedServer(nil)
-	s.StartTLS()
-	r.cert = s.TLS.Certificates[0]
-	s.Close()
+	r := &recorder{kind: kind, cert: certificate(t), got: map[int][]arrival{}, sent: map[int]bool{}, open: map[net.Conn]bool{}}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -130,6 +128,21 @@ func (r *recorder) serve(c net.Conn) error {
 	return r.http1(c)
 }
 
+// certificate is one whose key signs fast: the test takes no interest in it.
+func certificate(t *testing.T) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(24 * time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, made, made, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
 func (r *recorder) overTLS(c net.Conn, proto string, f func(net.Conn) error) error {
 	tc := tls.Server(c, &tls.Config{Certificates: []tls.Certificate{r.cert}, NextProtos: []string{proto}})
 	if err := tc.Handshake(); err != nil {
@@ -141,7 +154,6 @@ func (r *recorder) overTLS(c net.Conn, proto string, f func(net.Conn) error) err
 
 var (
 	ourLine  = regexp.MustCompile(`\r\nTraceparent: (00-[0-9a-f]{32}-[0-9a-f]{16}-0[0-9a-f])\r\n`)
-	anyName  = regexp.MustCompile(`(?i)\r\ntraceparent:`)
 	inPath   = regexp.MustCompile(`/n/(\d+)`)
 	lengthIs = regexp.MustCompile(`\r\nContent-Length: (\d+)\r\n`)
 )
@@ -149,7 +161,17 @@ var (
 // own begins the trace ids that the program sets itself.
 const own = "feedfeedfeedfeed"
 
-func names(head []byte) int { return len(anyName.FindAllIndex(head, -1)) }
+func names(head []byte) int { return named(head, "traceparent") }
+
+// named is how many of a header's lines have a name, in any letter case.
+func named(head []byte, name string) (n int) {
+	for line := range bytes.SplitSeq(head, []byte("\r\n")) {
+		if len(line) > len(name) && line[len(name)] == ':' && bytes.EqualFold(line[:len(name)], []byte(name)) {
+			n++
+		}
+	}
+	return n
+}
 
 // number is a request's, which its path has.
 func number(head []byte) (int, error) {
@@ -167,20 +189,15 @@ func (r *recorder) add(head, rest []byte, s shape) error {
 		return err
 	}
 	a := arrival{named: names(head), shape: s}
+	before, after := head, []byte(nil)
 	for _, at := range ourLine.FindAllSubmatchIndex(head, -1) {
 		value := string(head[at[2]:at[3]])
-		if strings.Contains(value, own) {
-			continue
+		if !strings.Contains(value, own) {
+			a.ours, before, after = value, head[:at[0]], head[at[1]-2:] // the line's end stays
+			break
 		}
-		a.ours = value
-		head = append(slices.Clone(head[:at[0]]), head[at[1]-2:]...) // the line's end stays
-		break
 	}
-	text := append(slices.Clone(head), rest...)
-	a.sum = sha256.Sum256(text)
-	if r.keep {
-		a.text = text
-	}
+	a.text = slices.Concat(before, after, rest)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.got[i] = append(r.got[i], a)
@@ -410,7 +427,7 @@ func answer(fr *http2.Framer, id uint32, status string, end bool) error {
 func fields(f *http2.MetaHeadersFrame) []byte {
 	var pseudo, regular []string
 	for _, h := range f.Fields {
-		line := fmt.Sprintf("%s: %s\r\n", h.Name, h.Value)
+		line := h.Name + ": " + h.Value + "\r\n"
 		switch {
 		case h.IsPseudo():
 			pseudo = append(pseudo, line)

@@ -135,7 +135,7 @@ func (a *Agent) Metrics() map[string]float64 {
 		a.t.Fatalf("signal the agent: %v", err)
 	}
 	var text string
-	a.wait(patience*5*time.Second, "self-metrics", func() bool {
+	a.wait(patience*20*time.Second, "self-metrics", func() bool {
 		text = a.stderr.String()[from:]
 		return strings.Contains(text, "tracer_agent_resident_memory_bytes ")
 	})

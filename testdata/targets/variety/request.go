@@ -5,7 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math/rand"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 )
@@ -17,8 +17,8 @@ var methods = []string{"GET", "GET", "GET", "POST", "PUT", "PATCH", "DELETE", "H
 
 // request makes number i: everything in it follows from kind, seed and i.
 func request(kind string, seed int64, i int) (*http.Request, error) {
-	r := rand.New(rand.NewSource(seed*1_000_003 + int64(i)))
-	method := methods[r.Intn(len(methods))]
+	r := rand.New(rand.NewPCG(uint64(seed), uint64(i)))
+	method := methods[r.IntN(len(methods))]
 	scheme := "http"
 	if kind == "https" || kind == "connect" || kind == "http2" {
 		scheme = "https"
@@ -35,7 +35,7 @@ func request(kind string, seed int64, i int) (*http.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	if size > 0 && r.Intn(3) == 0 { // chunked: of unknown length
+	if size > 0 && r.IntN(3) == 0 { // chunked: of unknown length
 		req.ContentLength = -1
 		data, err := io.ReadAll(req.Body)
 		if err != nil {
@@ -43,15 +43,15 @@ func request(kind string, seed int64, i int) (*http.Request, error) {
 		}
 		req.Body = io.NopCloser(onlyReader{bytes.NewReader(data)})
 		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(onlyReader{bytes.NewReader(data)}), nil }
-		if r.Intn(2) == 0 {
-			req.Trailer = http.Header{"X-Sum": {text(r, 1+r.Intn(40))}, "X-Empty": {""}}
+		if r.IntN(2) == 0 {
+			req.Trailer = http.Header{"X-Sum": {text(r, 1+r.IntN(40))}, "X-Empty": {""}}
 		}
 	}
 	addHeaders(r, req)
-	if size > 0 && r.Intn(6) == 0 {
+	if size > 0 && r.IntN(6) == 0 {
 		req.Header.Set("Expect", "100-continue")
 	}
-	switch r.Intn(20) {
+	switch r.IntN(20) {
 	case 0:
 		req.Close = kind != "http2" && kind != "x-http2"
 	case 1:
@@ -59,7 +59,7 @@ func request(kind string, seed int64, i int) (*http.Request, error) {
 			req.Header.Set("X-Hang-Up", "1")
 		}
 	case 2:
-		req.Host = strings.Repeat("h", 1+r.Intn(60)) + ".test"
+		req.Host = strings.Repeat("h", 1+r.IntN(60)) + ".test"
 	case 3:
 		req.Header["User-Agent"] = nil
 	}
@@ -70,11 +70,11 @@ type onlyReader struct{ io.Reader }
 
 // path is short as a rule; else the line it is in ends near a buffer's end.
 func path(r *rand.Rand) string {
-	switch r.Intn(8) {
+	switch r.IntN(8) {
 	case 0:
 		return "/" + text(r, near(r, 4096)-100)
 	case 1:
-		return "/" + text(r, r.Intn(300)) + "?q=" + text(r, r.Intn(300))
+		return "/" + text(r, r.IntN(300)) + "?q=" + text(r, r.IntN(300))
 	case 2:
 		return "/" + text(r, near(r, 8192)-100)
 	default:
@@ -84,14 +84,14 @@ func path(r *rand.Rand) string {
 
 // near is a number within 150 of n, or of a small fraction of it.
 func near(r *rand.Rand, n int) int {
-	if r.Intn(3) == 0 {
+	if r.IntN(3) == 0 {
 		n /= 4
 	}
-	return n - 150 + r.Intn(300)
+	return n - 150 + r.IntN(300)
 }
 
 func bodySize(r *rand.Rand) int {
-	switch r.Intn(5) {
+	switch r.IntN(5) {
 	case 0:
 		return near(r, 4096)
 	case 1:
@@ -99,18 +99,26 @@ func bodySize(r *rand.Rand) int {
 	case 2:
 		return near(r, 65536)
 	default:
-		return r.Intn(2000)
+		return r.IntN(2000)
 	}
 }
 
 const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
 
-func text(r *rand.Rand, n int) string {
-	b := make([]byte, max(n, 0))
+// letterBlock is what texts are cut from: a letter at a time is dear where a processor is emulated.
+var letterBlock = func() string {
+	r := rand.New(rand.NewPCG(1, 2))
+	b := make([]byte, 1<<18)
 	for i := range b {
-		b[i] = letters[r.Intn(len(letters))]
+		b[i] = letters[r.IntN(len(letters))]
 	}
 	return string(b)
+}()
+
+func text(r *rand.Rand, n int) string {
+	n = max(n, 0)
+	at := r.IntN(len(letterBlock) - n)
+	return letterBlock[at : at+n]
 }
 
 // alike are names that differ from the one that is looked for, in the map as well as
@@ -121,35 +129,35 @@ var alike = []string{"Tracestate", "Baggage", "X-Traceparent", "Traceparen", "Tr
 // addHeaders adds 0 to 200 headers, mostly few.
 func addHeaders(r *rand.Rand, req *http.Request) {
 	n := 0
-	switch r.Intn(10) {
+	switch r.IntN(10) {
 	case 0:
 	case 1:
-		n = r.Intn(201)
+		n = r.IntN(201)
 	case 2:
-		n = 100 + r.Intn(30)
+		n = 100 + r.IntN(30)
 	default:
-		n = r.Intn(20)
+		n = r.IntN(20)
 	}
 	for k := 0; k < n; k++ {
-		name := fmt.Sprintf("X-%s-%d", strings.ToUpper(text(r, 1))+"h"+strings.Repeat("n", r.Intn(20)), k)
+		name := fmt.Sprintf("X-%s-%d", strings.ToUpper(text(r, 1))+"h"+strings.Repeat("n", r.IntN(20)), k)
 		name = strings.NewReplacer("_", "a", ".", "b").Replace(name)
-		if r.Intn(10) == 0 {
+		if r.IntN(10) == 0 {
 			name = strings.ToLower(name)
 		}
-		for v := r.Intn(8) / 7; v >= 0; v-- {
-			size := r.Intn(60)
-			if r.Intn(40) == 0 {
+		for v := r.IntN(8) / 7; v >= 0; v-- {
+			size := r.IntN(60)
+			if r.IntN(40) == 0 {
 				size = near(r, 4096)
 			}
 			req.Header[name] = append(req.Header[name], text(r, size))
 		}
 	}
 	for _, name := range alike {
-		if r.Intn(12) == 0 {
-			req.Header[name] = []string{"k1=" + text(r, 1+r.Intn(30)) + ",k2=v;p"}
+		if r.IntN(12) == 0 {
+			req.Header[name] = []string{"k1=" + text(r, 1+r.IntN(30)) + ",k2=v;p"}
 		}
 	}
-	if r.Intn(6) == 0 { // as much as brings the header's end near the buffer's
+	if r.IntN(6) == 0 { // as much as brings the header's end near the buffer's
 		have := len(req.URL.RequestURI()) + 60
 		for name, values := range req.Header {
 			for _, v := range values {
@@ -166,13 +174,13 @@ func addHeaders(r *rand.Rand, req *http.Request) {
 // library, by name in any letter case, more than one, or one that is none.
 func addOwn(r *rand.Rand, req *http.Request) *http.Request {
 	own := fmt.Sprintf("00-%s%016x-%016x-01", ownTrace, r.Uint64()|1, r.Uint64()|1)
-	switch r.Intn(40) {
+	switch r.IntN(40) {
 	case 0:
 		req.Header.Set("traceparent", own)
 	case 1:
 		name := []byte("traceparent")
 		for i := range name {
-			if r.Intn(2) == 0 {
+			if r.IntN(2) == 0 {
 				name[i] -= 'a' - 'A'
 			}
 		}
