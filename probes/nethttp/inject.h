@@ -40,7 +40,7 @@ static __noinline int proven_absent(struct nh_writer *w, struct tr_goexe *ge, __
 	struct hdr_scan *sc = &w->scan;
 	__u64 count;
 
-	scan_reset(sc, cfg_hdr_lens);
+	scan_reset(sc, 1ULL << (sizeof("traceparent") - 1)); /* other keys' bytes are not read */
 	/* hmap.count is the first word */
 	if (!map ||
 	    bpf_probe_read_user(&sc->word[0], 8, (void *)(map + (ge->swiss ? ge->map_used : 0)))) {
@@ -65,9 +65,12 @@ static __noinline int proven_absent(struct nh_writer *w, struct tr_goexe *ge, __
 static __noinline int buf_of(struct nh_writer *w, struct nh_exe *e, __u64 bw)
 {
 	struct nh_buf *b = &w->buf;
-	__u64 len = read_u64(bw + e->bw_buf + 8);
+	__u64 len;
 
-	b->addr = read_u64(bw + e->bw_buf);
+	if (bpf_probe_read_user(w->scan.word, 16, (void *)(bw + e->bw_buf))) /* pointer, length */
+		w->scan.word[0] = 0;
+	b->addr = w->scan.word[0];
+	len = w->scan.word[1];
 	b->n_addr = bw + e->bw_n;
 	b->n = len + 1; /* stays when the read fails */
 	bpf_probe_read_user(&b->n, 8, (void *)b->n_addr);

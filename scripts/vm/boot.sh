@@ -41,7 +41,7 @@ shift 2
 case $arch in
   amd64) # "max" instead of a real model makes some kernels panic
     # shellcheck disable=SC2054 # the comma is QEMU's
-    qemu=(qemu-system-x86_64 -M pc,usb=off -cpu Haswell-v4)
+    qemu=(qemu-system-x86_64 -M pc,usb=off -cpu "${TRACER_VM_CPU:-Haswell-v4}")
     words="console=ttyS0,115200 tsc=reliable no_timer_check $words"
     ;;
   arm64)
