@@ -34,7 +34,9 @@ type arrival struct {
 	// called traceparent in any letter case.
 	ours  string
 	named int
-	shape shape
+	// refused: it was not answered, so that it is to be sent again.
+	refused bool
+	shape   shape
 }
 
 // recorder takes connections by hand, so that nothing between the wire and the test
@@ -183,12 +185,12 @@ func number(head []byte) (int, error) {
 }
 
 // add keeps a request: its header, as text or as sorted lines, and all that follows.
-func (r *recorder) add(head, rest []byte, s shape) error {
+func (r *recorder) add(head, rest []byte, s shape, refused bool) error {
 	i, err := number(head)
 	if err != nil {
 		return err
 	}
-	a := arrival{named: names(head), shape: s}
+	a := arrival{named: names(head), refused: refused, shape: s}
 	before, after := head, []byte(nil)
 	for _, at := range ourLine.FindAllSubmatchIndex(head, -1) {
 		value := string(head[at[2]:at[3]])
@@ -236,11 +238,13 @@ func (r *recorder) http1(c net.Conn) error {
 		if err != nil {
 			return fmt.Errorf("in a body: %w", err)
 		}
-		if err := r.add(head, body, shapeOf(head, len(body))); err != nil {
+		// Over a new connection it will be sent again.
+		refused := served > 0 && bytes.Contains(head, []byte("\r\nX-Hang-Up: 1\r\n"))
+		if err := r.add(head, body, shapeOf(head, len(body)), refused); err != nil {
 			return err
 		}
-		if served > 0 && bytes.Contains(head, []byte("\r\nX-Hang-Up: 1\r\n")) {
-			return nil // it will be sent again over a new connection
+		if refused {
+			return nil
 		}
 		if _, err := io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"); err != nil {
 			return err
@@ -394,11 +398,11 @@ func (r *recorder) http2(c net.Conn) error {
 		}
 		s := streams[id]
 		delete(streams, id)
-		if err := r.add(s.head, append(s.data, s.trailer...), s.shape()); err != nil {
-			return err
-		}
 		refused, err := r.refuses(s)
 		if err != nil {
+			return err
+		}
+		if err := r.add(s.head, append(s.data, s.trailer...), s.shape(), refused); err != nil {
 			return err
 		}
 		if refused {
