@@ -22,13 +22,16 @@ func dialURL(tg *harness.Target, lib string, n, size int, msg string) string {
 		"n": {strconv.Itoa(n)}, "size": {strconv.Itoa(size)}, "msg": {msg}}.Encode())
 }
 
-// TestWebSocket: both ends of a connection, for every library, with messages of all
-// three encodings of a frame's length.
+// TestWebSocket: both ends of a connection, for every library, new and old, with messages of
+// all three encodings of a frame's length.
 func TestWebSocket(t *testing.T) {
 	needs(t)
-	for _, mode := range []harness.Mode{harness.Plain, harness.Stripped} {
-		t.Run(string(mode), func(t *testing.T) {
-			tg := harness.StartTarget(t, harness.Build{Dir: websocketDir, Mode: mode}.Path(t))
+	for name, b := range map[string]harness.Build{
+		"plain":         {Dir: websocketDir},
+		"old, stripped": {Dir: websocketDir, Mod: "old.mod", Go: "1.21.13", Mode: harness.Stripped},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tg := harness.StartTarget(t, b.Path(t))
 			agent := harness.Trace(t, tg)
 			for _, lib := range []string{"gorilla", "coder", "nhooyr"} {
 				for _, size := range []int{0, 5, 200, 3000} {

@@ -92,7 +92,7 @@ func dialGorilla(url string, n int, msg []byte) error {
 		return err
 	}
 	defer c.Close()
-	for range n {
+	for i := 0; i < n; i++ {
 		if err := c.WriteMessage(gorilla.BinaryMessage, msg); err != nil {
 			return err
 		}
@@ -119,7 +119,7 @@ func dialCoder(url string, n int, msg []byte) error {
 	}
 	defer c.CloseNow()
 	c.SetReadLimit(1 << 20)
-	for range n {
+	for i := 0; i < n; i++ {
 		if err := c.Write(ctx, coder.MessageBinary, msg); err != nil {
 			return err
 		}
@@ -137,7 +137,7 @@ func dialNhooyr(url string, n int, msg []byte) error {
 		return err
 	}
 	defer c.CloseNow()
-	for range n {
+	for i := 0; i < n; i++ {
 		if err := c.Write(ctx, nhooyr.MessageBinary, msg); err != nil {
 			return err
 		}
