@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"log/slog"
 	"math/big"
 	"net"
@@ -26,6 +27,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
+	"github.com/tracer-agent/tracer-agent/exporter"
 	"github.com/tracer-agent/tracer-agent/internal/config"
 	"github.com/tracer-agent/tracer-agent/internal/selfmetrics"
 )
@@ -278,6 +280,45 @@ func TestRefusedForGood(t *testing.T) {
 			}
 			if n, _ := d.queue.Len(); n != 0 {
 				t.Errorf("%d batches are kept", n)
+			}
+		})
+	}
+}
+
+// TestPartlyRefused: what a destination refuses of a batch is counted and not sent again,
+// whether the batch comes from disk or at once.
+func TestPartlyRefused(t *testing.T) {
+	for _, protocol := range protocols {
+		t.Run(protocol, func(t *testing.T) {
+			p := newPatient(t, busy)
+			p.reply = &coltracepb.ExportTracePartialSuccess{RejectedSpans: 3, ErrorMessage: "quota"}
+			p.listen(t, protocol)
+			m := selfmetrics.New()
+			d, err := NewDurable(context.Background(), p.config(protocol), config.DiskQueue{Directory: t.TempDir(), MaxBytes: 1 << 20}, "v",
+				slog.New(slog.DiscardHandler), m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer d.Shutdown(context.Background())
+			if err := d.ExportSpans(context.Background(), operations(10)); err != nil {
+				t.Fatalf("not put on disk: %v", err)
+			}
+			p.mu.Lock()
+			p.trouble = ""
+			p.mu.Unlock()
+			eventually(t, 20*time.Second, "taken from disk", func() bool { left, _ := d.queue.Len(); return left == 0 })
+			if lost := total(m, selfmetrics.NameRecordsLost); lost != 3 {
+				t.Errorf("%d spans from disk counted as lost, want 3", lost)
+			}
+			var got *exporter.RejectedError
+			if err := d.ExportSpans(context.Background(), operations(10)); !errors.As(err, &got) || got.Spans != 3 || got.Message != "quota" {
+				t.Errorf("got %v, want a RejectedError of 3 spans", err)
+			}
+			if left, _ := d.queue.Len(); left != 0 {
+				t.Errorf("%d batches are kept to be sent again", left)
+			}
+			if spans, _ := p.got(); spans != 20 {
+				t.Errorf("%d spans were sent, want 20", spans)
 			}
 		})
 	}

@@ -17,12 +17,16 @@ import (
 	"github.com/tracer-agent/tracer-agent/test/e2e/harness"
 )
 
+// outageHost is the Collector's address.
+const outageHost = "127.77.1.6"
+
 // collectorProc is a real OpenTelemetry Collector that writes what it takes to a file.
 type collectorProc struct {
 	t        *testing.T
 	bin, dir string
 	addr     string
 	cmd      *exec.Cmd
+	ended    chan struct{} // closed when cmd has
 	log      bytes.Buffer
 
 	read int64          // of the file
@@ -31,7 +35,13 @@ type collectorProc struct {
 
 func newCollectorProc(t *testing.T) *collectorProc {
 	t.Helper()
-	c := &collectorProc{t: t, bin: collectorBin(t), dir: t.TempDir(), addr: freeAddr(t)}
+	// An address of its own: a port of 127.0.0.1 may be another program's by the time that the
+	// outage ends, and an agent that tries it for minutes may end up connected to itself.
+	_, port, err := net.SplitHostPort(freeAddr(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &collectorProc{t: t, bin: collectorBin(t), dir: t.TempDir(), addr: net.JoinHostPort(outageHost, port)}
 	config := fmt.Sprintf(`
 receivers: {otlp: {protocols: {grpc: {endpoint: %q}}}}
 exporters: {file: {path: %s, append: true, flush_interval: 50ms}}
@@ -59,7 +69,17 @@ func (c *collectorProc) start() {
 	if err := c.cmd.Start(); err != nil {
 		c.t.Fatal(err)
 	}
+	c.ended = make(chan struct{})
+	go func(cmd *exec.Cmd, ended chan struct{}) {
+		_ = cmd.Wait()
+		close(ended)
+	}(c.cmd, c.ended)
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		select {
+		case <-c.ended:
+			c.t.Fatal("the collector has ended")
+		default:
+		}
 		if conn, err := net.Dial("tcp", c.addr); err == nil {
 			conn.Close()
 			return
@@ -74,7 +94,7 @@ func (c *collectorProc) start() {
 func (c *collectorProc) stop() {
 	if c.cmd != nil {
 		_ = c.cmd.Process.Signal(syscall.SIGTERM)
-		_ = c.cmd.Wait()
+		<-c.ended
 		c.cmd = nil
 	}
 }

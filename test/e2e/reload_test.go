@@ -89,6 +89,7 @@ func TestReload(t *testing.T) {
 		t.Errorf("service %q, want the selector's", s.Res("service.name"))
 	}
 	full := r.Links()
+	half := full - (full-base)/2 + 1 // with the probes of one of two like programs; one is for a link that is only there at times
 
 	t.Run("no gap", func(t *testing.T) {
 		mark, done, sent := r.Mark(), make(chan struct{}), 0
@@ -125,15 +126,28 @@ func TestReload(t *testing.T) {
 		spanOf(t, a, r.Agent)
 		r.reload(both)
 	})
-	t.Run("deselected", func(t *testing.T) {
-		r.reload(config(true, ""))
-		r.until("detached", withinKill, func() bool { return r.Links() < full })
-		mark := r.Mark()
-		harness.Get(t, b.URL("/plain"))
-		if spans := r.Settle(mark, 0, a); len(spans) != 0 {
-			t.Errorf("spans of a process that is no longer selected: %v", spans)
-		}
-	})
+	for _, off := range []struct{ name, extra string }{
+		{"deselected", ""},
+		{"selector off", "  - {exes: [" + goes + "], enabled: false}\n"},
+		{"selector's probes off", "  - {exes: [" + goes + "], probes: {nethttp: false, websocket: false}}\n"},
+		{"excluded", "  - {exes: [" + goes + "]}\nexclude:\n  - {exes: [" + goes + "]}\n"},
+	} {
+		t.Run(off.name, func(t *testing.T) {
+			r.reload(config(true, off.extra))
+			r.until("detached", withinKill, func() bool { return r.Links() <= half })
+			mark := r.Mark()
+			harness.Get(t, b.URL("/plain"))
+			if spans := r.Settle(mark, 0, a); len(spans) != 0 {
+				t.Errorf("spans of a process that is no longer traced: %v", spans)
+			}
+			r.reload(both)
+			r.until("traced again", 20*time.Second, func() bool {
+				mark := r.Mark()
+				harness.Get(t, b.URL("/plain"))
+				return len(r.Settle(mark, 0, a)) > 0
+			})
+		})
+	}
 	t.Run("probe off", func(t *testing.T) {
 		r.reload(config(true, "probes: {nethttp: false, websocket: false}\n")) // both have points in it
 		r.until("detached", withinKill, func() bool { return r.Links() == base })

@@ -28,7 +28,8 @@ func TestSelectorSettings(t *testing.T) {
 	silent, excluded := start("sel-silent", src), start("sel-excluded", src, "-gen", "9")
 	left, insisted := start("sel-sdk", sdk), start("sel-insisted", sdk)
 	config := filepath.Join(dir, "agent.yaml")
-	text := `
+	page := freeAddr(t)
+	text := "health: {address: '" + page + "'}" + `
 service: {attributes: {team: all}}
 instrument:
   - {exes: [sel-named], service: {name: shop, attributes: {tier: web}}, propagation: {mode: "off"}, redact: {query_names: [iban]}}
@@ -97,6 +98,57 @@ exclude:
 		t.Errorf("calls that go on in the other: %d without propagation, %d with, want 0 and 1", a, b)
 	}
 	listReason(t, left.PID, "otlptrace")
+	checkStatus(t, page, named.PID, left.PID)
+}
+
+// checkStatus: the page for people and the one for programs say of each target what is
+// done to it or why nothing is, and which probes are hit at which cost.
+func checkStatus(t *testing.T, page string, named, left int) {
+	t.Helper()
+	for path, want := range map[string]string{"/healthz": "ok", "/readyz": "ok", "/": "sel-named"} {
+		if got := fetch(t, "http://"+page+path); !strings.Contains(got, want) {
+			t.Errorf("%s has no %q: %s", path, want, got)
+		}
+	}
+	var s struct {
+		Targets []struct {
+			PID                       int
+			Service, Propagation, Why string
+			Watched                   bool
+		}
+		Probes []struct {
+			Probe, Class string
+			Hits         uint64
+		}
+	}
+	if err := json.Unmarshal([]byte(fetch(t, "http://"+page+"/status.json")), &s); err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for _, tg := range s.Targets {
+		switch tg.PID {
+		case named:
+			if seen++; !tg.Watched || tg.Service != "shop" || tg.Propagation != "none" {
+				t.Errorf("status of the named program: %+v", tg)
+			}
+		case left:
+			if seen++; tg.Watched || !strings.Contains(tg.Why, "left alone") {
+				t.Errorf("status of the program that is left alone: %+v", tg)
+			}
+		}
+	}
+	var hits uint64
+	for _, p := range s.Probes {
+		if p.Class == "" {
+			t.Errorf("a probe without a cost class: %+v", p)
+		}
+		if p.Probe == "nethttp" {
+			hits += p.Hits
+		}
+	}
+	if seen != 2 || hits == 0 {
+		t.Errorf("%d of 2 targets, %d hits: %+v", seen, hits, s)
+	}
 }
 
 // listReason checks that list has a process as left alone, and why.
