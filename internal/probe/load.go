@@ -55,7 +55,7 @@ func (m *Manager) load() error {
 	if m.events == nil || m.lost == nil || m.goexes == nil {
 		return errors.New("load probes: no probe uses the shared maps")
 	}
-	if m.runs, err = newRunStats(cmp.Or(m.opts.ExactFor, statsFirst)); err != nil {
+	if m.runs, err = newRunStats(cmp.Or(m.opts.ExactFor, firstStats())); err != nil {
 		m.log.Info("hits and run time of probes are not counted", "err", err)
 		m.runs = nil
 	}

@@ -37,7 +37,7 @@ func TestRunStats(t *testing.T) {
 			read:  func() []runs { step(); return []runs{seen} },
 			start: func() (io.Closer, error) { step(); on = true; return closed{&on}, nil },
 			total: make([]runs, 1),
-			times: cadence{statsFirst, statsWindow, statsPeriod},
+			times: cadence{firstStats(), statsWindow, statsPeriod},
 		}
 		if err := r.open(time.Now()); err != nil {
 			t.Fatal(err)

@@ -47,7 +47,8 @@ build() {
   rm -rf "$out/targets-$1"
   mkdir -p "$bin" "$out/targets-$1"
   CGO_ENABLED=0 GOARCH=$1 go test -c -ldflags '-s -w' -o "$bin/kernels.test" ./test/kernels
-  CGO_ENABLED=0 GOARCH=$1 go build -trimpath -ldflags '-s -w' -o "$bin/tracer-agent" ./cmd/tracer-agent
+  CGO_ENABLED=0 GOARCH=$1 go build -trimpath \
+    -ldflags '-s -w -X github.com/tracer-agent/tracer-agent/internal/probe.statsFirst=10h' -o "$bin/tracer-agent" ./cmd/tracer-agent
   for v in $versions; do
     (cd testdata/targets/httpmatrix && GOFLAGS=-buildvcs=false GOTOOLCHAIN=go$v CGO_ENABLED=0 GOARCH=$1 \
       go build -o "$out/targets-$1/httpmatrix-go$v" .)
