@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -21,7 +20,8 @@ import (
 type subject struct {
 	pid int32
 	folders
-	look int // 0 before, 1 after the values were read
+	disk string // why what the process does with files reaches no disk, "" where it does
+	look int    // 0 before, 1 after the values were read
 	// Of the reading before, for each look: /proc/PID/stat or the first line of /proc/stat, and
 	// the time, so that what each says is a bound.
 	first [2][]float64
@@ -174,12 +174,44 @@ func hostCPUs(t *testing.T) (n float64) {
 
 func meminfo(t *testing.T, key string) float64 { return keyed(t, "/proc/meminfo", key) * 1024 }
 
-func noV1(s *subject) string {
-	if s.cpu == "" || s.cpuacct == "" || s.memory == "" {
-		return "control groups of version 1 with cpu, cpuacct and memory"
+// ofGroup is the row of a control group's number: version 1's where the host has the controller
+// there, else version 2's.
+func ofGroup(controller string, v1, v2 func(t *testing.T, dir string) said) row {
+	return row{
+		lacks: func(s *subject) string {
+			if s.v1(controller) == "" && !s.v2Has(controller) {
+				return "a control group with " + controller
+			}
+			return ""
+		},
+		says: func(t *testing.T, s *subject) said {
+			if dir := s.v1(controller); dir != "" {
+				return v1(t, dir)
+			}
+			return v2(t, s.v2)
+		},
 	}
-	return ""
 }
+
+// in is a number of a file of a control group, times a unit.
+func in(file, key string, unit float64) func(*testing.T, string) said {
+	return func(t *testing.T, dir string) said { return single(keyed(t, dir+"/"+file, key) * unit) }
+}
+
+func cpuTimeV1(t *testing.T, dir string) said {
+	return said{"cpu.mode=user": keyed(t, dir+"/cpuacct.stat", "user") * tick, "cpu.mode=system": keyed(t, dir+"/cpuacct.stat", "system") * tick}
+}
+
+func cpuTimeV2(t *testing.T, dir string) said {
+	return said{"cpu.mode=user": keyed(t, dir+"/cpu.stat", "user_usec") / 1e6, "cpu.mode=system": keyed(t, dir+"/cpu.stat", "system_usec") / 1e6}
+}
+
+func slack(v float64, r row) row {
+	r.slack = v
+	return r
+}
+
+func noDisk(s *subject) string { return s.disk }
 
 func noPSI(*subject) string {
 	if _, err := os.ReadFile("/proc/pressure/cpu"); err != nil {
@@ -188,20 +220,41 @@ func noPSI(*subject) string {
 	return ""
 }
 
+// localDisks are what statfs says of the first folder at which each local file system is, for PID 1
+// or, where that may not be looked at, for this process: only whole ones, then, of those with a root.
+func localDisks() said {
+	root, list, whole := "/proc/1/root", "/proc/1/mountinfo", false
+	if _, err := os.Stat(root + "/"); err != nil {
+		root, list, whole = "", "/proc/self/mountinfo", true
+	}
+	data, _ := os.ReadFile(list)
+	v, seen := said{}, map[string]bool{}
+	for line := range strings.Lines(string(data)) {
+		mount, kind, _ := strings.Cut(line, " - ")
+		m, k := strings.Fields(mount), strings.Fields(kind)
+		device, part, at := m[2], m[3] != "/" && k[0] != "btrfs", m[4]
+		var st syscall.Statfs_t
+		if !slices.Contains(localTypes, k[0]) {
+			continue // one over a network may never answer
+		}
+		info, err := os.Stat(root + at)
+		if whole && part || seen[device] || err != nil || !info.IsDir() || syscall.Statfs(root+at, &st) != nil {
+			continue
+		}
+		seen[device] = true
+		for state, blocks := range map[string]uint64{"used": st.Blocks - st.Bfree, "free": st.Bavail} {
+			v["system.device="+k[1]+",system.filesystem.mountpoint="+at+",system.filesystem.state="+state+",system.filesystem.type="+k[0]] = float64(blocks) * float64(st.Frsize)
+		}
+	}
+	return v
+}
+
 func noLocalDisk(*subject) string {
-	if _, err := exec.Command("df", df...).Output(); err != nil {
+	if len(localDisks()) == 0 {
 		return "a local file system"
 	}
 	return ""
 }
-
-// df lists local file systems, each once.
-var df = append([]string{"-B1", "--output=source,fstype,used,avail,target"}, func() (types []string) {
-	for _, l := range localTypes {
-		types = append(types, "-t", l)
-	}
-	return types
-}()...)
 
 const tick = 1.0 / 100
 
@@ -237,11 +290,11 @@ var processRows = map[string]row{
 			"process.context_switch.type=involuntary": threads(t, s.pid, "status", after("nonvoluntary_ctxt_switches:")),
 		}
 	}},
-	"process.paging.faults": {says: func(t *testing.T, s *subject) said {
+	"process.paging.faults": {lacks: noDisk, says: func(t *testing.T, s *subject) said {
 		f := statOf(t, s.pid)
 		return said{"system.paging.fault.type=minor": f[10], "system.paging.fault.type=major": f[12]}
 	}},
-	"process.disk.io": {says: func(t *testing.T, s *subject) said {
+	"process.disk.io": {lacks: noDisk, says: func(t *testing.T, s *subject) said {
 		return said{"disk.io.direction=read": field(t, s.pid, "io", "read_bytes:"), "disk.io.direction=write": field(t, s.pid, "io", "write_bytes:")}
 	}},
 	"process.start_time": {slack: 0.002, says: func(t *testing.T, s *subject) said {
@@ -252,37 +305,26 @@ var processRows = map[string]row{
 		return single(keyed(t, "/proc/uptime", "") - statOf(t, s.pid)[22]*tick)
 	}},
 
-	"container.cpu.time": {lacks: noV1, slack: tick, says: func(t *testing.T, s *subject) said {
-		return said{
-			"cpu.mode=user":   keyed(t, s.cpuacct+"/cpuacct.stat", "user") * tick,
-			"cpu.mode=system": keyed(t, s.cpuacct+"/cpuacct.stat", "system") * tick,
-		}
-	}},
-	"container.cpu.limit": {lacks: noV1, says: func(t *testing.T, s *subject) said {
-		return single(keyed(t, s.cpu+"/cpu.cfs_quota_us", "") / keyed(t, s.cpu+"/cpu.cfs_period_us", ""))
-	}},
-	"container.cpu.periods": {lacks: noV1, says: func(t *testing.T, s *subject) said {
-		return single(keyed(t, s.cpu+"/cpu.stat", "nr_periods"))
-	}},
-	"container.cpu.throttled_periods": {lacks: noV1, says: func(t *testing.T, s *subject) said {
-		return single(keyed(t, s.cpu+"/cpu.stat", "nr_throttled"))
-	}},
-	"container.cpu.throttled_time": {lacks: noV1, says: func(t *testing.T, s *subject) said {
-		return single(keyed(t, s.cpu+"/cpu.stat", "throttled_time") / 1e9)
-	}},
-	"container.memory.usage": {lacks: noV1, says: func(t *testing.T, s *subject) said {
-		return single(keyed(t, s.memory+"/memory.usage_in_bytes", ""))
-	}},
-	"container.memory.working_set": {lacks: noV1, says: func(t *testing.T, s *subject) said {
-		return single(keyed(t, s.memory+"/memory.usage_in_bytes", "") - keyed(t, s.memory+"/memory.stat", "total_inactive_file"))
-	}},
-	"container.memory.limit": {lacks: noV1, says: func(t *testing.T, s *subject) said {
-		return single(keyed(t, s.memory+"/memory.limit_in_bytes", ""))
-	}},
-	"container.memory.oom_kills": {lacks: noV1, says: func(t *testing.T, s *subject) said {
-		return single(keyed(t, s.memory+"/memory.oom_control", "oom_kill"))
-	}},
-	"container.network.io": {says: func(t *testing.T, s *subject) said { return traffic(t, fmt.Sprintf("/proc/%d/net/dev", s.pid), 0) }},
+	"container.cpu.time": slack(tick, ofGroup("cpuacct", cpuTimeV1, cpuTimeV2)),
+	"container.cpu.limit": ofGroup("cpu", func(t *testing.T, dir string) said {
+		return single(keyed(t, dir+"/cpu.cfs_quota_us", "") / keyed(t, dir+"/cpu.cfs_period_us", ""))
+	}, func(t *testing.T, dir string) said {
+		limit := words(t, dir+"/cpu.max")[0]
+		return single(num(t, limit[0]) / num(t, limit[1]))
+	}),
+	"container.cpu.periods":           ofGroup("cpu", in("cpu.stat", "nr_periods", 1), in("cpu.stat", "nr_periods", 1)),
+	"container.cpu.throttled_periods": ofGroup("cpu", in("cpu.stat", "nr_throttled", 1), in("cpu.stat", "nr_throttled", 1)),
+	"container.cpu.throttled_time":    slack(1e-9, ofGroup("cpu", in("cpu.stat", "throttled_time", 1e-9), in("cpu.stat", "throttled_usec", 1e-6))),
+	"container.memory.usage":          ofGroup("memory", in("memory.usage_in_bytes", "", 1), in("memory.current", "", 1)),
+	"container.memory.working_set": ofGroup("memory", func(t *testing.T, dir string) said {
+		return single(keyed(t, dir+"/memory.usage_in_bytes", "") - keyed(t, dir+"/memory.stat", "total_inactive_file"))
+	}, func(t *testing.T, dir string) said {
+		return single(keyed(t, dir+"/memory.current", "") - keyed(t, dir+"/memory.stat", "inactive_file"))
+	}),
+	"container.memory.limit":     ofGroup("memory", in("memory.limit_in_bytes", "", 1), in("memory.max", "", 1)),
+	"container.memory.oom_kills": ofGroup("memory", in("memory.oom_control", "oom_kill", 1), in("memory.events", "oom_kill", 1)),
+	// A new namespace may have tunnels that nothing went through; lo is looked at apart.
+	"container.network.io": {zero: true, says: func(t *testing.T, s *subject) said { return traffic(t, fmt.Sprintf("/proc/%d/net/dev", s.pid), 0) }},
 	"container.pressure.stall_time": {zero: true, says: func(t *testing.T, s *subject) said { return pressure(t, s.v2+"/%s.pressure") },
 		lacks: func(s *subject) string {
 			if _, err := os.ReadFile(s.v2 + "/cpu.pressure"); err != nil {
@@ -333,23 +375,10 @@ var hostRows = map[string]row{
 	"system.network.packet.count":   {zero: true, says: traffics(1)},
 	"system.network.errors":         {zero: true, says: traffics(2)},
 	"system.network.packet.dropped": {zero: true, says: traffics(3)},
-	"system.filesystem.usage": {slack: 8 << 20, lacks: noLocalDisk, says: func(t *testing.T, _ *subject) said {
-		out, err := exec.Command("df", df...).Output()
-		if err != nil {
-			t.Fatal(err)
-		}
-		v := said{}
-		for _, line := range strings.Split(strings.TrimSpace(string(out)), "\n")[1:] {
-			f := strings.Fields(line)
-			for state, value := range map[string]string{"used": f[2], "free": f[3]} {
-				v["system.device="+f[0]+",system.filesystem.mountpoint="+f[4]+",system.filesystem.state="+state+",system.filesystem.type="+f[1]] = num(t, value)
-			}
-		}
-		return v
-	}},
-	"system.pressure.stall_time": {zero: true, slack: 1e-6, lacks: noPSI, says: func(t *testing.T, _ *subject) said { return pressure(t, "/proc/pressure/%s") }},
-	"system.uptime":              {slack: 1.1, says: func(t *testing.T, _ *subject) said { return single(keyed(t, "/proc/uptime", "")) }},
-	"system.process.created":     {says: func(t *testing.T, _ *subject) said { return single(keyed(t, "/proc/stat", "processes")) }},
+	"system.filesystem.usage":       {zero: true, slack: 8 << 20, lacks: noLocalDisk, says: func(*testing.T, *subject) said { return localDisks() }},
+	"system.pressure.stall_time":    {zero: true, slack: 1e-6, lacks: noPSI, says: func(t *testing.T, _ *subject) said { return pressure(t, "/proc/pressure/%s") }},
+	"system.uptime":                 {slack: 1.1, says: func(t *testing.T, _ *subject) said { return single(keyed(t, "/proc/uptime", "")) }},
+	"system.process.created":        {says: func(t *testing.T, _ *subject) said { return single(keyed(t, "/proc/stat", "processes")) }},
 }
 
 // TestEveryMetricIsCompared: a metric that is shown has a row in the tables above.
@@ -437,11 +466,13 @@ func TestProcessAgrees(t *testing.T) {
 	src := source(t)
 	in := newFolders(t, src, "cpu", "cpuacct", "memory", "")
 	in.limit(t)
-	key := startBusy(t, in)
+	dir, disk := busyFolder(t)
+	key := startBusy(t, in, dir)
+	var got values
 	shares, _ := src.Open(key)
 	compare(t, processRows, func() *subject {
 		stop(t, key.PID)
-		s := &subject{pid: key.PID, folders: in}
+		s := &subject{pid: key.PID, folders: in, disk: disk}
 		s.read[1] = time.Now()
 		take(shares)
 		s.read[0] = time.Now()
@@ -464,13 +495,18 @@ func TestProcessAgrees(t *testing.T) {
 		second := take(shares)
 		clear(src.groupValues) // not what was read a moment ago
 		fresh, _ := src.Open(key)
-		got := take(fresh)
+		got = take(fresh)
 		for _, mode := range []string{"user", "system"} {
 			name := "process.cpu.utilization{cpu.mode=" + mode + "}"
 			got[name] = second[name]
 		}
 		return got
 	})
+	for _, direction := range []string{"receive", "transmit"} {
+		if name := "container.network.io{network.interface.name=lo,network.io.direction=" + direction + "}"; got[name] == 0 {
+			t.Errorf("%s is 0", name)
+		}
+	}
 }
 
 // TestGroupOfVersion2: where a process is in a group of version 2 alone its CPU time is
@@ -482,12 +518,12 @@ func TestGroupOfVersion2(t *testing.T) {
 	if in.v2 == "" {
 		t.Skip("no control groups of version 2 are mounted")
 	}
-	key := startBusy(t, in)
+	in.cpuacct = src.groups["cpuacct"] // its root, not a group that the process inherits
+	dir, _ := busyFolder(t)
+	key := startBusy(t, in, dir)
 	stop(t, key.PID)
 	rows := map[string]row{
-		"container.cpu.time": {slack: 1e-6, says: func(t *testing.T, s *subject) said {
-			return said{"cpu.mode=user": keyed(t, s.v2+"/cpu.stat", "user_usec") / 1e6, "cpu.mode=system": keyed(t, s.v2+"/cpu.stat", "system_usec") / 1e6}
-		}},
+		"container.cpu.time":            {slack: 1e-6, says: func(t *testing.T, s *subject) said { return cpuTimeV2(t, s.v2) }},
 		"container.pressure.stall_time": processRows["container.pressure.stall_time"],
 	}
 	compare(t, rows, func() *subject { return &subject{pid: key.PID, folders: in} }, func() values {

@@ -2,12 +2,15 @@ package hostmetrics
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -90,22 +93,92 @@ func busy(dir string) {
 	}
 }
 
+// busyFolder is where busy writes: on a disk where the host has one for temporary files or for
+// this package, else lacks says that it has none.
+func busyFolder(t *testing.T) (dir, lacks string) {
+	t.Helper()
+	dir = t.TempDir()
+	if reachesDisk(t, dir) {
+		return dir, ""
+	}
+	lacks = "a disk at " + dir
+	here, err := os.MkdirTemp(".", "busy-") //nolint:usetesting // t.TempDir() may be memory
+	if err != nil {
+		return dir, lacks + " and here: " + err.Error()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(here) })
+	if here, err = filepath.Abs(here); err != nil {
+		t.Fatal(err)
+	}
+	if !reachesDisk(t, here) {
+		return dir, lacks + " or " + here
+	}
+	return here, ""
+}
+
+// reachesDisk says whether the kernel counts as disk I/O what is done with a file in dir: not where
+// that is a tmpfs, or an overlay on one.
+func reachesDisk(t *testing.T, dir string) bool {
+	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	bytes := func(key string) float64 { return keyed(t, "/proc/thread-self/io", key) }
+	read, written := bytes("read_bytes"), bytes("write_bytes")
+	f, err := os.Create(filepath.Join(dir, "disk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	data := make([]byte, 1<<20)
+	if _, err := f.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 { // a page may be in use
+		if err := f.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+		if _, err := f.ReadAt(data, 0); err != nil {
+			t.Fatal(err)
+		}
+		if bytes("read_bytes") > read && bytes("write_bytes") > written {
+			return true
+		}
+	}
+	return false
+}
+
 // folders are the control groups that a process was put into; "" where the host has none.
 type folders struct{ cpu, cpuacct, memory, v2 string }
 
-// newFolders makes a group in each of the hierarchies.
+// newFolders makes a group in each of the hierarchies; controllers that are mounted together share one.
 func newFolders(t *testing.T, s *Source, controllers ...string) (f folders) {
 	t.Helper()
+	made := map[string]string{}
 	for _, c := range controllers {
 		at, ok := s.groups[c]
 		if !ok {
 			continue
 		}
-		dir := filepath.Join(at, fmt.Sprintf("tracer-agent-test-%d-%d", os.Getpid(), time.Now().UnixNano()))
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			t.Fatalf("make a control group: %v", err)
+		at, err := filepath.EvalSymlinks(at)
+		if err != nil {
+			t.Fatal(err)
 		}
-		t.Cleanup(func() { removeGroup(t, dir) })
+		dir, ok := made[at]
+		if !ok {
+			if c == "" {
+				enable(t, at)
+			}
+			dir = filepath.Join(at, fmt.Sprintf("tracer-agent-test-%d-%d", os.Getpid(), time.Now().UnixNano()))
+			switch err := os.Mkdir(dir, 0o755); {
+			case errors.Is(err, syscall.EROFS) || errors.Is(err, os.ErrPermission):
+				t.Skipf("needs kernel feature cgroup, which this host refuses: %v", err)
+			case err != nil:
+				t.Fatalf("make a control group: %v", err)
+			}
+			made[at] = dir
+			t.Cleanup(func() { removeGroup(t, dir) })
+		}
 		switch c {
 		case "cpu":
 			f.cpu = dir
@@ -118,6 +191,33 @@ func newFolders(t *testing.T, s *Source, controllers ...string) (f folders) {
 		}
 	}
 	return f
+}
+
+// enable has the groups below a group of version 2 count and limit what the host's version 2 can,
+// until the test is over.
+func enable(t *testing.T, at string) {
+	control := at + "/cgroup.subtree_control"
+	on, _ := os.ReadFile(control)
+	for _, c := range []string{"cpu", "memory"} {
+		if slices.Contains(strings.Fields(string(on)), c) || os.WriteFile(control, []byte("+"+c), 0o644) != nil {
+			continue
+		}
+		t.Cleanup(func() { _ = os.WriteFile(control, []byte("-"+c), 0o644) })
+	}
+}
+
+// v1 is the group of a controller of version 1.
+func (f folders) v1(controller string) string {
+	return map[string]string{"cpu": f.cpu, "cpuacct": f.cpuacct, "memory": f.memory}[controller]
+}
+
+// v2Has says whether the group of version 2 has what a controller of version 1 is for.
+func (f folders) v2Has(controller string) bool {
+	if controller == "cpuacct" {
+		return f.v2 != "" // with every controller and without
+	}
+	data, err := os.ReadFile(f.v2 + "/cgroup.controllers")
+	return err == nil && slices.Contains(strings.Fields(string(data)), controller)
 }
 
 // removeGroup waits for the last process of a group to be gone.
@@ -140,18 +240,23 @@ func (f folders) all() (dirs []string) {
 	return dirs
 }
 
-// limit bounds the group of version 1, and has the kernel kill something in it.
+// limit bounds the groups, and has the kernel kill something in them.
 func (f folders) limit(t *testing.T) {
 	t.Helper()
 	for path, value := range map[string]string{
 		f.cpu + "/cpu.cfs_period_us": "20000", f.cpu + "/cpu.cfs_quota_us": "12000", f.memory + "/memory.limit_in_bytes": "67108864",
+		f.v2 + "/cpu.max": "12000 20000", f.v2 + "/memory.max": "67108864", f.v2 + "/memory.swap.max": "0",
 	} {
-		if strings.HasPrefix(path, "/sys") {
+		if _, err := os.Stat(path); err == nil {
 			put(t, path, value)
 		}
 	}
-	if f.memory != "" {
-		hog := exec.Command("/bin/sh", "-c", "echo $$ > "+f.memory+"/cgroup.procs && exec tail /dev/zero")
+	dir := f.memory
+	if dir == "" && f.v2Has("memory") {
+		dir = f.v2
+	}
+	if dir != "" {
+		hog := exec.Command("/bin/sh", "-c", "echo $$ > "+dir+"/cgroup.procs && exec tail /dev/zero")
 		if err := hog.Run(); err == nil {
 			t.Error("a program that takes all memory was not killed")
 		}
@@ -165,19 +270,19 @@ func put(t *testing.T, path, value string) {
 	}
 }
 
-// startBusy runs busy in control groups and in a network namespace of its own.
-func startBusy(t *testing.T, in folders) telemetry.ProcessKey {
+// startBusy runs busy in a folder, in control groups and in a network namespace of its own.
+func startBusy(t *testing.T, in folders, dir string) telemetry.ProcessKey {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	script := "ip link set lo up"
-	for _, dir := range in.all() {
-		script += " && echo $$ > " + dir + "/cgroup.procs"
+	for _, group := range in.all() {
+		script += " && echo $$ > " + group + "/cgroup.procs"
 	}
 	cmd := exec.Command("unshare", "-n", "sh", "-c", script+` && exec "$0"`, self)
-	cmd.Env = append(os.Environ(), busyEnv+"="+t.TempDir())
+	cmd.Env = append(os.Environ(), busyEnv+"="+dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StdoutPipe()
 	if err != nil {

@@ -70,6 +70,7 @@ func (s *Source) groupOf(proc procfs.Proc) *group {
 		return nil
 	}
 	g := &group{}
+	var v2, cpuacct string // paths in their hierarchies
 	for _, cg := range cgroups {
 		// A path out of the agent's own view of the hierarchy cannot be followed.
 		if cg.Path == "/" || slices.Contains(strings.Split(cg.Path, "/"), "..") {
@@ -82,18 +83,22 @@ func (s *Source) groupOf(proc procfs.Proc) *group {
 			return ""
 		}
 		if cg.HierarchyID == 0 {
-			g.v2 = dir("")
+			g.v2, v2 = dir(""), cg.Path
 		}
 		for _, c := range cg.Controllers {
 			switch c {
 			case "cpu":
 				g.cpu = dir(c)
 			case "cpuacct":
-				g.cpuacct = dir(c)
+				g.cpuacct, cpuacct = dir(c), cg.Path
 			case "memory":
 				g.memory = dir(c)
 			}
 		}
+	}
+	// systemd may put a unit into its slice alone in version 1, into a group of its own in version 2.
+	if g.v2 != "" && g.cpuacct != "" && strings.HasPrefix(v2, cpuacct+"/") {
+		g.cpuacct = ""
 	}
 	if *g == (group{}) {
 		return nil
@@ -169,7 +174,7 @@ func (g *group) read(observe telemetry.Observe) {
 
 func (g *group) readV2(observe telemetry.Observe) {
 	stat := keyValues(g.v2 + "/cpu.stat")
-	// With both versions mounted either counts it.
+	// With both versions mounted either counts it; see groupOf.
 	if _, ok := stat["user_usec"]; ok && g.cpuacct == "" {
 		observe(contCPUTime, stat["user_usec"]/1e6, user)
 		observe(contCPUTime, stat["system_usec"]/1e6, system)

@@ -223,13 +223,18 @@ func (h *host) findFilesystems() (out []filesystem) {
 		if own && m.Root != "/" && m.FSType != "btrfs" {
 			continue // a file or folder that was mounted into a container
 		}
+		path := filepath.Join(root, m.MountPoint)
+		var at unix.Stat_t
+		if unix.Stat(path, &at) != nil || at.Mode&unix.S_IFMT != unix.S_IFDIR {
+			continue // such as /etc/hosts of a container on btrfs
+		}
 		seen[m.MajorMinorVer] = true
 		kvs := []attribute.KeyValue{
 			attribute.String("system.device", m.Source), attribute.String("system.filesystem.mountpoint", m.MountPoint),
 			attribute.String("system.filesystem.type", m.FSType),
 		}
 		out = append(out, filesystem{
-			path: filepath.Join(root, m.MountPoint),
+			path: path,
 			used: attribute.NewSet(append(slices.Clone(kvs), attribute.String("system.filesystem.state", "used"))...),
 			free: attribute.NewSet(append(slices.Clone(kvs), attribute.String("system.filesystem.state", "free"))...),
 		})
