@@ -165,6 +165,8 @@ static __always_inline void *call_new(void *map, const void *zero, struct tr_who
 		c = bpf_map_lookup_elem(map, &w->key);
 		if (c && c->open)
 			count_lost(probe_id, LOST_UNENDED);
+		else if (c) /* kept by call_again, and deleted now by who does not count */
+			__sync_fetch_and_add(&call_entries, -1);
 		err = bpf_map_update_elem(map, &w->key, zero, BPF_ANY);
 	}
 	if (err) {

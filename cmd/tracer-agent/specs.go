@@ -102,5 +102,7 @@ func joins(cfg config.Config) bool {
 }
 
 func sqlSpec(cfg config.Config, pools *dbpool.Registry) (*probe.Spec, error) {
-	return sql.New(sql.Config{QueryText: sql.QueryText(cfg.SQL.QueryText), Pools: pools}), nil
+	counted := pools != nil // with metrics
+	return sql.New(sql.Config{QueryText: sql.QueryText(cfg.SQL.QueryText), Pools: pools,
+		AllEnds: !counted && cfg.Sampling.RootRatio() < 1}), nil
 }

@@ -22,7 +22,7 @@ type Finder struct {
 	Pools *Registry
 	// Point is attached and taken off by SetPoint.
 	Point    string
-	SetPoint func(exeID uint32, point string, on bool)
+	SetPoint func(exeID uint32, on bool, points ...string)
 	// Library is Lib.Name.
 	Library string
 
@@ -49,7 +49,7 @@ func (f *Finder) Seek(key telemetry.ProcessKey, exeID uint32, nowNs uint64) {
 	if !f.sought[key] {
 		f.remember(key)
 		f.seeking[exeID] = seeking{until: nowNs + seekNs}
-		f.SetPoint(exeID, f.Point, true)
+		f.SetPoint(exeID, true, f.Point)
 		return
 	}
 	if s, ok := f.seeking[exeID]; ok && nowNs > s.until {
@@ -57,7 +57,7 @@ func (f *Finder) Seek(key telemetry.ProcessKey, exeID uint32, nowNs uint64) {
 		if s.asked == 2 {
 			delete(f.seeking, exeID)
 		}
-		f.SetPoint(exeID, f.Point, false)
+		f.SetPoint(exeID, false, f.Point)
 	}
 }
 

@@ -14,6 +14,8 @@ const (
 	// crowdedAge is the MaxAge of a map that is more than half full: what is left behind
 	// must not keep new operations out.
 	crowdedAge = 5 * time.Minute
+	// crowdedNoteAge is that of notes: not much more than WRITE_WITHIN_NS of bpf/lib/inject.h.
+	crowdedNoteAge = 40 * time.Second
 	// keptAge is how long a closed entry waits for its goroutine's next operation.
 	keptAge = time.Minute
 )
@@ -57,6 +59,9 @@ func (m *Manager) dropOldOf(s *Spec, f InFlight, nowNs uint64) {
 	limit, crowded := f.MaxAge, len(keys) > m.opts.MaxInFlight/2
 	if crowded {
 		limit = min(limit, crowdedAge)
+		if f.Note {
+			limit = min(limit, crowdedNoteAge)
+		}
 	}
 	at, open := m.starts[f.Map], m.opens[f.Map]
 	forgotten := uint64(0)

@@ -56,6 +56,7 @@ type Attached struct {
 	forgotten bool            // Exe is closed
 	off       map[string]bool // specs that were taken off while it ran
 	muted     map[string]bool // specs that nobody wants now
+	woken     map[pointKey]bool
 	// detaching closes the links; set before the first one is made.
 	detaching *detacher
 }
@@ -85,7 +86,7 @@ func (a *Attached) wants(s *Spec, pt Point) bool {
 func (a *Attached) lazy(s *Spec, pt Point) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return pt.Lazy || a.Placed[s.Name].Lazy[pt.Name]
+	return pt.Lazy || a.Placed[s.Name].Lazy[pt.Name] && !a.woken[pointKey{s.Name, pt.Name}]
 }
 
 // awake: from now on the point is attached with its group, if it has been lazy in this
@@ -93,7 +94,7 @@ func (a *Attached) lazy(s *Spec, pt Point) bool {
 func (a *Attached) awake(s *Spec, pt Point) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	delete(a.Placed[s.Name].Lazy, pt.Name)
+	a.woken[pointKey{s.Name, pt.Name}] = true
 }
 
 // attachPoint puts a program on a point. The link stays referenced in a.links:

@@ -287,31 +287,41 @@ func (m *Manager) refuse(s *Spec, id uint32, reason string) {
 	})
 }
 
-func (m *Manager) setPoint(id uint32, point string, on bool) {
+func (m *Manager) setPoint(id uint32, on bool, points ...string) {
 	a := m.attached(id)
 	if a == nil {
 		return
 	}
 	m.later(func() {
 		defer m.releaseParsed()
-		for _, s := range m.opts.Specs {
-			for _, pt := range s.Points {
-				if pt.Name != point || a.Placed[s.Name] == nil {
-					continue
-				}
-				var err error
-				if on {
-					a.awake(s, pt)
-					err = m.attachPoint(a, s, pt)
-				} else {
-					err = a.detachPoint(s.Name, pt.Name)
-				}
-				if err != nil {
-					m.log.Warn("changing a probe point", "point", point, "attach", on, "err", err)
-				}
+		for _, point := range points {
+			if err := m.changePoint(a, point, on); err != nil {
+				m.log.Warn("changing a probe point", "point", point, "attach", on, "err", err)
+				return
 			}
 		}
 	})
+}
+
+// changePoint puts a lazy point on, or takes it off.
+func (m *Manager) changePoint(a *Attached, point string, on bool) error {
+	for _, s := range m.opts.Specs {
+		p := a.Placed[s.Name]
+		if p == nil {
+			continue
+		}
+		for _, pt := range s.Points {
+			if pt.Name != point || !pt.Lazy && !p.Lazy[point] {
+				continue
+			}
+			if !on {
+				return a.detachPoint(s.Name, point)
+			}
+			a.awake(s, pt)
+			return m.attachPoint(a, s, pt)
+		}
+	}
+	return nil
 }
 
 // Attach analyses the executable and puts the probes on it, or returns the

@@ -226,8 +226,9 @@ type DecoderEnv struct {
 	TypeName func(exeID uint32, nameOff int32) string
 	// Refuse takes the probe off an executable: what its offsets lead to is not sane.
 	Refuse func(exeID uint32, reason string)
-	// SetPoint attaches or detaches a lazy point of an executable.
-	SetPoint func(exeID uint32, point string, on bool)
+	// SetPoint attaches or detaches lazy points of an executable, in this order; after one
+	// that cannot be the others are left.
+	SetPoint func(exeID uint32, on bool, points ...string)
 }
 
 // Decoder turns records into operations. It is used by one goroutine.

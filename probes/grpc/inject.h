@@ -268,8 +268,9 @@ static __always_inline int write_ends(struct pt_regs *ctx)
 	if (!wr)
 		return 0; /* a call that is not written into */
 	/* what the header says need not be told by connection */
-	if (note_current(wr->start_ns, wr->epoch, w.proc) &&
-	    write_field(wr, bpf_map_lookup_elem(&gr_exes, &w.proc->exe_id)) && wr->announced)
+	if (!note_current(wr->start_ns, wr->epoch, w.proc))
+		count_prop(PROP_UNKNOWN_BUF);
+	else if (write_field(wr, bpf_map_lookup_elem(&gr_exes, &w.proc->exe_id)) && wr->announced)
 		bpf_map_delete_elem(&tr_conns, &wr->key);
 	bpf_map_delete_elem(&gr_writes, &w.key);
 	return 0;

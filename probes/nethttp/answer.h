@@ -2,7 +2,8 @@
 /*
  * answer.h - values of response headers that somebody asks for. Off unless; no point of
  * its own: the header map is read when the operation ends. Of a request served it is the
- * handler's, of HTTP/1 only; of a call the response's.
+ * handler's, of HTTP/1 only and with what was set after WriteHeader, too; of a call the
+ * response's.
  */
 #ifndef NH_ANSWER_H
 #define NH_ANSWER_H
@@ -18,6 +19,7 @@ static __noinline int put_answers(struct nh_op *op, struct nh_scratch *x, __u64 
 
 	if (!ge || !x)
 		return 0;
+	op->ev.flags |= F_ANSWERED;
 	scan_reset(&x->scan, cfg_answer_lens);
 	scan_headers(ge, &x->scan, map);
 	for (__u32 i = 0; i < S_ANSWERS; i++) {

@@ -36,7 +36,7 @@ func bodyDecoder(t testing.TB) (*decoder, *[]string) {
 		Request: []string{"symbol", "orders.0.quantity"}, Response: []string{"id"},
 		Missed: func(body, reason string) { missed = append(missed, body+" "+reason) },
 	}}
-	return newDecoder(probe.DecoderEnv{SetPoint: func(uint32, string, bool) {}}, cfg, nil), &missed
+	return newDecoder(probe.DecoderEnv{SetPoint: func(uint32, bool, ...string) {}}, cfg, nil), &missed
 }
 
 func feed(t testing.TB, d *decoder, raw []byte) (ops []*telemetry.Operation, err error) {

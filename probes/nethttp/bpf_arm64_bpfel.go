@@ -389,6 +389,7 @@ type bpfNhExe struct {
 		}
 		CresStatus uint16
 		CresClen   uint16
+		CresHeader uint16
 		CcTconn    uint16
 		RwsStream  uint16
 		StreamId   uint16
@@ -398,6 +399,7 @@ type bpfNhExe struct {
 		CsCc       uint16
 		CcMaxList  uint16
 		Inject     uint16
+		_          [2]byte
 		End        [3]struct {
 			_     structs.HostLayout
 			Off   int32
@@ -405,7 +407,6 @@ type bpfNhExe struct {
 			Reg   uint8
 			Pad   uint16
 		}
-		_       [4]byte
 		Callers [2][2]uint64
 	}
 	Xh2 struct {
@@ -426,6 +427,7 @@ type bpfNhExe struct {
 		}
 		CresStatus uint16
 		CresClen   uint16
+		CresHeader uint16
 		CcTconn    uint16
 		RwsStream  uint16
 		StreamId   uint16
@@ -435,6 +437,7 @@ type bpfNhExe struct {
 		CsCc       uint16
 		CcMaxList  uint16
 		Inject     uint16
+		_          [2]byte
 		End        [3]struct {
 			_     structs.HostLayout
 			Off   int32
@@ -442,7 +445,6 @@ type bpfNhExe struct {
 			Reg   uint8
 			Pad   uint16
 		}
-		_       [4]byte
 		Callers [2][2]uint64
 	}
 	Routers struct {
@@ -499,6 +501,7 @@ const (
 	bpfNhFlagF_ROUTED        bpfNhFlag = 131072
 	bpfNhFlagF_GOT_CONN      bpfNhFlag = 262144
 	bpfNhFlagF_NEW_CONN      bpfNhFlag = 524288
+	bpfNhFlagF_ANSWERED      bpfNhFlag = 1048576
 	bpfNhFlagF_ROUTE_ECHO    bpfNhFlag = 16777216
 )
 

@@ -369,8 +369,10 @@ static __noinline struct nh_writer *writer_new(struct tr_gokey *key, __u64 calle
 	struct nh_writer *w;
 	struct nh_op *op;
 
-	if (bpf_map_update_elem(&nh_writers, key, &nh_writer_zero, BPF_ANY))
+	if (bpf_map_update_elem(&nh_writers, key, &nh_writer_zero, BPF_ANY)) {
+		count_lost(probe_id, LOST_MAP_FULL);
 		return NULL;
+	}
 	w = bpf_map_lookup_elem(&nh_writers, key);
 	if (!w)
 		return NULL;
@@ -456,6 +458,8 @@ static __always_inline int h2_client_end(struct pt_regs *ctx, bool xnet)
 
 		op->ev.status = read_u32(res + h2->cres_status);
 		op->ev.resp_size = read_u64(res + h2->cres_clen);
+		if (cfg_answer_lens && h2->cres_header != OFF_NONE)
+			put_answers(op, &call_of(op)->x, read_u64(res + h2->cres_header));
 	}
 	op->ev.proto_major = 2;
 	client_finish(op, &key);

@@ -127,7 +127,7 @@ const (
 )
 
 // unseen counts what is asked for and not seen of HTTP/2: bodies, but for those of requests
-// sent that were given in one piece, and the headers of responses given.
+// sent that were given in one piece, and the headers of responses given and of some got.
 func (d *decoder) unseen(op *telemetry.Operation) {
 	if len(d.cfg.Bodies.Request) > 0 && d.ev.ReqSize != 0 && op.RequestFields == nil {
 		d.cfg.Unseen(UnseenRequest)
@@ -135,7 +135,7 @@ func (d *decoder) unseen(op *telemetry.Operation) {
 	if len(d.cfg.Bodies.Response) > 0 && d.ev.RespSize != 0 {
 		d.cfg.Unseen(UnseenResponse)
 	}
-	if len(d.answers) > 0 && op.Kind == trace.SpanKindServer {
+	if len(d.answers) > 0 && !d.has(bpfNhFlagF_ANSWERED) {
 		d.cfg.Unseen(UnseenAnswer)
 	}
 }
@@ -301,7 +301,7 @@ func (d *decoder) learnMux(exeID uint32) {
 		s.same++
 		if !s.copies && s.same >= s.limit && s.same%muxTrial == 0 {
 			s.point = muxOff
-			d.env.SetPoint(exeID, pointMux, false)
+			d.env.SetPoint(exeID, false, pointMux)
 		}
 	case s.point != muxOn && d.ev.Status < 400 && d.ev.Str[bpfNhStrS_ROUTE].Len == 0:
 		if s.point == muxOff {
@@ -310,7 +310,7 @@ func (d *decoder) learnMux(exeID uint32) {
 		}
 		if s.bare++; s.bare == s.askAt {
 			s.askAt = min(s.askAt*16, 1<<30)
-			d.env.SetPoint(exeID, pointMux, true)
+			d.env.SetPoint(exeID, true, pointMux)
 		}
 	}
 }

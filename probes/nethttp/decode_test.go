@@ -68,7 +68,7 @@ func (w *world) decoder(t testing.TB, capture ...string) *decoder {
 	env := probe.DecoderEnv{
 		TypeName: func(_ uint32, off int32) string { return w.types[off] },
 		Refuse:   func(_ uint32, reason string) { w.refused = append(w.refused, reason) },
-		SetPoint: func(_ uint32, _ string, on bool) { w.points = append(w.points, on) },
+		SetPoint: func(_ uint32, on bool, _ ...string) { w.points = append(w.points, on) },
 	}
 	return newDecoder(env, Config{Redact: redact.New(nil), AnswerHeaders: []string{"x-fee", "x-link"}}, hdrs)
 }

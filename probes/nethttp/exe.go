@@ -86,6 +86,10 @@ func encodeExe(p *probe.Placed) *bpfNhExe {
 		}
 		h.Creq.Body = uint16(probe.OffNone)
 		h.Creq.Header, h.CcMaxList = o(t.field(t.creq, "Header")), o(t.field(t.cc, "peerMaxHeaderListSize"))
+		h.CresHeader = uint16(probe.OffNone)
+		if t.cres == "net/http.Response" {
+			h.CresHeader = v.ResMinor + 8 // Header is what follows ProtoMinor
+		}
 		h.CresStatus, h.CresClen = o(t.field(t.cres, "StatusCode")), o(t.field(t.cres, "ContentLength"))
 		h.RwsStream, h.StreamId = o(t.field(t.rws, "stream")), o(t.field(t.st, "id"))
 		h.RwsConn, h.ScConn = o(t.field(t.rws, "conn")), o(t.field(t.sc, "conn"))

@@ -24,6 +24,7 @@ struct nh_h2 {
 	struct nh_creq creq;
 	__u16 cres_status;
 	__u16 cres_clen;
+	__u16 cres_header; /* OFF_NONE: not known */
 	__u16 cc_tconn;
 	__u16 rws_stream, stream_id, rws_conn, sc_conn; /* server */
 	__u16 cs_id, cs_cc, cc_max_list;                /* client */

@@ -72,7 +72,8 @@ func headerRules(hdrs []wanted) ([maxHeaderLen][rulesPerLen]hdrRule, error) {
 			i++
 		}
 		if i == rulesPerLen {
-			return table, fmt.Errorf("capture headers: %q is one name too many of %d bytes, at most %d can be told apart",
+			return table, fmt.Errorf("headers: %q is one name too many of %d bytes: at most %d can be told apart, "+
+				"of correlation_headers, response headers in rules of metrics and those that are always looked at",
 				h.name, len(h.name), rulesPerLen)
 		}
 		row[i] = hdrRule{Word: headerWords(h.name), Slot: h.slot, Wanted: 1}

@@ -194,7 +194,9 @@ static __always_inline int h2_write(struct pt_regs *ctx, bool xnet)
 	w = bpf_map_lookup_elem(&nh_writers, &key);
 	if (!w)
 		return 0; /* trailers, or a call that is not written into */
-	if (note_current(w->start_ns, w->epoch, proc) && h2_inject(w, ge, GO_ARG0(ctx), xnet))
+	if (!note_current(w->start_ns, w->epoch, proc))
+		count_prop(PROP_UNKNOWN);
+	else if (h2_inject(w, ge, GO_ARG0(ctx), xnet))
 		unsay(w);
 	bpf_map_delete_elem(&nh_writers, &key);
 	return 0;

@@ -60,6 +60,7 @@ enum nh_flag {
 	F_ROUTED = 1 << 17,     /* server: the route is a router's, not ServeMux's */
 	F_GOT_CONN = 1 << 18,   /* client: a connection was had */
 	F_NEW_CONN = 1 << 19,   /* client: and nobody had it before; dial is set */
+	F_ANSWERED = 1 << 20,   /* the response's headers were looked at */
 	F_ROUTE_ECHO = 1 << 24, /* server: echo v4's, which may give the path where it has none */
 };
 

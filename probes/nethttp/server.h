@@ -382,8 +382,14 @@ static __noinline int method_to_tail(struct nh_op *op)
 	return 0;
 }
 
+/* Whether the handler has not returned: nothing, or what another has written, was sent. */
+static __always_inline bool unwound(struct nh_op *op)
+{
+	return op->ev.flags & (F_HIJACKED | F_PANIC | F_GOEXIT);
+}
+
 static __noinline int server_finish(struct nh_op *op, struct nh_scratch *x, struct tr_gokey *key,
-				    struct nh_exe *e)
+				    struct nh_exe *e, __u64 w)
 {
 	op->ev.end_ns = bpf_ktime_get_ns();
 	if (op->mux_req)
@@ -402,6 +408,8 @@ static __noinline int server_finish(struct nh_op *op, struct nh_scratch *x, stru
 	}
 	if (!op->ev.str[S_METHOD].len)
 		method_to_tail(op);
+	if (cfg_answer_lens && w && e->body && !unwound(op))
+		put_answers(op, x, read_u64(w + e->w_header));
 	emit(op, NH_SERVER);
 	return 0;
 }
@@ -450,11 +458,9 @@ static __noinline int server_end(struct nh_op *op, struct tr_gokey *key, struct 
 	}
 	if (w)
 		h1_result(op, x, e, w);
-	if (cfg_body && w && !(op->ev.flags & (F_HIJACKED | F_PANIC | F_GOEXIT)))
+	if (cfg_body && w && !unwound(op))
 		body_ended(op, x, e);
-	if (cfg_answer_lens && w && e->body)
-		put_answers(op, x, read_u64(w + e->w_header));
-	server_finish(op, x, key, e);
+	server_finish(op, x, key, e, w);
 	scratch_put(x);
 	return 0;
 }

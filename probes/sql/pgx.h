@@ -91,7 +91,8 @@ static __always_inline int pgx_exec_end(struct pt_regs *ctx)
 	e = exe_of(&w);
 	if (!e)
 		return 0;
-	e->spare &= ~SPARE_EXEC;
+	if (e->spare & SPARE_EXEC)
+		e->spare &= ~SPARE_EXEC;
 	op = call_open(&sq_ops, &w);
 	if (!op || !(op->ev.call.flags & F_PGX))
 		return 0;
@@ -183,7 +184,8 @@ static __always_inline int pgx_rows_close(struct pt_regs *ctx)
 	e = exe_of(&w);
 	if (!e)
 		return 0;
-	e->spare &= ~SPARE_QUERY;
+	if (e->spare & SPARE_QUERY)
+		e->spare &= ~SPARE_QUERY;
 	w.key.id = GO_RECEIVER(ctx);
 	op = call_open(&sq_ops, &w);
 	if (!op)

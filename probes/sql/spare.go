@@ -41,14 +41,12 @@ func spare(p *probe.Placed, points ...string) {
 // askAgainNs: a request may be dropped, and the number of an executable is used again.
 const askAgainNs = uint64(time.Second)
 
-// unspare has the ends looked at. The order counts: that of a statement without rows tells
-// the programs that there are ends.
+// unspare has the ends looked at. The order counts: the last two tell the programs that there
+// are ends.
 func (d *decoder) unspare(exeID uint32, nowNs uint64) {
 	if at, ok := d.native[exeID]; ok && nowNs-at < askAgainNs {
 		return
 	}
 	d.native[exeID] = nowNs
-	for _, point := range []string{pointFatal, pointClose, pointExecEnd} {
-		d.env.SetPoint(exeID, point, true)
-	}
+	d.env.SetPoint(exeID, true, pointFatal, pointClose, pointExecEnd)
 }

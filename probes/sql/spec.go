@@ -59,11 +59,15 @@ type Config struct {
 	QueryText QueryText
 	// Pools learns of connection pools of database/sql and pgx; may be nil.
 	Pools *dbpool.Registry
+	// AllEnds: no ends of pgx's calls are spared (spare.go). So it must be where a statement of
+	// database/sql may be left out of traces and is not counted either: what pgx does for
+	// it cannot be told from a call of the program's then.
+	AllEnds bool
 }
 
 // New returns the probe.
 func New(cfg Config) *probe.Spec {
-	points, groups := append(stdPoints(), pgxPoints()...), groups()
+	points, groups := append(stdPoints(), pgxPoints()...), groups(!cfg.AllEnds)
 	if cfg.Pools != nil {
 		points = append(points, poolPoints()...)
 		groups = append(groups, probe.Group{Name: groupPools, What: "connection pools of database/sql", Check: checkPools},
@@ -95,15 +99,19 @@ func New(cfg Config) *probe.Spec {
 	}
 }
 
-func groups() []probe.Group {
+func groups(spares bool) []probe.Group {
+	checkExec, checkQuery := checkPgx, checkPgxQuery
+	if spares {
+		checkExec, checkQuery = sparing(checkPgx, pointExecEnd), sparing(checkPgxQuery, pointClose, pointFatal)
+	}
 	return []probe.Group{
 		{Name: groupExec, What: "database/sql statements without rows"},
 		{Name: groupQuery, What: "database/sql queries"},
 		{Name: groupStmt, What: "database/sql prepared statements without rows"},
 		{Name: groupStmtRows, What: "database/sql prepared queries"},
 		{Name: groupTx, What: "database/sql transactions"},
-		{Name: groupPgxExec, What: "pgx statements without rows", Check: checkPgxExec},
-		{Name: groupPgxQuery, What: "pgx queries", Check: checkPgxQuery},
+		{Name: groupPgxExec, What: "pgx statements without rows", Check: checkExec},
+		{Name: groupPgxQuery, What: "pgx queries", Check: checkQuery},
 	}
 }
 
@@ -233,9 +241,15 @@ func checkPgx(p *probe.Placed) error {
 	return nil
 }
 
-func checkPgxExec(p *probe.Placed) error {
-	spare(p, pointExecEnd)
-	return checkPgx(p)
+// sparing is a group's check that spares ends where they are of no use.
+func sparing(check func(*probe.Placed) error, points ...string) func(*probe.Placed) error {
+	return func(p *probe.Placed) error {
+		err := check(p)
+		if err == nil {
+			spare(p, points...)
+		}
+		return err
+	}
 }
 
 // errArch: the receiver of (*baseRows).Close is found by the frame pointer.
@@ -245,6 +259,5 @@ func checkPgxQuery(p *probe.Placed) error {
 	if p.Exe.Arch() != "amd64" {
 		return errArch
 	}
-	spare(p, pointClose, pointFatal)
 	return checkPgx(p)
 }

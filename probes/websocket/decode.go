@@ -46,7 +46,7 @@ func (d *decoder) taken(rec event.Record) error {
 	}
 	if at, ok := d.asked[rec.ExeID]; !ok || call.StartNs-at > askAgainNs {
 		d.asked[rec.ExeID] = call.StartNs
-		d.env.SetPoint(rec.ExeID, pointTakenEnd, true)
+		d.env.SetPoint(rec.ExeID, true, pointTakenEnd)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package websocket
 
 import (
+	"slices"
 	"testing"
 	"unsafe"
 
@@ -24,7 +25,7 @@ func decodeRaw(b []byte, emit func(*telemetry.Operation)) error {
 	if err != nil {
 		return err
 	}
-	d := &decoder{asked: map[uint32]uint64{}, env: probe.DecoderEnv{SetPoint: func(uint32, string, bool) {}}}
+	d := &decoder{asked: map[uint32]uint64{}, env: probe.DecoderEnv{SetPoint: func(uint32, bool, ...string) {}}}
 	return d.Decode(rec, emit)
 }
 
@@ -32,9 +33,9 @@ func decodeRaw(b []byte, emit func(*telemetry.Operation)) error {
 // each of many.
 func TestTaken(t *testing.T) {
 	asked := 0
-	d := &decoder{asked: map[uint32]uint64{}, env: probe.DecoderEnv{SetPoint: func(_ uint32, point string, on bool) {
-		if point != pointTakenEnd || !on {
-			t.Errorf("point %s, %v", point, on)
+	d := &decoder{asked: map[uint32]uint64{}, env: probe.DecoderEnv{SetPoint: func(_ uint32, on bool, points ...string) {
+		if !slices.Equal(points, []string{pointTakenEnd}) || !on {
+			t.Errorf("points %s, %v", points, on)
 		}
 		asked++
 	}}}
