@@ -42,9 +42,10 @@ func saturate(conns [][]net.Conn, req []byte, duration time.Duration) ([]loadRes
 	if len(loops) > 1 {
 		turn = slice
 	}
-	for end := time.Now().Add(duration); time.Now().Before(end); {
-		for i, l := range loops {
-			start := time.Now()
+	for end, round := time.Now().Add(duration), 0; time.Now().Before(end); round++ {
+		for k := range loops {
+			i := turnOf(round*len(loops)+k, len(loops))
+			l, start := loops[i], time.Now()
 			if err := l.run(start.Add(turn)); err != nil {
 				return nil, err
 			}

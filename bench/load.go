@@ -161,6 +161,16 @@ func generate(s loadSpec) ([]loadResult, error) {
 // what the machine's speed takes to change, and longer than what a switch disturbs.
 const slice = 40 * time.Millisecond
 
+// turnOf is which of n has turn number i. Every other round goes backwards: what one leaves
+// to be done, another has to bear, and it shall not always be the same.
+func turnOf(i, n int) int {
+	if at := i % n; i/n%2 == 0 {
+		return at
+	} else {
+		return n - 1 - at
+	}
+}
+
 type worker struct {
 	conns      []net.Conn // to each address
 	req        []byte
@@ -180,7 +190,7 @@ func (w *worker) run(samples []sample) {
 			w.next = w.next.Add(w.every)
 		}
 		began := time.Now()
-		at := int(began.Sub(w.start)/slice) % len(w.conns)
+		at := turnOf(int(began.Sub(w.start)/slice), len(w.conns))
 		s := &samples[at]
 		if s.err = w.one(w.conns[at]); s.err != nil {
 			return

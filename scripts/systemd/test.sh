@@ -42,15 +42,17 @@ chmod 755 "$work/initrd/init"
 # cx16: QEMU 7's cmpxchg16b spoils the flags now and then when there are two processors,
 # which kills Linux 6.12 at its start. A guest that dies early is booted again.
 for try in 1 2 3; do
+	rm -f "$log" "$console"
 	timeout --foreground -k 5 "${LIMIT:-2400}" qemu-system-x86_64 -M pc,usb=off -cpu Haswell-v4,-cx16 -accel tcg,thread=multi \
 		-nodefaults -no-user-config -no-reboot -display none -m 2560 -smp 2 -net none -serial "file:$console" -serial "file:$log" \
 		-kernel "$(find "$work/deb" -type f -name 'vmlinuz*')" -initrd "$work/initrd.cpio" \
 		-append 'quiet loglevel=3 panic=-1 console=ttyS0,115200 tsc=reliable no_timer_check mitigations=off systemd.show_status=1 systemd.getty_auto=0 systemd.condition_needs_update=0' \
 		</dev/null 2>"$work/err" || true
-	sed -i 's/\r$//' "$log"
 	if [ -s "$log" ]; then break; fi
 	echo "test-systemd: try $try ended before the test began" >&2
 done
+touch "$log" "$console"
+sed -i 's/\r$//' "$log"
 sed '/^@@exit/,$d' "$log"
 if ! grep -qax '@@exit 0' "$log"; then
 	echo 'test-systemd: failed; the end of the console:' >&2

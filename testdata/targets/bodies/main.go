@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -64,10 +65,14 @@ func main() {
 		case "text":
 			w.Header().Set("Content-Type", "text/plain")
 			json.NewEncoder(w).Encode(o)
+		case "panic": // before anything was sent
+			w.Header().Set("X-Amount", r.FormValue("quantity"))
+			panic(http.ErrAbortHandler)
 		default:
 			answer(w, o, -1)
 		}
 	})
+	http2 := &http.Client{Transport: &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
 	// calls url n times with an order, given as reader
 	mux.HandleFunc("/call", func(w http.ResponseWriter, r *http.Request) {
 		n, _ := strconv.Atoi(r.FormValue("n"))
@@ -88,7 +93,11 @@ func main() {
 				return
 			}
 			req.Header.Set("Content-Type", "application/json")
-			resp, err := http.DefaultClient.Do(req)
+			client := http.DefaultClient
+			if r.FormValue("as") == "h2" {
+				client = http2
+			}
+			resp, err := client.Do(req)
 			if err != nil {
 				http.Error(w, err.Error(), http.StatusBadGateway)
 				return
