@@ -34,6 +34,7 @@ if [ "${1:-}" = dev ]; then
   [ -e /usr/lib/postgresql ] || need+=(postgresql)
   [ -e /usr/sbin/mariadbd ] || need+=(mariadb-server-core)
   want ip iproute2
+  want ps procps
   want nft nftables
   [ -e /usr/sbin/nginx ] || need+=(nginx-light)
   [ -e /usr/include/bpf/bpf_helpers.h ] || need+=(libbpf-dev)
