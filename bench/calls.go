@@ -148,7 +148,7 @@ func (b *bench) sql() error {
 		return cmd
 	}
 	data := filepath.Join(dir, "data")
-	if out, err := as(exec.Command(initdb, "-D", data, "-U", "tester", "--auth=trust")).CombinedOutput(); err != nil {
+	if out, err := as(exec.Command(initdb, "-D", data, "-U", "tester", "--auth=trust", "--encoding=UTF8", "--no-locale")).CombinedOutput(); err != nil {
 		return fmt.Errorf("initdb: %w\n%s", err, out)
 	}
 	addr, err := freeAddr()

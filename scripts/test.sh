@@ -33,7 +33,7 @@ case ${1:-usual} in
     kernels=${TRACER_KERNELS-5.10 7.3}
     if [ -n "$kernels" ]; then
       # shellcheck disable=SC2086 # a list
-      TRACER_TEST_PATIENCE=12 MINUTES=25 GO_VERSIONS=1.26.8 RUN='TestLoadAll|TestModePerProcess|TestKernelMode' scripts/vm/matrix.sh $kernels
+      TRACER_TEST_PATIENCE=20 MINUTES=35 GO_VERSIONS=1.26.8 RUN='TestLoadAll|TestModePerProcess|TestKernelMode' scripts/vm/matrix.sh $kernels
     fi
     ;;
   matrix)

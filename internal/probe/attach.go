@@ -57,6 +57,7 @@ type Attached struct {
 	off       map[string]bool // specs that were taken off while it ran
 	muted     map[string]bool // specs that nobody wants now
 	woken     map[pointKey]bool
+	loose     map[pointKey]bool // taken off on request
 	// detaching closes the links; set before the first one is made.
 	detaching *detacher
 }
@@ -95,6 +96,19 @@ func (a *Attached) awake(s *Spec, pt Point) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.woken[pointKey{s.Name, pt.Name}] = true
+}
+
+// loosen: the point may be put on again by itself.
+func (a *Attached) loosen(s *Spec, pt Point) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.loose[pointKey{s.Name, pt.Name}] = true
+}
+
+func (a *Attached) isLoose(s *Spec, pt Point) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.loose[pointKey{s.Name, pt.Name}]
 }
 
 // attachPoint puts a program on a point. The link stays referenced in a.links:

@@ -303,7 +303,7 @@ func (m *Manager) setPoint(id uint32, on bool, points ...string) {
 	})
 }
 
-// changePoint puts a lazy point on, or takes it off.
+// changePoint takes a point off, or puts on one that is lazy or was taken off.
 func (m *Manager) changePoint(a *Attached, point string, on bool) error {
 	for _, s := range m.opts.Specs {
 		p := a.Placed[s.Name]
@@ -311,14 +311,18 @@ func (m *Manager) changePoint(a *Attached, point string, on bool) error {
 			continue
 		}
 		for _, pt := range s.Points {
-			if pt.Name != point || !pt.Lazy && !p.Lazy[point] {
+			if pt.Name != point {
 				continue
 			}
 			if !on {
+				a.loosen(s, pt)
 				return a.detachPoint(s.Name, point)
 			}
-			a.awake(s, pt)
-			return m.attachPoint(a, s, pt)
+			// others are attached with their group, or not at all
+			if pt.Lazy || p.Lazy[point] || a.isLoose(s, pt) {
+				a.awake(s, pt)
+				return m.attachPoint(a, s, pt)
+			}
 		}
 	}
 	return nil

@@ -226,8 +226,8 @@ type DecoderEnv struct {
 	TypeName func(exeID uint32, nameOff int32) string
 	// Refuse takes the probe off an executable: what its offsets lead to is not sane.
 	Refuse func(exeID uint32, reason string)
-	// SetPoint attaches or detaches lazy points of an executable, in this order; after one
-	// that cannot be the others are left.
+	// SetPoint attaches lazy points of an executable, or detaches any and attaches these
+	// again, in this order; after one that cannot be the others are left.
 	SetPoint func(exeID uint32, on bool, points ...string)
 }
 

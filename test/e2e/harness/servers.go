@@ -66,7 +66,7 @@ func StartPostgres(t testing.TB) *Server {
 		return cmd
 	}
 	data := filepath.Join(dir, "data")
-	if out, err := as(exec.Command(initdb, "-D", data, "-U", "tester", "--auth=trust")).CombinedOutput(); err != nil {
+	if out, err := as(exec.Command(initdb, "-D", data, "-U", "tester", "--auth=trust", "--encoding=UTF8", "--no-locale")).CombinedOutput(); err != nil {
 		t.Fatalf("initdb: %v\n%s", err, out)
 	}
 	port := freePort(t)
