@@ -39,7 +39,7 @@ func (r *report) markdown() string {
 
 Written by ` + "`make bench`" + `. A trivial net/http handler with one processor to itself
 (GOMAXPROCS=1); load generator, agent and the receiver of spans share the other
-one. Rounds of the three variants alternate; medians. The SDK twin is the same
+one. The three take turns of 40 ms; medians of pairs. The SDK twin is the same
 server with otelhttp and the OpenTelemetry SDK, exporting in the same way.
 Absolute figures hold for this machine only; the ratios are what matters.
 
