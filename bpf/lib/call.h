@@ -103,7 +103,7 @@ static __always_inline void call_emit(struct tr_call *c, __u8 type, __u32 head, 
 	len += head;
 	c->hdr.type = type;
 	c->hdr.len = len;
-	if (bpf_ringbuf_output(&tr_events, c, len, event_flags(c->end_ns ?: bpf_ktime_get_ns())))
+	if (event_output_at(c, len, c->end_ns ?: bpf_ktime_get_ns()))
 		count_lost(probe_id, LOST_RING_FULL);
 }
 

@@ -87,9 +87,14 @@ static __always_inline __u64 event_flags(__u64 now)
 	return flags;
 }
 
+static __always_inline long event_output_at(void *rec, __u64 len, __u64 now)
+{
+	return bpf_ringbuf_output(&tr_events, rec, len, event_flags(now));
+}
+
 static __always_inline long event_output(void *rec, __u64 len)
 {
-	return bpf_ringbuf_output(&tr_events, rec, len, event_flags(bpf_ktime_get_ns()));
+	return event_output_at(rec, len, bpf_ktime_get_ns());
 }
 
 #endif

@@ -245,17 +245,18 @@ static __always_inline struct tr_scope *find_scope(struct tr_goexe *ge, __u32 tg
 						   __u64 goid, __u64 ctx, __u64 now, __u32 epoch)
 {
 	struct tr_gokey key = { .tgid = tgid, .id = goid };
-	struct tr_scope *own = bpf_map_lookup_elem(&tr_scopes, &key), *s;
+	struct tr_scope *s = bpf_map_lookup_elem(&tr_scopes, &key);
 
-	if (own && own->epoch != epoch)
-		own = NULL;
-	if (own && ctx_of_own(ge, own, ctx) && scope_usable(own, now))
-		return own;
+	if (s && s->epoch == epoch && ctx_of_own(ge, s, ctx) && scope_usable(s, now))
+		return s;
 	s = scope_by_ctx(ge, tgid, ctx, now, epoch);
 	if (s)
 		return s;
-	if (own)
-		return scope_usable(own, now) ? own : NULL;
+	/* Looked up again: were it kept, the verifier would follow the search above once with
+	 * it and once without. */
+	s = bpf_map_lookup_elem(&tr_scopes, &key);
+	if (s && s->epoch == epoch)
+		return scope_usable(s, now) ? s : NULL;
 	return scope_by_kin(ge, &key, g, now, epoch);
 }
 
