@@ -107,7 +107,7 @@ func reportPoints(s *probe.Spec, group string, placed *probe.Placed) (out []poin
 			Name: pt.Name, Function: at.Func, Address: fmt.Sprintf("%#x", at.Addr),
 			Instr: at.Instr, Class: className(at.Class),
 		}
-		if pt.Lazy || placed.Lazy[pt.Name] {
+		if placed.IsLazy(pt) {
 			p.Note = "only while needed"
 		}
 		out = append(out, p)

@@ -56,8 +56,7 @@ type Attached struct {
 	forgotten bool            // Exe is closed
 	off       map[string]bool // specs that were taken off while it ran
 	muted     map[string]bool // specs that nobody wants now
-	woken     map[pointKey]bool
-	loose     map[pointKey]bool // taken off on request
+	changed   map[pointKey]bool
 	// detaching closes the links; set before the first one is made.
 	detaching *detacher
 }
@@ -87,28 +86,21 @@ func (a *Attached) wants(s *Spec, pt Point) bool {
 func (a *Attached) lazy(s *Spec, pt Point) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return pt.Lazy || a.Placed[s.Name].Lazy[pt.Name] && !a.woken[pointKey{s.Name, pt.Name}]
+	return pt.Lazy || a.Placed[s.Name].Lazy[pt.Name] && !a.changed[pointKey{s.Name, pt.Name}]
 }
 
-// awake: from now on the point is attached with its group, if it has been lazy in this
-// executable only.
-func (a *Attached) awake(s *Spec, pt Point) {
+// change says whether a point may be put on or taken off by itself, and that it has been: any
+// may be taken off, put on are lazy ones and those that were changed before. The others come with their
+// group or not at all. What is lazy in this executable only comes with its group from then on.
+func (a *Attached) change(s *Spec, pt Point, on bool) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.woken[pointKey{s.Name, pt.Name}] = true
-}
-
-// loosen: the point may be put on again by itself.
-func (a *Attached) loosen(s *Spec, pt Point) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.loose[pointKey{s.Name, pt.Name}] = true
-}
-
-func (a *Attached) isLoose(s *Spec, pt Point) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.loose[pointKey{s.Name, pt.Name}]
+	key := pointKey{s.Name, pt.Name}
+	if on && !a.Placed[s.Name].IsLazy(pt) && !a.changed[key] {
+		return false
+	}
+	a.changed[key] = true
+	return true
 }
 
 // attachPoint puts a program on a point. The link stays referenced in a.links:

@@ -285,8 +285,7 @@ func (m *Manager) install(ctx context.Context, a *Attached) error {
 		return err
 	}
 	a.target = target
-	a.links = map[pointKey]link.Link{}
-	a.woken, a.loose = map[pointKey]bool{}, map[pointKey]bool{}
+	a.links, a.changed = map[pointKey]link.Link{}, map[pointKey]bool{}
 	if err := m.goexes.Put(a.ID, a.runtime); err != nil {
 		return fmt.Errorf("write runtime offsets: %w", err)
 	}

@@ -306,23 +306,14 @@ func (m *Manager) setPoint(id uint32, on bool, points ...string) {
 // changePoint takes a point off, or puts on one that is lazy or was taken off.
 func (m *Manager) changePoint(a *Attached, point string, on bool) error {
 	for _, s := range m.opts.Specs {
-		p := a.Placed[s.Name]
-		if p == nil {
-			continue
-		}
 		for _, pt := range s.Points {
-			if pt.Name != point {
+			if pt.Name != point || a.Placed[s.Name] == nil || !a.change(s, pt, on) {
 				continue
 			}
-			if !on {
-				a.loosen(s, pt)
-				return a.detachPoint(s.Name, point)
-			}
-			// others are attached with their group, or not at all
-			if pt.Lazy || p.Lazy[point] || a.isLoose(s, pt) {
-				a.awake(s, pt)
+			if on {
 				return m.attachPoint(a, s, pt)
 			}
+			return a.detachPoint(s.Name, point)
 		}
 	}
 	return nil

@@ -209,6 +209,9 @@ type Placed struct {
 	Lazy map[string]bool
 }
 
+// IsLazy says that a point is attached on the decoder's request only.
+func (p *Placed) IsLazy(pt Point) bool { return pt.Lazy || p.Lazy[pt.Name] }
+
 // Offset returns a field's offset, or OffNone when the executable has no such field.
 func (p *Placed) Offset(f goexe.Field) uint16 {
 	if off, ok := p.Offsets[f]; ok && off >= 0 && off < OffNone {

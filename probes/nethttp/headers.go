@@ -19,6 +19,15 @@ type wanted struct {
 	slot uint32 // enum nh_str
 }
 
+// canonical is a header's name as net/http keeps it.
+func canonical(name string) (string, error) {
+	c := textproto.CanonicalMIMEHeaderKey(name)
+	if c == "" || len(c) >= maxHeaderLen {
+		return "", fmt.Errorf("%q is not a header name of 1 to 63 bytes", name)
+	}
+	return c, nil
+}
+
 func wantedHeaders(capture []string) ([]wanted, error) {
 	hdrs := []wanted{
 		{"User-Agent", uint32(bpfNhStrS_USER_AGENT)},
@@ -32,9 +41,9 @@ func wantedHeaders(capture []string) ([]wanted, error) {
 		return nil, fmt.Errorf("capture headers: %d given, at most %d", len(capture), MaxCapture)
 	}
 	for i, name := range capture {
-		c := textproto.CanonicalMIMEHeaderKey(name)
-		if c == "" || len(c) >= maxHeaderLen {
-			return nil, fmt.Errorf("capture headers: %q is not a header name of 1 to 63 bytes", name)
+		c, err := canonical(name)
+		if err != nil {
+			return nil, fmt.Errorf("capture headers: %w", err)
 		}
 		hdrs = append(hdrs, wanted{c, uint32(bpfNhStrS_CAPTURE0) + uint32(i)})
 	}
@@ -49,9 +58,9 @@ func answerHeaders(names []string, requests []wanted) ([]wanted, error) {
 	}
 	var hdrs []wanted
 	for i, name := range names {
-		c := textproto.CanonicalMIMEHeaderKey(name)
-		if c == "" || len(c) >= maxHeaderLen {
-			return nil, fmt.Errorf("response headers: %q is not a header name of 1 to 63 bytes", name)
+		c, err := canonical(name)
+		if err != nil {
+			return nil, fmt.Errorf("response headers: %w", err)
 		}
 		h := wanted{c, uint32(bpfNhStrS_ANSWER0) + uint32(i)}
 		if at := slices.IndexFunc(requests, func(r wanted) bool { return r.name == c }); at >= 0 {

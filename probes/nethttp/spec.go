@@ -52,7 +52,8 @@ type Config struct {
 	CountFull bool
 	// Bodies are the fields of JSON bodies that operations are to have.
 	Bodies Bodies
-	// Unseen counts an operation of which what is asked for, see Looks, is never seen; may be nil.
+	// Unseen counts an operation of which what is asked for, UnseenRequest and the like, is
+	// never seen; may be nil.
 	Unseen func(what string)
 }
 

@@ -42,9 +42,7 @@ type decoder struct {
 	pools dbpool.Finder // of database/sql
 
 	pgxPools dbpool.Finder
-	// native is when the ends of pgx's calls were asked for, by executable: their number
-	// bounds it.
-	native map[uint32]uint64
+	native   probe.Asking // for the ends of pgx's calls
 
 	duration *telemetry.DurationOf
 }

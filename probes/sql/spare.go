@@ -1,10 +1,6 @@
 package sql
 
-import (
-	"time"
-
-	"github.com/tracer-agent/tracer-agent/internal/probe"
-)
+import "github.com/tracer-agent/tracer-agent/internal/probe"
 
 // A program that has pgx for database/sql only would pay for pgx's probes with each call:
 // where a call of pgx begins tells the server's address, where it ends nothing. So the ends
@@ -38,15 +34,10 @@ func spare(p *probe.Placed, points ...string) {
 	}
 }
 
-// askAgainNs: a request may be dropped, and the number of an executable is used again.
-const askAgainNs = uint64(time.Second)
-
 // unspare has the ends looked at. The order counts: the last two tell the programs that there
 // are ends.
 func (d *decoder) unspare(exeID uint32, nowNs uint64) {
-	if at, ok := d.native[exeID]; ok && nowNs-at < askAgainNs {
-		return
+	if d.native.Due(exeID, nowNs) {
+		d.env.SetPoint(exeID, true, pointFatal, pointClose, pointExecEnd)
 	}
-	d.native[exeID] = nowNs
-	d.env.SetPoint(exeID, true, pointFatal, pointClose, pointExecEnd)
 }

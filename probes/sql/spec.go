@@ -92,7 +92,7 @@ func New(cfg Config) *probe.Spec {
 		},
 		AttachExe: cfg.attachExe,
 		NewDecoder: func(env probe.DecoderEnv) probe.Decoder {
-			return &decoder{env: env, cfg: cfg, texts: map[statementKey]statement{}, native: map[uint32]uint64{}, duration: probe.NewDBDuration(),
+			return &decoder{env: env, cfg: cfg, texts: map[statementKey]statement{}, native: probe.Asking{}, duration: probe.NewDBDuration(),
 				pools:    dbpool.Finder{Pools: cfg.Pools, Point: pointSeek, SetPoint: env.SetPoint, Library: poolLibrary},
 				pgxPools: dbpool.Finder{Pools: cfg.Pools, Point: pointPgxSeek, SetPoint: env.SetPoint, Library: pathPgxPool}}
 		},

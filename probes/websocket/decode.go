@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"time"
 	"unsafe"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -28,15 +27,11 @@ const (
 	keyCloseCode        = attribute.Key("websocket.close.code")
 )
 
-// decoder's state is when it asked for an executable's point that sees connections end,
-// bounded by the number of executables.
+// decoder's state is when it asked for an executable's point that sees connections end.
 type decoder struct {
 	env   probe.DecoderEnv
-	asked map[uint32]uint64
+	asked probe.Asking
 }
-
-// askAgainNs: the number of an executable is used again.
-const askAgainNs = uint64(time.Second)
 
 // taken has the ends of connections looked at, once there is one that no library shows.
 func (d *decoder) taken(rec event.Record) error {
@@ -44,8 +39,7 @@ func (d *decoder) taken(rec event.Record) error {
 	if err != nil {
 		return err
 	}
-	if at, ok := d.asked[rec.ExeID]; !ok || call.StartNs-at > askAgainNs {
-		d.asked[rec.ExeID] = call.StartNs
+	if d.asked.Due(rec.ExeID, call.StartNs) {
 		d.env.SetPoint(rec.ExeID, true, pointTakenEnd)
 	}
 	return nil

@@ -25,7 +25,7 @@ func decodeRaw(b []byte, emit func(*telemetry.Operation)) error {
 	if err != nil {
 		return err
 	}
-	d := &decoder{asked: map[uint32]uint64{}, env: probe.DecoderEnv{SetPoint: func(uint32, bool, ...string) {}}}
+	d := &decoder{asked: probe.Asking{}, env: probe.DecoderEnv{SetPoint: func(uint32, bool, ...string) {}}}
 	return d.Decode(rec, emit)
 }
 
@@ -33,13 +33,13 @@ func decodeRaw(b []byte, emit func(*telemetry.Operation)) error {
 // each of many.
 func TestTaken(t *testing.T) {
 	asked := 0
-	d := &decoder{asked: map[uint32]uint64{}, env: probe.DecoderEnv{SetPoint: func(_ uint32, on bool, points ...string) {
+	d := &decoder{asked: probe.Asking{}, env: probe.DecoderEnv{SetPoint: func(_ uint32, on bool, points ...string) {
 		if !slices.Equal(points, []string{pointTakenEnd}) || !on {
 			t.Errorf("points %s, %v", points, on)
 		}
 		asked++
 	}}}
-	for _, at := range []uint64{0, 1, askAgainNs, askAgainNs + 1, askAgainNs + 2} {
+	for _, at := range []uint64{0, 1, probe.AskAgainNs, probe.AskAgainNs + 1, probe.AskAgainNs + 2} {
 		e := &bpfWsEvent{}
 		e.Call.StartNs = at
 		b := raw(e)

@@ -44,7 +44,7 @@ func New() *probe.Spec {
 		InFlight:   []probe.InFlight{{Map: "ws_conns", Ended: forgotten}, {Map: "ws_fds"}},
 		Counters:   counters(),
 		AttachExe:  attachExe,
-		NewDecoder: func(env probe.DecoderEnv) probe.Decoder { return &decoder{env: env, asked: map[uint32]uint64{}} },
+		NewDecoder: func(env probe.DecoderEnv) probe.Decoder { return &decoder{env: env, asked: probe.Asking{}} },
 		Prepare: func(cs *ebpf.CollectionSpec) error {
 			if err := cs.Variables["cfg_hdrs"].Set(upgradeRule()); err != nil {
 				return fmt.Errorf("set cfg_hdrs: %w", err)

@@ -174,7 +174,6 @@ type received struct {
 
 // durations are those of server spans, and those of a histogram: all deltas, or the last total.
 func durations(traces, metrics, name string) (spans, counted received) {
-	type integer = json.Number // int64s are strings
 	for line := range strings.Lines(traces) {
 		var batch struct {
 			ResourceSpans []struct {
@@ -197,40 +196,14 @@ func durations(traces, metrics, name string) (spans, counted received) {
 			}
 		}
 	}
-	for line := range strings.Lines(metrics) {
-		var batch struct {
-			ResourceMetrics []struct {
-				ScopeMetrics []struct {
-					Metrics []struct {
-						Name      string
-						Histogram struct {
-							AggregationTemporality int
-							DataPoints             []struct {
-								Count integer
-								Sum   float64
-							}
-						}
-					}
-				}
-			}
+	for _, h := range histograms(metrics, name) {
+		if h.AggregationTemporality == 2 {
+			counted = received{}
 		}
-		if json.Unmarshal([]byte(line), &batch) != nil {
-			continue
-		}
-		for _, r := range batch.ResourceMetrics {
-			for _, s := range r.ScopeMetrics {
-				for _, m := range s.Metrics {
-					if m.Name == name && m.Histogram.AggregationTemporality == 2 {
-						counted = received{}
-					}
-					for _, p := range m.Histogram.DataPoints {
-						if n, _ := p.Count.Int64(); m.Name == name {
-							counted.count += int(n)
-							counted.sum += p.Sum
-						}
-					}
-				}
-			}
+		for _, p := range h.DataPoints {
+			n, _ := p.Count.Int64()
+			counted.count += int(n)
+			counted.sum += p.Sum
 		}
 	}
 	return spans, counted
@@ -238,28 +211,9 @@ func durations(traces, metrics, name string) (spans, counted received) {
 
 // temporalities of a histogram in what the file exporter writes, each once.
 func temporalities(lines, name string) (out []int) {
-	for line := range strings.Lines(lines) {
-		var batch struct {
-			ResourceMetrics []struct {
-				ScopeMetrics []struct {
-					Metrics []struct {
-						Name      string
-						Histogram struct{ AggregationTemporality int }
-					}
-				}
-			}
-		}
-		if json.Unmarshal([]byte(line), &batch) != nil {
-			continue // being written
-		}
-		for _, r := range batch.ResourceMetrics {
-			for _, s := range r.ScopeMetrics {
-				for _, m := range s.Metrics {
-					if at := m.Histogram.AggregationTemporality; m.Name == name && !slices.Contains(out, at) {
-						out = append(out, at)
-					}
-				}
-			}
+	for _, h := range histograms(lines, name) {
+		if at := h.AggregationTemporality; !slices.Contains(out, at) {
+			out = append(out, at)
 		}
 	}
 	return out
@@ -313,4 +267,45 @@ func runCollector(t *testing.T, bin string, env, addrs []string, args ...string)
 			}
 		}
 	}
+}
+
+// histogram is one as the file exporter writes it.
+type histogram struct {
+	AggregationTemporality int
+	DataPoints             []struct {
+		Count integer
+		Sum   float64
+	}
+}
+
+// integer is an int64, which is a string in there.
+type integer = json.Number
+
+// histograms are those of a name, in the order in which they were written.
+func histograms(lines, name string) (out []histogram) {
+	for line := range strings.Lines(lines) {
+		var batch struct {
+			ResourceMetrics []struct {
+				ScopeMetrics []struct {
+					Metrics []struct {
+						Name      string
+						Histogram histogram
+					}
+				}
+			}
+		}
+		if json.Unmarshal([]byte(line), &batch) != nil {
+			continue // being written
+		}
+		for _, r := range batch.ResourceMetrics {
+			for _, s := range r.ScopeMetrics {
+				for _, m := range s.Metrics {
+					if m.Name == name {
+						out = append(out, m.Histogram)
+					}
+				}
+			}
+		}
+	}
+	return out
 }

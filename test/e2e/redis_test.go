@@ -296,14 +296,16 @@ func TestRedisServerDies(t *testing.T) {
 func TestRedisQueryText(t *testing.T) {
 	srv := harness.StartRedis(t)
 	tg := harness.StartTarget(t, redisTarget.Path(t), "-redis", srv.Addr)
-	for mode, want := range map[string]string{
-		"off":  "",
-		"full": `HSET "CANARY-hash" "CANARY-field" "CANARY-value" "n" 7 "f" 1.5`,
-	} {
+	checkQueryTexts(t, tg, "redis", "/v9/hset", `HSET "CANARY-hash" "CANARY-field" "CANARY-value" "n" 7 "f" 1.5`)
+}
+
+// checkQueryTexts has a call made with each of the settings of query_text that are not the usual one.
+func checkQueryTexts(t *testing.T, tg *harness.Target, section, call, full string) {
+	for mode, want := range map[string]string{"off": "", "full": full} {
 		t.Run(mode, func(t *testing.T) {
-			agent := traceWith(t, tg, "redis:\n  query_text: "+mode+"\n")
+			agent := traceWith(t, tg, section+":\n  query_text: "+mode+"\n")
 			mark := agent.Mark()
-			harness.Get(t, tg.URL("/v9/hset"))
+			harness.Get(t, tg.URL(call))
 			calls := harness.Of(agent.Settle(mark, 2, tg), harness.Kind("client"))
 			if len(calls) != 1 || calls[0].Attr("db.query.text") != want {
 				t.Errorf("got %v, want one with db.query.text %q", calls, want)

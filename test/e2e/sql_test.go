@@ -263,20 +263,7 @@ func TestSQLBelow(t *testing.T) {
 // TestSQLQueryText: what is in db.query.text is the user's choice.
 func TestSQLQueryText(t *testing.T) {
 	tg, _ := startSQL(t, sqlTarget)
-	for mode, want := range map[string]string{
-		"off":  "",
-		"full": "UPDATE t_native SET name = 'CANARY' WHERE id > 1 AND name <> $1",
-	} {
-		t.Run(mode, func(t *testing.T) {
-			agent := traceWith(t, tg, "sql:\n  query_text: "+mode+"\n")
-			mark := agent.Mark()
-			harness.Get(t, tg.URL("/pgxpool/update"))
-			calls := harness.Of(agent.Settle(mark, 2, tg), harness.Kind("client"))
-			if len(calls) != 1 || calls[0].Attr("db.query.text") != want {
-				t.Errorf("got %v, want one with db.query.text %q", calls, want)
-			}
-		})
-	}
+	checkQueryTexts(t, tg, "sql", "/pgxpool/update", "UPDATE t_native SET name = 'CANARY' WHERE id > 1 AND name <> $1")
 }
 
 func sqlRuns(a *harness.Agent) (sum uint64) {
