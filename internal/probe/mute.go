@@ -11,7 +11,6 @@ import (
 func (m *Manager) Mute(a *Attached, off func(probe string) bool) error {
 	a.tuning.Lock()
 	defer a.tuning.Unlock()
-	defer m.releaseParsed()
 	var errs []error
 	for _, s := range m.opts.Specs {
 		a.mu.Lock()
@@ -48,6 +47,8 @@ func (a *Attached) Muted(spec string) bool {
 }
 
 func (m *Manager) attachAgain(a *Attached, s *Spec) error {
+	// Here, and not where nothing changes: it waits while a program is verified.
+	defer m.releaseParsed()
 	var errs []error
 	for _, g := range s.Groups {
 		if a.Placed[s.Name].Groups[g.Name] {
