@@ -13,6 +13,14 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type bpfGoLoc struct {
+	_     structs.HostLayout
+	Off   int32
+	Stack uint8
+	Reg   uint8
+	Pad   uint16
+}
+
 type bpfMgCheck uint32
 
 const (
@@ -23,18 +31,14 @@ const (
 type bpfMgExe struct {
 	_ structs.HostLayout
 	V [2]struct {
-		_    structs.HostLayout
-		Addr uint16
-		Pool uint16
-		Sane uint8
-		Pad  [3]uint8
-		End  [7]struct {
-			_     structs.HostLayout
-			Off   int32
-			Stack uint8
-			Reg   uint8
-			Pad   uint16
-		}
+		_       structs.HostLayout
+		Addr    uint16
+		Pool    uint16
+		Sane    uint8
+		Unpacks uint8
+		Pad     [2]uint8
+		End     [7]bpfGoLoc
+		Out     [5]bpfGoLoc
 	}
 }
 
@@ -43,33 +47,24 @@ type bpfMgFlag uint32
 const (
 	bpfMgFlagF_NO_REPLY bpfMgFlag = 1
 	bpfMgFlagF_FAILED   bpfMgFlag = 2
+	bpfMgFlagF_PACKED   bpfMgFlag = 4
 )
 
 type bpfMgOp struct {
-	_    structs.HostLayout
-	Ev   bpfMongoEvent
-	Head [64]uint8
+	_         structs.HostLayout
+	Ev        bpfMongoEvent
+	Head      [64]uint8
+	PlainId   uint32
+	PlainTail uint32
 }
 
 type bpfMongoEvent struct {
-	_          structs.HostLayout
-	Call       bpfTrCall
-	Err        bpfTrErrs
-	RequestLen uint32
-	ReplyLen   uint32
-	Sent       int32
-	Got        int32
-	Addr       struct {
-		_   structs.HostLayout
-		Off uint16
-		Len uint16
-	}
-	Request struct {
-		_   structs.HostLayout
-		Off uint16
-		Len uint16
-	}
-	End struct {
+	_        structs.HostLayout
+	Call     bpfTrCall
+	Err      bpfTrErrs
+	ReplyLen uint32
+	Got      int32
+	Addr     struct {
 		_   structs.HostLayout
 		Off uint16
 		Len uint16
@@ -84,9 +79,21 @@ type bpfMongoEvent struct {
 		Off uint16
 		Len uint16
 	}
-	Pad  uint32
-	Pool uint64
-	Tail [2301]uint8
+	Pad        uint32
+	Pool       uint64
+	RequestLen uint32
+	Sent       int32
+	Request    struct {
+		_   structs.HostLayout
+		Off uint16
+		Len uint16
+	}
+	End struct {
+		_   structs.HostLayout
+		Off uint16
+		Len uint16
+	}
+	Tail [2317]uint8
 	_    [3]byte
 }
 
@@ -228,8 +235,11 @@ const (
 	bpfMapTrProcs        = "tr_procs"
 	bpfMapTrScopes       = "tr_scopes"
 	bpfProgMgNoReply     = "mg_no_reply"
+	bpfProgMgPack        = "mg_pack"
 	bpfProgMgReadV1      = "mg_read_v1"
 	bpfProgMgReadV2      = "mg_read_v2"
+	bpfProgMgUnpackV1    = "mg_unpack_v1"
+	bpfProgMgUnpackV2    = "mg_unpack_v2"
 	bpfProgMgWriteFailed = "mg_write_failed"
 	bpfProgMgWriteV1     = "mg_write_v1"
 	bpfProgMgWriteV2     = "mg_write_v2"
@@ -293,8 +303,11 @@ type bpfSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
 	MgNoReply     *ebpf.ProgramSpec `ebpf:"mg_no_reply"`
+	MgPack        *ebpf.ProgramSpec `ebpf:"mg_pack"`
 	MgReadV1      *ebpf.ProgramSpec `ebpf:"mg_read_v1"`
 	MgReadV2      *ebpf.ProgramSpec `ebpf:"mg_read_v2"`
+	MgUnpackV1    *ebpf.ProgramSpec `ebpf:"mg_unpack_v1"`
+	MgUnpackV2    *ebpf.ProgramSpec `ebpf:"mg_unpack_v2"`
 	MgWriteFailed *ebpf.ProgramSpec `ebpf:"mg_write_failed"`
 	MgWriteV1     *ebpf.ProgramSpec `ebpf:"mg_write_v1"`
 	MgWriteV2     *ebpf.ProgramSpec `ebpf:"mg_write_v2"`
@@ -410,8 +423,11 @@ type bpfVariables struct {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
 	MgNoReply     *ebpf.Program `ebpf:"mg_no_reply"`
+	MgPack        *ebpf.Program `ebpf:"mg_pack"`
 	MgReadV1      *ebpf.Program `ebpf:"mg_read_v1"`
 	MgReadV2      *ebpf.Program `ebpf:"mg_read_v2"`
+	MgUnpackV1    *ebpf.Program `ebpf:"mg_unpack_v1"`
+	MgUnpackV2    *ebpf.Program `ebpf:"mg_unpack_v2"`
 	MgWriteFailed *ebpf.Program `ebpf:"mg_write_failed"`
 	MgWriteV1     *ebpf.Program `ebpf:"mg_write_v1"`
 	MgWriteV2     *ebpf.Program `ebpf:"mg_write_v2"`
@@ -420,8 +436,11 @@ type bpfPrograms struct {
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.MgNoReply,
+		p.MgPack,
 		p.MgReadV1,
 		p.MgReadV2,
+		p.MgUnpackV1,
+		p.MgUnpackV2,
 		p.MgWriteFailed,
 		p.MgWriteV1,
 		p.MgWriteV2,

@@ -19,7 +19,6 @@ const headLen = int(unsafe.Offsetof(bpfMongoEvent{}.Tail))
 type record struct {
 	probe.Call
 	errs                            []byte
-	requestLen                      uint32
 	sent, got                       int32
 	pool                            uint64
 	addr, request, end, reply, text []byte
@@ -32,13 +31,15 @@ type decoder struct {
 	parser *mongo.Parser
 	peers  map[string]peer
 	attrs  attrs // of the command in work
+	// When what zstd compresses and decompresses was asked for.
+	packs, unpacks probe.Asking
 
 	duration *telemetry.DurationOf
 }
 
 func newDecoder(env probe.DecoderEnv, cfg Config) *decoder {
 	return &decoder{
-		env: env, cfg: cfg, parser: mongo.NewParser(cfg.QueryText), peers: map[string]peer{},
+		env: env, cfg: cfg, parser: mongo.NewParser(cfg.QueryText), peers: map[string]peer{}, packs: probe.Asking{}, unpacks: probe.Asking{},
 		duration: probe.NewDBDuration(),
 	}
 }
@@ -73,14 +74,21 @@ func parseRecord(raw []byte) (record, error) {
 	}
 	r := record{Call: c, errs: own}
 	ne, b := binary.NativeEndian, own[probe.ErrsLen:]
-	r.requestLen = ne.Uint32(b)
-	r.sent, r.got = int32(ne.Uint32(b[8:])), int32(ne.Uint32(b[12:]))
-	r.pool = ne.Uint64(b[40:])
-	for i, s := range []*[]byte{&r.addr, &r.request, &r.end, &r.reply, &r.text} {
-		at := b[16+4*i:]
-		*s = probe.Str(tail, ne.Uint16(at), ne.Uint16(at[2:]))
-	}
+	r.got, r.pool, r.sent = int32(ne.Uint32(b[4:])), ne.Uint64(b[24:]), int32(ne.Uint32(b[36:]))
+	str := func(at int) []byte { return probe.Str(tail, ne.Uint16(b[at:]), ne.Uint16(b[at+2:])) }
+	r.addr, r.reply, r.text, r.request, r.end = str(8), str(12), str(16), str(40), str(44)
 	return r, nil
+}
+
+// ask has commands looked at before they are compressed, and replies after they have been
+// decompressed, if this one's error says that it is needed.
+func (d *decoder) ask(exeID uint32, nowNs uint64, reqErr, replyErr error) {
+	if errors.Is(reqErr, mongo.ErrCut) && d.packs.Due(exeID, nowNs) {
+		d.env.SetPoint(exeID, true, drivers[0].pack(), drivers[1].pack())
+	}
+	if errors.Is(replyErr, mongo.ErrCut) && d.unpacks.Due(exeID, nowNs) {
+		d.env.SetPoint(exeID, true, drivers[0].unpack(), drivers[1].unpack())
+	}
 }
 
 // command emits what is known also when the command or its reply cannot be read (the
@@ -116,6 +124,9 @@ func (d *decoder) command(rec event.Record, r *record, emit func(*telemetry.Oper
 			reply.Returned = int(r.got)
 		}
 		a.reply(&reply, d.cfg.QueryText == mongo.TextFull)
+	}
+	if reqErr != nil || replyErr != nil {
+		d.ask(rec.ExeID, r.EndNs, reqErr, replyErr)
 	}
 	op.Attributes = a.list
 	d.duration.Measure(op)

@@ -3,6 +3,7 @@ package mongodriver
 import (
 	"encoding/binary"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"unsafe"
@@ -23,16 +24,20 @@ func TestLayout(t *testing.T) {
 	var c bpfTrCall
 	var e bpfMongoEvent
 	for name, pair := range map[string][2]uintptr{
-		"tr_call":                 {unsafe.Sizeof(c), probe.CallLen},
-		"tr_call.flags":           {unsafe.Offsetof(c.Flags), event.HeaderLen + 56},
-		"tr_call.tail_len":        {unsafe.Offsetof(c.TailLen), event.HeaderLen + 64},
-		"tr_call.trace_flags":     {unsafe.Offsetof(c.TraceFlags), event.HeaderLen + 68},
-		"tr_errs":                 {unsafe.Sizeof(bpfTrErrs{}), probe.ErrsLen},
-		"mongo_event.err":         {unsafe.Offsetof(e.Err), probe.CallLen},
-		"mongo_event.request_len": {unsafe.Offsetof(e.RequestLen), probe.CallLen + probe.ErrsLen},
-		"mongo_event.sent":        {unsafe.Offsetof(e.Sent), probe.CallLen + probe.ErrsLen + 8},
-		"mongo_event.addr":        {unsafe.Offsetof(e.Addr), probe.CallLen + probe.ErrsLen + 16},
-		"mongo_event.text":        {unsafe.Offsetof(e.Text), probe.CallLen + probe.ErrsLen + 32},
+		"tr_call":             {unsafe.Sizeof(c), probe.CallLen},
+		"tr_call.flags":       {unsafe.Offsetof(c.Flags), event.HeaderLen + 56},
+		"tr_call.tail_len":    {unsafe.Offsetof(c.TailLen), event.HeaderLen + 64},
+		"tr_call.trace_flags": {unsafe.Offsetof(c.TraceFlags), event.HeaderLen + 68},
+		"tr_errs":             {unsafe.Sizeof(bpfTrErrs{}), probe.ErrsLen},
+		"mongo_event.err":     {unsafe.Offsetof(e.Err), probe.CallLen},
+		"mongo_event.got":     {unsafe.Offsetof(e.Got), probe.CallLen + probe.ErrsLen + 4},
+		"mongo_event.addr":    {unsafe.Offsetof(e.Addr), probe.CallLen + probe.ErrsLen + 8},
+		"mongo_event.reply":   {unsafe.Offsetof(e.Reply), probe.CallLen + probe.ErrsLen + 12},
+		"mongo_event.text":    {unsafe.Offsetof(e.Text), probe.CallLen + probe.ErrsLen + 16},
+		"mongo_event.pool":    {unsafe.Offsetof(e.Pool), probe.CallLen + probe.ErrsLen + 24},
+		"mongo_event.sent":    {unsafe.Offsetof(e.Sent), probe.CallLen + probe.ErrsLen + 36},
+		"mongo_event.request": {unsafe.Offsetof(e.Request), probe.CallLen + probe.ErrsLen + 40},
+		"mongo_event.end":     {unsafe.Offsetof(e.End), probe.CallLen + probe.ErrsLen + 44},
 	} {
 		if pair[0] != pair[1] {
 			t.Errorf("%s: %d in C, %d in Go", name, pair[0], pair[1])
@@ -89,13 +94,23 @@ func raw(edit func(*bpfMongoEvent), request, reply []byte) []byte {
 
 func decode(t testing.TB, b []byte, mode mongo.TextMode) (ops []*telemetry.Operation, err error) {
 	t.Helper()
-	env := probe.DecoderEnv{TypeName: func(uint32, int32) string { return "*net.OpError" }, Refuse: func(uint32, string) {}}
+	ops, _, err = decodeAsking(t, b, mode)
+	return ops, err
+}
+
+// decodeAsking also returns the points that the decoder asked for.
+func decodeAsking(t testing.TB, b []byte, mode mongo.TextMode) (ops []*telemetry.Operation, asked []string, err error) {
+	t.Helper()
+	env := probe.DecoderEnv{
+		TypeName: func(uint32, int32) string { return "*net.OpError" }, Refuse: func(uint32, string) {},
+		SetPoint: func(_ uint32, _ bool, points ...string) { asked = append(asked, points...) },
+	}
 	rec, err := event.Parse(b)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	err = newDecoder(env, Config{QueryText: mode}).Decode(rec, func(op *telemetry.Operation) { ops = append(ops, op) })
-	return ops, err
+	return ops, asked, err
 }
 
 func TestDecode(t *testing.T) {
@@ -174,27 +189,39 @@ func TestDecode(t *testing.T) {
 }
 
 // TestUndecodable: a command or reply that cannot be read is still a span with its
-// duration, and is counted.
+// duration, and is counted. Where it can be read before it is compressed, or after it has been
+// decompressed, that is asked for.
 func TestUndecodable(t *testing.T) {
 	ping := message(t, 7, 0, bson.D{{Key: "ping", Value: 1}, {Key: "$db", Value: "admin"}})
 	ok := message(t, 1, 7, bson.D{{Key: "ok", Value: 1}})
-	zstd := func(b []byte) []byte { // only the beginning of a block is there
+	packed := func(b []byte, missing uint32) []byte { // a zstd block's beginning
 		out := append([]byte(nil), b[:16]...)
 		binary.LittleEndian.PutUint32(out[12:], 2012)
 		out = binary.LittleEndian.AppendUint32(out, 2013)
 		out = binary.LittleEndian.AppendUint32(out, 100000)
-		return append(append(out, 3), 0x28, 0xb5, 0x2f, 0xfd, 0x04)
+		out = append(append(out, 3), 0x28, 0xb5, 0x2f, 0xfd, 0x04)
+		binary.LittleEndian.PutUint32(out, uint32(len(out))+missing)
+		return out
 	}
 	for _, c := range []struct {
-		name           string
+		what, name     string
 		request, reply []byte
-	}{{"ping admin", ping, zstd(ok)}, {"_OTHER", zstd(ping), ok}, {"_OTHER", zstd(ping), zstd(ok)}} {
-		ops, err := decode(t, raw(nil, c.request, c.reply), mongo.TextShape)
+		asked          []string
+	}{
+		{"the beginning of a reply", "ping admin", ping, packed(ok, 2000), []string{"v1_unpack", "v2_unpack"}},
+		{"the beginning of a command", "_OTHER", packed(ping, 2000), ok, []string{"v1_pack", "v2_pack"}},
+		{"both", "_OTHER", packed(ping, 2000), packed(ok, 2000), []string{"v1_pack", "v2_pack", "v1_unpack", "v2_unpack"}},
+		{"broken, but all there", "_OTHER", packed(ping, 0), packed(ok, 0), nil},
+	} {
+		ops, asked, err := decodeAsking(t, raw(nil, c.request, c.reply), mongo.TextShape)
 		if err == nil {
-			t.Errorf("%s: not counted", c.name)
+			t.Errorf("%s: not counted", c.what)
 		}
 		if len(ops) != 1 || ops[0].Name != c.name || len(ops[0].Measurements) != 1 {
-			t.Errorf("%s: %v", c.name, ops)
+			t.Errorf("%s: %v", c.what, ops)
+		}
+		if !slices.Equal(asked, c.asked) {
+			t.Errorf("%s: asked for %v, want %v", c.what, asked, c.asked)
 		}
 	}
 }

@@ -44,8 +44,11 @@ func (d driver) addr() goexe.Field {
 	return goexe.Field{Module: d.module, Type: d.module + "/x/mongo/driver/topology.connection", Name: "addr"}
 }
 
-// readResults is how many words (*connection).read returns.
-const readResults = 7
+// How many words (*connection).read and DecompressPayload return.
+const (
+	readResults   = 7
+	unpackResults = 5
+)
 
 // New returns the probe.
 func New(cfg Config) *probe.Spec {
@@ -80,8 +83,14 @@ func (d driver) check(p *probe.Placed) error {
 	if p.Offset(d.addr()) == probe.OffNone {
 		return fmt.Errorf("%w: the offset of %s is not known for this version", probe.ErrRefused, d.addr())
 	}
+	p.Lazy[d.pack()], p.Lazy[d.unpack()] = true, true
 	return nil
 }
+
+// pack and unpack are the points that see what zstd compresses and decompresses. They are
+// attached when there is a message that cannot be read without.
+func (d driver) pack() string   { return d.group + "_pack" }
+func (d driver) unpack() string { return d.group + "_unpack" }
 
 // points lists starts before ends: the manager attaches from the last to the first.
 func (d driver) points() []probe.Point {
@@ -101,6 +110,15 @@ func (d driver) points() []probe.Point {
 			Site: probe.Site{Kind: probe.CallSite, Funcs: []string{d.module + "/x/mongo/driver.(*Operation).moreToComeRoundTrip"},
 				Callees: []string{d.module + "/x/bsonx/bsoncore.AppendInt32Element"}},
 			Lost: "unacknowledged writes"},
+		// Behind the ends that wait for it.
+		{Name: d.unpack(), Program: "mg_unpack_" + d.group, Group: d.group, Optional: true,
+			Site: probe.Site{Kind: probe.AfterCall, Funcs: []string{d.module + "/x/mongo/driver.Operation.decompressWireMessage"},
+				Callees: []string{d.module + "/x/mongo/driver.DecompressPayload"}, Results: unpackResults},
+			Lost: "outcomes in replies that zstd makes more than a kilobyte of"},
+		{Name: d.pack(), Program: "mg_pack", Group: d.group, Optional: true,
+			Site: probe.Site{Kind: probe.CallSite, Funcs: []string{d.module + "/x/mongo/driver/topology.(*Connection).CompressWireMessage"},
+				Callees: []string{d.module + "/x/mongo/driver.CompressPayload"}},
+			Lost: "names of commands that zstd makes more than a kilobyte of"},
 	}
 }
 
@@ -111,16 +129,18 @@ func (cfg Config) attachExe(c *ebpf.Collection, p *probe.Placed) error {
 		if p.Groups[d.group] {
 			cfg.learnPools(p, d)
 		}
-		for k, r := range p.Points[d.group+"_read"].Results {
-			if k >= readResults {
-				break
-			}
-			loc := &v.V[i].End[k]
-			loc.Off, loc.Reg = r.Off, r.Reg
-			if r.Stack {
-				loc.Stack = 1
-			}
-		}
+		setLocs(v.V[i].End[:], p.Points[d.group+"_read"])
+		setLocs(v.V[i].Out[:], p.Points[d.unpack()])
 	}
 	return probe.PutExe(c.Maps["mg_exes"], p.ExeID, &v)
+}
+
+func setLocs(locs []bpfGoLoc, at goexe.Point) {
+	for k := range min(len(locs), len(at.Results)) {
+		r := at.Results[k]
+		locs[k].Off, locs[k].Reg = r.Off, r.Reg
+		if r.Stack {
+			locs[k].Stack = 1
+		}
+	}
 }

@@ -52,6 +52,9 @@ func (p *Parser) decompress(b []byte, c *content) (opcode int32, out []byte, err
 	if err != nil {
 		return 0, nil, fmt.Errorf("%w: %w", ErrMessage, err)
 	}
+	if n == 0 && size > 0 && c.cut {
+		return 0, nil, ErrCut
+	}
 	if n == 0 && size > 0 {
 		return 0, nil, fmt.Errorf("%w: nothing could be decompressed", ErrMessage)
 	}

@@ -25,6 +25,10 @@ const (
 // ErrMessage says that bytes are no message of the protocol.
 var ErrMessage = errors.New("no MongoDB message")
 
+// ErrCut says of a message that it is compressed, and that from the part that is there
+// nothing can be had: zstd begins with what all of a block is needed for.
+var ErrCut = fmt.Errorf("%w: only the beginning of what is compressed is there", ErrMessage)
+
 // Header begins every message.
 type Header struct {
 	Len        int // of the whole message, bytes

@@ -65,6 +65,10 @@ var ops = map[string]operation{
 		_, err := c.unacknowledged().InsertOne(ctx, secret)
 		return err
 	},
+	"insert1k":   insertRandom(1, 1400),
+	"insert16k":  insertRandom(10, 1600),
+	"insert200k": insertRandom(100, 2000),
+	"findRandom": findRandom,
 	"update": func(ctx context.Context, c *client, _ int) error {
 		_, err := c.db.Collection("orders").UpdateMany(ctx, secret, one("$set", bson.D{{Key: "px", Value: 12}, {Key: "address", Value: one("street", canary)}}))
 		return err

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
+/*
+ * op.h - a command in flight: its record, the map of them, its end.
+ */
+#ifndef MG_OP_H
+#define MG_OP_H
+
+#include <linux/bpf.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+
+#include "../../bpf/lib/call.h"
+#include "../../bpf/lib/goerr.h"
+
+#define ADDR_MAX    127
+#define REQUEST_MAX 1023
+#define REPLY_MAX   1023
+#define TEXT_MAX    127
+#define END_MAX     127
+/* Where a string of the tail begins at the latest, and one further. */
+#define REQUEST_CAP (ADDR_MAX + 1)
+#define END_CAP     (REQUEST_CAP + REQUEST_MAX)
+#define REPLY_CAP   (END_CAP + END_MAX) /* or the text of an error */
+#define TAIL_MAX    (REPLY_CAP + HEADER_LEN + REPLY_MAX)
+#define MAX_DOCS    1000
+
+/* https://www.mongodb.com/docs/manual/reference/mongodb-wire-protocol/ */
+#define HEADER_LEN    16
+#define OP_REPLY      1
+#define OP_QUERY      2004
+#define OP_COMPRESSED 2012
+#define OP_MSG        2013
+#define MSG_BODY      21 /* header, flags, kind 0 */
+/* In an OP_COMPRESSED, behind the header. */
+#define OPCODE_AT     16 /* the original one */
+#define COMPRESSOR_AT 24
+#define ZSTD          3
+
+enum mongo_event_type {
+	MG_COMMAND = 1,
+};
+
+enum mg_flag {
+	F_NO_REPLY = 1 << 0, /* the command asks for none */
+	F_FAILED = 1 << 1,   /* err holds the network's error */
+	F_PACKED = 1 << 2,   /* the reply has come and is to be decompressed */
+};
+
+enum mg_check {
+	CHECK_MESSAGE = 2, /* what is written is no message of the wire protocol */
+	CHECK_ADDRESS = 3, /* connection.addr */
+};
+
+struct mongo_event {
+	struct tr_call call;
+	struct tr_errs err;
+	__u32 reply_len; /* of the whole message, bytes */
+	__s32 got;       /* like sent, in a reply's batch */
+	struct tr_str addr, reply, text;
+	__u32 pad;
+	__u64 pool; /* *topology.pool of the connection, 0 if not known */
+	/* Of the command; from here on nothing is cleared when an entry is used again,
+	 * because it may have been written before the command was compressed. */
+	__u32 request_len;
+	/* Documents in a command's sequence, counted only of messages that are longer than
+	 * what is taken along; -1 unknown. */
+	__s32 sent;
+	struct tr_str request, end;
+	__u8 tail[TAIL_MAX];
+};
+
+struct mg_op {
+	struct mongo_event ev;
+	__u8 head[64]; /* scratch: first bytes of a message */
+	/* The command that the entry has from before it was compressed: its request id, 0 if
+	 * there is none, and where it ends in the tail. */
+	__u32 plain_id, plain_tail;
+};
+
+/* One major version's part. */
+struct mg_driver {
+	__u16 addr; /* connection.addr */
+	__u16 pool; /* connection.pool, OFF_NONE if not known */
+	/* Set here. */
+	__u8 sane;
+	__u8 unpacks; /* the program that sees what was decompressed is there */
+	__u8 pad[2];
+	struct go_loc end[7]; /* bytes, length, capacity, text (2), error (2) */
+	struct go_loc out[5]; /* decompressed bytes, length, capacity, error (2) */
+};
+
+struct mg_exe {
+	struct mg_driver v[2];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_EXES);
+	__type(key, __u32);
+	__type(value, struct mg_exe);
+} mg_exes SEC(".maps");
+
+/* Commands in flight. Key: tgid, goid. Inserted when a command is written; closed when
+ * its reply is read or the connection fails, and kept for the goroutine's next command,
+ * because inserting and deleting are dear, unless the map is half full. Deleted by the
+ * agent when the process exits, or when a closed one has not been used for a while. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct tr_gokey);
+	__type(value, struct mg_op);
+} mg_ops SEC(".maps");
+
+/* The template of new entries. */
+const struct mg_op mg_zero = {};
+
+/* The entry of a command that is written now; NULL when there is no room for it, or it is
+ * neither to be recorded nor to be counted. */
+static __noinline struct mg_op *begin(struct tr_who *w, __u64 g, __u64 context)
+{
+	if (!w || !w->proc || !w->ge)
+		return NULL;
+	return call_again(&mg_ops, &mg_zero, w, g, context,
+			  offsetof(struct mongo_event, request_len));
+}
+
+static __always_inline struct mg_op *open_op(struct tr_who *w)
+{
+	return call_open(&mg_ops, w);
+}
+
+static __always_inline void finish(struct mg_op *op, struct tr_gokey *key)
+{
+	if (!op->ev.call.end_ns)
+		op->ev.call.end_ns = bpf_ktime_get_ns();
+	call_emit(&op->ev.call, MG_COMMAND, offsetof(struct mongo_event, tail), TAIL_MAX);
+	call_away(&mg_ops, key, &op->ev.call);
+}
+
+static __noinline int fail(struct mg_op *op, struct tr_goexe *ge, __u64 itab, __u64 data)
+{
+	op->ev.call.flags |= F_FAILED;
+	err_chain(&op->ev.err, ge, op->ev.call.hdr.exe_id, itab, data);
+	if (err_has_text(&op->ev.err))
+		call_put(&op->ev.call, op->ev.tail, &op->ev.text, op->ev.err.raw[0],
+			 op->ev.err.raw[1], REPLY_CAP, TEXT_MAX);
+	return 0;
+}
+
+#endif

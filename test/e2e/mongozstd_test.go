@@ -1,0 +1,170 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/base64"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
+
+	"github.com/tracer-agent/tracer-agent/probes/wire/mongo/standin"
+	"github.com/tracer-agent/tracer-agent/test/e2e/harness"
+)
+
+// zstdCases: commands and replies whose beginning as zstd writes it says nothing, one after
+// the other.
+var zstdCases = []struct {
+	op string
+	mongoCase
+}{
+	{"insert1k", mongoCase{name: "insert random", attrs: map[string]string{"mongodb.response.n": "1"}}},
+	{"insert16k", mongoCase{name: "insert random", attrs: map[string]string{"mongodb.response.n": "10", "db.operation.batch.size": "10"}}},
+	{"insert200k", mongoCase{name: "insert random", attrs: map[string]string{"mongodb.response.n": "100", "db.operation.batch.size": "100"}}},
+	{"findRandom", mongoCase{name: "find random", attrs: map[string]string{"db.response.returned_rows": "101"}, more: []string{"getMore random"}}},
+	{"insert200k", mongoCase{name: "insert random", error: "E11000 duplicate key error collection: shop.random",
+		attrs: map[string]string{"mongodb.response.n": "0", "mongodb.response.write_errors": "100", "db.operation.batch.size": "100",
+			"db.response.status_code": "11000", "error.type": "11000"}}},
+	{"badValue", mongoCase{name: "find orders", error: "DocumentValidationFailure: Document failed validation",
+		attrs: map[string]string{"db.response.status_code": "121", "error.type": "121"}}},
+	{"insertOne", mongoCase{name: "insert orders", attrs: map[string]string{"mongodb.response.n": "1"}}},
+}
+
+var zstdTexts = map[string]string{
+	"insert random":  `{insert: "random", ordered: ?, documents: [?]}`,
+	"insert orders":  `{insert: "orders", ordered: ?, documents: [?]}`,
+	"find orders":    `{find: "orders", filter: {user: {$badop: ?}}}`,
+	"find random":    `{find: "random", filter: {text: {$gt: ?}}}`,
+	"getMore random": `{getMore: ?, collection: "random"}`,
+}
+
+// startZstd is a server's address that speaks zstd and explains at length why it does not like
+// an operator.
+func startZstd(t *testing.T) string {
+	t.Helper()
+	server := startMongo(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	noise := make([]byte, 2000)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(noise)
+	invalid := bsonDoc("ok", 0, "errmsg", "Document failed validation", "code", 121, "codeName", "DocumentValidationFailure",
+		"errInfo", bsonDoc("details", canary+base64.StdEncoding.EncodeToString(noise)))
+	s := &standin.StandIn{Compressor: "zstd", Answer: func(name string, command bsoncore.Document) bsoncore.Document {
+		if name == "find" && bytes.Contains(command, []byte("$badop")) {
+			return invalid
+		}
+		return nil
+	}}
+	go s.Serve(ln, server)
+	return ln.Addr().String()
+}
+
+// TestMongoZstd: what zstd compresses is looked at before, and what it has decompressed
+// after, once there is a message of which that is needed; nothing of it leaves. Programs whose
+// messages are small have the two hits a command that others have. TRACER_ZSTD_BUILDS=all: with
+// every driver and Go release of mongoBuilds.
+func TestMongoZstd(t *testing.T) {
+	needs(t)
+	harness.CountRuns(t)
+	uri := "mongodb://" + startZstd(t) + "/?compressors=zstd&heartbeatFrequencyMS=600000&maxPoolSize=1"
+	var all []*harness.Target
+	builds := mongoBuilds[:2]
+	if os.Getenv("TRACER_ZSTD_BUILDS") == "all" {
+		builds = mongoBuilds
+	}
+	for _, b := range builds {
+		all = append(all, harness.StartTarget(t, b.Path(t), "-uri", uri))
+	}
+	agent := harness.Trace(t, all...)
+	for i, tg := range all {
+		b := builds[i]
+		t.Run(strings.TrimPrefix(b.Dir, mongoTargets)+"-"+b.Go+string(b.Mode), func(t *testing.T) {
+			harness.Get(t, tg.URL("/burst?n=20&c=1&op=insertOne"))
+			zstdHits(t, agent, tg, 2)
+			awaitPlain(t, agent, tg)
+			zstdHits(t, agent, tg, 4)
+			harness.Get(t, tg.URL("/do?op=drop"))
+			agent.Settle(agent.Mark(), 0, tg)
+			for _, c := range zstdCases {
+				mark := agent.Mark()
+				harness.Get(t, tg.URL("/do?op="+c.op))
+				checkZstd(t, c.op, agent.Settle(mark, 2+len(c.more), tg), c.mongoCase)
+			}
+		})
+	}
+	checkCanary(t, agent.Since(0))
+}
+
+// awaitPlain makes commands that ask for it until both directions are read.
+func awaitPlain(t *testing.T, agent *harness.Agent, tg *harness.Target) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		mark := agent.Mark()
+		harness.Get(t, tg.URL("/do?op=drop&op=insert200k&op=findRandom"))
+		named, answered := false, false
+		for _, s := range mongoSpans(agent.Settle(mark, 4, tg)) {
+			named = named || s.Name == "insert random"
+			answered = answered || s.Name == "find random" && s.Attr("db.response.returned_rows") != ""
+			if s.Status == "error" {
+				t.Errorf("no command has failed: %v", s)
+			}
+		}
+		if named && answered {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("command read: %v, reply read: %v", named, answered)
+		}
+	}
+}
+
+// zstdHits counts the hits of commands.
+func zstdHits(t *testing.T, agent *harness.Agent, tg *harness.Target, each int) {
+	t.Helper()
+	const n = 100
+	mark, before := agent.Mark(), agent.Runs()
+	harness.Get(t, tg.URL(fmt.Sprintf("/burst?n=%d&c=1&op=insertOne", n)))
+	hits, mongo := delta(before, agent.Runs()), 0
+	for k, v := range hits {
+		if strings.Contains(k, "mg_") {
+			mongo += int(v)
+		}
+	}
+	if mongo != each*n {
+		t.Errorf("%d hits for %d commands, want %d each: %v", mongo, n, each, hits)
+	}
+	agent.Settle(mark, n+1, tg)
+}
+
+func checkZstd(t *testing.T, op string, spans []harness.Span, want mongoCase) {
+	t.Helper()
+	got, request := mongoSpans(spans), harness.Of(spans, harness.Kind("server"))
+	if len(got) != 1+len(want.more) || len(request) != 1 {
+		t.Errorf("%s: %v", op, spans)
+		return
+	}
+	attrs := maps.Clone(want.attrs)
+	command, coll, _ := strings.Cut(want.name, " ")
+	attrs["db.system.name"], attrs["db.namespace"] = "mongodb", "shop"
+	attrs["db.operation.name"], attrs["db.collection.name"] = command, coll
+	attrs["db.query.text"] = zstdTexts[want.name]
+	texts := got[0].Texts()
+	maps.DeleteFunc(texts, func(k, _ string) bool { return strings.HasPrefix(k, "server.") })
+	if !maps.Equal(attrs, texts) || got[0].Name != want.name || (got[0].Status == "error") != (want.error != "") || !strings.HasPrefix(got[0].StatusText, want.error) {
+		t.Errorf("%s: %v\nwant %q, error %q, %v", op, got[0], want.name, want.error, attrs)
+	}
+	for i, s := range got {
+		if s.ParentSpanID != request[0].SpanID || i > 0 && s.Name != want.more[i-1] {
+			t.Errorf("%s: %v", op, s)
+		}
+	}
+}
