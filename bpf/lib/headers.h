@@ -224,7 +224,8 @@ static __always_inline __u64 hdr_values(const struct hdr_scan *sc, __u32 slot)
 }
 
 /* Find the wanted headers of the map at address map; after scan_reset. */
-static __noinline int scan_headers(struct tr_goexe *ge, struct hdr_scan *sc, __u64 map)
+static __noinline __attribute__((unused)) int scan_headers(struct tr_goexe *ge, struct hdr_scan *sc,
+							   __u64 map)
 {
 	if (!map || !groups_of(ge, map, sc))
 		return 0;

@@ -4,33 +4,23 @@ import (
 	"log/slog"
 	"sync"
 
+	"github.com/tracer-agent/tracer-agent/internal/httpbody"
 	"github.com/tracer-agent/tracer-agent/internal/metricrules"
 	"github.com/tracer-agent/tracer-agent/internal/selfmetrics"
-	"github.com/tracer-agent/tracer-agent/probes/nethttp"
 )
 
 // looks is what rules of metrics look at that operations have only then.
 type looks struct {
-	bodies  nethttp.Bodies
+	bodies  httpbody.Fields
 	answers []string // response headers
-	// everywhere is all of it, as the probes' Unseen names it.
-	everywhere []string
-	unseen     func(probe, what string)
+	unseen  func(probe, what string)
 }
 
 // looksOf says what rules look at, and counts what of it cannot be had.
 func looksOf(rules *metricrules.Set, self *selfmetrics.Registry, log *slog.Logger) looks {
-	l := looks{bodies: nethttp.Bodies{Missed: missedBodies(self)}, answers: rules.ResponseHeaders()}
+	l := looks{bodies: httpbody.Fields{Missed: missedBodies(self)}, answers: rules.ResponseHeaders()}
 	l.bodies.Request, l.bodies.Response = rules.BodyFields()
-	for what, n := range map[string]int{
-		nethttp.UnseenRequest: len(l.bodies.Request), nethttp.UnseenResponse: len(l.bodies.Response),
-		nethttp.UnseenAnswer: len(l.answers), metricrules.RequestHeader: len(rules.RequestHeaders()),
-	} {
-		if n > 0 {
-			l.everywhere = append(l.everywhere, what)
-		}
-	}
-	if len(l.everywhere) == 0 {
+	if len(l.bodies.Request)+len(l.bodies.Response)+len(l.answers) == 0 {
 		return l
 	}
 	var said sync.Map

@@ -88,9 +88,14 @@ func grpcSpec(cfg config.Config, _ *dbpool.Registry) (*probe.Spec, error) {
 }
 
 func fasthttpSpec(cfg config.Config, asked looks) (*probe.Spec, error) {
-	return fasthttp.New(fasthttp.Config{
-		Redact: redact.New(cfg.Redact.QueryNames), Join: joins(cfg), Asked: asked.everywhere, Unseen: asked.unseenBy("fasthttp"),
-	}), nil
+	s, err := fasthttp.New(fasthttp.Config{
+		Redact: redact.New(cfg.Redact.QueryNames), Join: joins(cfg),
+		CaptureHeaders: cfg.Propagation.CorrelationHeaders, AnswerHeaders: asked.answers, Bodies: asked.bodies,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("probe fasthttp: %w", err)
+	}
+	return s, nil
 }
 
 func websocketSpec(config.Config, *dbpool.Registry) (*probe.Spec, error) { return websocket.New(), nil }

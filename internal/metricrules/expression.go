@@ -101,9 +101,6 @@ func newUses() uses {
 }
 
 const (
-	// RequestHeader names the request headers that rules look at, as operations of which they
-	// are not seen are counted.
-	RequestHeader  = "request_header"
 	requestHeader  = "http.request.header."
 	responseHeader = "http.response.header."
 	// MaxResponseHeaders is how many of them rules may look at.
@@ -198,11 +195,8 @@ func (s *Set) BodyFields() (request, response []string) {
 	return slices.Sorted(maps.Keys(s.uses.keys[inRequest])), slices.Sorted(maps.Keys(s.uses.keys[inResponse]))
 }
 
-// ResponseHeaders and RequestHeaders list the captured headers that rules look at.
+// ResponseHeaders lists the captured response headers that rules look at.
 func (s *Set) ResponseHeaders() []string { return s.uses.headers(responseHeader) }
-
-// RequestHeaders are those of requests.
-func (s *Set) RequestHeaders() []string { return s.uses.headers(requestHeader) }
 
 // NeedsMore says whether rules look at more than the attributes of counted.
 func (s *Set) NeedsMore(counted []string) bool {

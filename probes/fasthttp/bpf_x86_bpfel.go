@@ -51,7 +51,7 @@ type bpfFhEvent struct {
 	Status   int32
 	PeerPort uint32
 	PeerIp   [16]uint8
-	Str      [8]struct {
+	Str      [18]struct {
 		_   structs.HostLayout
 		Off uint16
 		Len uint16
@@ -78,18 +78,23 @@ type bpfFhExe struct {
 	KvKey       uint16
 	KvValue     uint16
 	KvSize      uint16
+	ReqCtype    uint16
+	ReqStream   uint16
+	ReqBody     uint16
+	ReqRaw      uint16
 	Stream      uint16
 	Body        uint16
 	Raw         uint16
 	Status      uint16
 	RespClen    uint16
+	RespCtype   uint16
+	RespHdrs    uint16
 	Fiber2Route uint16
 	Fiber2Use   uint16
 	Fiber2Path  uint16
 	Fiber3Route uint16
 	Fiber3Use   uint16
 	Fiber3Path  uint16
-	_           [4]byte
 	Conn        struct {
 		_        structs.HostLayout
 		TlsConn  uint16
@@ -130,8 +135,16 @@ type bpfFhOp struct {
 		Ptr uint64
 		Len uint64
 	}
-	Word [2]uint64
-	S    struct {
+	Word     [3]uint64
+	Answered uint64
+	Lens     uint64
+	Found    [10]struct {
+		_   structs.HostLayout
+		Ptr uint64
+		Len uint64
+	}
+	BodySize int64
+	S        struct {
 		_   structs.HostLayout
 		Ptr uint64
 		Len uint64
@@ -185,7 +198,10 @@ const (
 	bpfFhStrFS_TRACESTATE    bpfFhStr = 5
 	bpfFhStrFS_FORWARDED_FOR bpfFhStr = 6
 	bpfFhStrFS_FORWARDED     bpfFhStr = 7
-	bpfFhStrFS_COUNT         bpfFhStr = 8
+	bpfFhStrFS_CAPTURE0      bpfFhStr = 8
+	bpfFhStrFS_ANSWER0       bpfFhStr = 14
+	bpfFhStrFS_ANSWERS       bpfFhStr = 4
+	bpfFhStrFS_COUNT         bpfFhStr = 18
 )
 
 type bpfFhType uint32
@@ -193,6 +209,13 @@ type bpfFhType uint32
 const (
 	bpfFhTypeFH_SERVER bpfFhType = 1
 )
+
+type bpfHdrRule struct {
+	_      structs.HostLayout
+	Word   [3]uint64
+	Slot   uint32
+	Wanted uint32
+}
 
 type bpfTrConn struct {
 	_          structs.HostLayout
@@ -330,8 +353,13 @@ const (
 	bpfProgFhWrite       = "fh_write"
 	bpfVarCallEntries    = "call_entries"
 	bpfVarCallForgotten  = "call_forgotten"
+	bpfVarCfgAnswerLens  = "cfg_answer_lens"
+	bpfVarCfgAnswers     = "cfg_answers"
+	bpfVarCfgBody        = "cfg_body"
 	bpfVarCfgCountAll    = "cfg_count_all"
 	bpfVarCfgCountFull   = "cfg_count_full"
+	bpfVarCfgHdrLens     = "cfg_hdr_lens"
+	bpfVarCfgHdrs        = "cfg_hdrs"
 	bpfVarCfgIdSecret    = "cfg_id_secret"
 	bpfVarCfgKeep        = "cfg_keep"
 	bpfVarCfgParentBased = "cfg_parent_based"
@@ -421,8 +449,13 @@ type bpfMapSpecs struct {
 type bpfVariableSpecs struct {
 	CallEntries    *ebpf.VariableSpec `ebpf:"call_entries"`
 	CallForgotten  *ebpf.VariableSpec `ebpf:"call_forgotten"`
+	CfgAnswerLens  *ebpf.VariableSpec `ebpf:"cfg_answer_lens"`
+	CfgAnswers     *ebpf.VariableSpec `ebpf:"cfg_answers"`
+	CfgBody        *ebpf.VariableSpec `ebpf:"cfg_body"`
 	CfgCountAll    *ebpf.VariableSpec `ebpf:"cfg_count_all"`
 	CfgCountFull   *ebpf.VariableSpec `ebpf:"cfg_count_full"`
+	CfgHdrLens     *ebpf.VariableSpec `ebpf:"cfg_hdr_lens"`
+	CfgHdrs        *ebpf.VariableSpec `ebpf:"cfg_hdrs"`
 	CfgIdSecret    *ebpf.VariableSpec `ebpf:"cfg_id_secret"`
 	CfgKeep        *ebpf.VariableSpec `ebpf:"cfg_keep"`
 	CfgParentBased *ebpf.VariableSpec `ebpf:"cfg_parent_based"`
@@ -495,8 +528,13 @@ func (m *bpfMaps) Close() error {
 type bpfVariables struct {
 	CallEntries    *ebpf.Variable `ebpf:"call_entries"`
 	CallForgotten  *ebpf.Variable `ebpf:"call_forgotten"`
+	CfgAnswerLens  *ebpf.Variable `ebpf:"cfg_answer_lens"`
+	CfgAnswers     *ebpf.Variable `ebpf:"cfg_answers"`
+	CfgBody        *ebpf.Variable `ebpf:"cfg_body"`
 	CfgCountAll    *ebpf.Variable `ebpf:"cfg_count_all"`
 	CfgCountFull   *ebpf.Variable `ebpf:"cfg_count_full"`
+	CfgHdrLens     *ebpf.Variable `ebpf:"cfg_hdr_lens"`
+	CfgHdrs        *ebpf.Variable `ebpf:"cfg_hdrs"`
 	CfgIdSecret    *ebpf.Variable `ebpf:"cfg_id_secret"`
 	CfgKeep        *ebpf.Variable `ebpf:"cfg_keep"`
 	CfgParentBased *ebpf.Variable `ebpf:"cfg_parent_based"`

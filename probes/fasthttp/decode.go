@@ -15,6 +15,7 @@ import (
 
 	"github.com/tracer-agent/tracer-agent/internal/event"
 	"github.com/tracer-agent/tracer-agent/internal/httpattr"
+	"github.com/tracer-agent/tracer-agent/internal/httpbody"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
 )
@@ -25,7 +26,16 @@ type decoder struct {
 	env probe.DecoderEnv
 	cfg Config
 
+	bodies   *httpbody.Open // nil when nobody asks for them
 	duration *telemetry.DurationOf
+}
+
+func newDecoder(env probe.DecoderEnv, cfg Config) *decoder {
+	d := &decoder{env: env, cfg: cfg, duration: httpattr.NewServerDuration()}
+	if cfg.Bodies.Want() != 0 {
+		d.bodies, _ = httpbody.New(cfg.Bodies, cfg.Redact) // New has seen that it can be done
+	}
+	return d
 }
 
 // request is a record, read.
@@ -58,11 +68,16 @@ func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) erro
 		op := d.server(rec, r)
 		d.duration.Measure(op)
 		r.measureSizes(op)
-		for _, what := range d.cfg.Asked {
-			d.cfg.Unseen(what)
+		if d.bodies != nil {
+			d.bodies.Give(op, httpbody.Key{PID: rec.PID, Goid: r.Goid, Start: r.StartNs}, []byte(r.str[bpfFhStrFS_METHOD]))
 		}
 		emit(op)
 		return nil
+	case httpbody.RecordType:
+		if d.bodies == nil {
+			return fmt.Errorf("%w: a body that nobody asked for", probe.ErrRecord)
+		}
+		return d.bodies.Take(rec)
 	default:
 		return fmt.Errorf("%w: type %d", probe.ErrRecord, rec.Type)
 	}
@@ -156,7 +171,7 @@ func (d *decoder) server(rec event.Record, r request) *telemetry.Operation {
 		a = append(a, semconv.ErrorTypeKey.String(strconv.Itoa(status)))
 		op.Status = codes.Error
 	}
-	op.Attributes = a
+	op.Attributes = d.configured(a, &r)
 	return op
 }
 

@@ -9,8 +9,13 @@
  *          its callers, their call of (*Response).Write
  * fiber costs a third: its context goes back to the pool and names the route.
  *
+ * Where somebody asks for fields of JSON bodies, those are copied at the end, when they are
+ * byte slices of the Request and the Response.
+ *
  * Lost by design: requests whose header is not valid, and what a handler that hijacks
- * the connection without an answer did. Headers past the 32nd are not read.
+ * the connection without an answer did. Headers past the 32nd are not read, nor as
+ * headers somebody asks for those that fasthttp keeps apart (Content-Type, Cookie, Server).
+ * Bodies that are streamed are not read.
  * Minimum kernel: 5.10. Maps: fh_ops, fh_exes; tr_*.
  */
 #include <linux/bpf.h>
@@ -19,211 +24,8 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 
-#include "../../bpf/lib/call.h"
-#include "../../bpf/lib/goconn.h"
-
-#define CAP     1536 /* bytes of strings in one record */
-#define STR_MAX 511  /* bytes of one string */
-#define KV_MAX  64   /* bytes of argsKV, at most */
-#define BATCH   8    /* headers that are read at once */
-#define BATCHES 4
-
-enum fh_type {
-	FH_SERVER = 1,
-};
-
-enum fh_check {
-	FH_CHECK_METHOD = 2, /* the method is not a token */
-};
-
-enum fh_flag {
-	FH_TLS = 1 << 0,
-	FH_REMOTE_PARENT = 1 << 1,
-	FH_HTTP10 = 1 << 2,
-};
-
-enum fh_str {
-	FS_METHOD,
-	FS_URI,
-	FS_HOST,
-	FS_USER_AGENT,
-	FS_ROUTE,
-	FS_TRACESTATE,
-	FS_FORWARDED_FOR,
-	FS_FORWARDED,
-	FS_COUNT,
-};
-
-struct fh_event {
-	struct tr_call call;
-	__s64 req_size;  /* -1 chunked, -2 none said */
-	__s64 resp_size; /* -1 unknown */
-	__s32 status;
-	__u32 peer_port;
-	__u8 peer_ip[16]; /* all zero: unknown */
-	struct tr_str str[FS_COUNT];
-	__u8 tail[CAP + STR_MAX];
-};
-
-struct fh_op {
-	struct fh_event ev;
-	/* private */
-	__u64 req;  /* *Request */
-	__u64 conn; /* data pointer of the connection's net.Conn */
-	__u64 trace_len;
-	struct go_str key; /* of the header in work */
-	struct go_str val;
-	__u64 word[2];
-	struct go_str s;
-	struct tr_goio io;
-	struct traceparent parent;
-	__u8 tp[80];
-	__u8 kv[BATCH * KV_MAX + 64];
-};
-
-struct fh_exe {
-	__u8 sane; /* set here */
-	__u8 join;
-	__u16 ctx_req, ctx_resp, ctx_conn;
-	__u16 req_tls;
-	/* from the beginning of Request */
-	__u16 method, uri, host, agent, hdrs, clen, no_http11;
-	__u16 kv_key, kv_value, kv_size;
-	/* from the beginning of Response */
-	__u16 stream, body, raw, status, resp_clen;
-	__u16 fiber2_route, fiber2_use, fiber2_path; /* Ctx.route, Route.use, Route.Path */
-	__u16 fiber3_route, fiber3_use, fiber3_path;
-	struct tr_goconn conn;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MAX_EXES);
-	__type(key, __u32);
-	__type(value, struct fh_exe);
-} fh_exes SEC(".maps");
-
-/* Requests in flight. Key: tgid, goid. Deleted at the end, or, of a body that is refused
- * without an end that is seen, by the goroutine's next one, or aged out by user space. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);
-	__type(key, struct tr_gokey);
-	__type(value, struct fh_op);
-} fh_ops SEC(".maps");
-
-const struct fh_op fh_zero = {};
-const struct tr_scope scope_zero = {};
-
-static __noinline int put(struct fh_op *op, __u32 i, __u64 ptr, __u64 len)
-{
-	if (!op || i >= FS_COUNT)
-		return 0;
-	return call_put(&op->ev.call, op->ev.tail, &op->ev.str[i], ptr, len, CAP, STR_MAX);
-}
-
-/* Append the string or []byte whose first two words are at addr. */
-static __noinline int put_at(struct fh_op *op, __u32 i, __u64 addr)
-{
-	if (!op)
-		return 0;
-	op->s.ptr = op->s.len = 0;
-	bpf_probe_read_user(&op->s, sizeof(op->s), (void *)addr);
-	return put(op, i, op->s.ptr, op->s.len);
-}
-
-/* Words of lower-case header names; a name's letter case is the client's to choose. */
-#define W(a, b, c, d, e, f, g, h)                                                                  \
-	((__u64)(a) | (__u64)(b) << 8 | (__u64)(c) << 16 | (__u64)(d) << 24 | (__u64)(e) << 32 |   \
-	 (__u64)(f) << 40 | (__u64)(g) << 48 | (__u64)(h) << 56)
-#define LOWER    0x2020202020202020ULL
-
-#define TRACEPAR W('t', 'r', 'a', 'c', 'e', 'p', 'a', 'r')
-#define TRACESTA W('t', 'r', 'a', 'c', 'e', 's', 't', 'a')
-#define X_FORWAR W('x', '-', 'f', 'o', 'r', 'w', 'a', 'r')
-#define FORWARDE W('f', 'o', 'r', 'w', 'a', 'r', 'd', 'e')
-
-/* Look at the header in op->key, op->val. */
-static __noinline int header(struct fh_op *op)
-{
-	__u64 n, len;
-
-	if (!op)
-		return 0;
-	len = op->key.len;
-	if (len != 11 && len != 10 && len != 15 && len != 9)
-		return 0;
-	op->word[0] = op->word[1] = 0;
-	n = len;
-	asm volatile("%0 &= 15" : "+r"(n));
-	if (bpf_probe_read_user(op->word, n, (void *)op->key.ptr))
-		return 0;
-	switch (op->word[0] | LOWER) {
-	case TRACEPAR:
-		if (len != 11)
-			return 0;
-		/* several are none */
-		op->trace_len = op->trace_len || op->val.len > 1024 ? 1 : op->val.len;
-		if (op->trace_len >= TRACEPARENT_LEN)
-			bpf_probe_read_user(op->tp, 56, (void *)op->val.ptr);
-		return 0;
-	case TRACESTA:
-		if (len == 10)
-			put(op, FS_TRACESTATE, op->val.ptr, op->val.len);
-		return 0;
-	case X_FORWAR:
-		if (len == 15)
-			put(op, FS_FORWARDED_FOR, op->val.ptr, op->val.len);
-		return 0;
-	case FORWARDE:
-		if (len == 9)
-			put(op, FS_FORWARDED, op->val.ptr, op->val.len);
-	}
-	return 0;
-}
-
-/* The have headers at at, BATCH at most; 0 when they could not be read. */
-static __noinline int batch(struct fh_op *op, struct fh_exe *e, __u64 at, __u64 have)
-{
-	__u64 bytes;
-
-	if (!op || !e)
-		return 0;
-	bytes = have * e->kv_size;
-	asm volatile("if %0 <= %1 goto +1; %0 = 0" : "+r"(bytes) : "i"(BATCH * KV_MAX));
-	if (bpf_probe_read_user(op->kv, bytes, (void *)at))
-		return 0;
-	for (__u32 i = 0; i < BATCH; i++) {
-		__u32 off = i * e->kv_size;
-
-		if (i >= have)
-			break;
-		op->key = *(struct go_str *)&op->kv[(off + e->kv_key) & 511];
-		op->val = *(struct go_str *)&op->kv[(off + e->kv_value) & 511];
-		header(op);
-	}
-	return 1;
-}
-
-/* The request's headers: a slice of argsKV { key []byte; value []byte; ... }. */
-static __noinline int headers(struct fh_op *op, struct fh_exe *e)
-{
-	__u64 at, n;
-
-	if (!op || !e || e->kv_size > KV_MAX)
-		return 0;
-	at = read_u64(op->req + e->hdrs);
-	n = read_u64(op->req + e->hdrs + 8);
-	for (__u32 b = 0; b < BATCHES; b++) {
-		__u64 have = n > BATCH ? BATCH : n;
-
-		if (!have || !batch(op, e, at, have))
-			break;
-		at += BATCH * e->kv_size;
-		n -= have;
-	}
-	return 0;
-}
+#include "body.h"
+#include "header.h"
 
 /* Who is at the other end, and whether a client on this node said what it sends. */
 static __noinline int peer(struct fh_op *op, struct tr_who *w, struct fh_exe *e, __u64 addr)
@@ -312,6 +114,8 @@ static __noinline int put_request(struct fh_op *op, struct fh_exe *e, int kept)
 		put_at(op, FS_URI, op->req + e->uri);
 		put_at(op, FS_HOST, op->req + e->host);
 		put_at(op, FS_USER_AGENT, op->req + e->agent);
+		for (__u32 i = 0; cfg_hdr_lens && i < CAPTURES; i++)
+			put(op, FS_CAPTURE0 + i, op->found[i].ptr, op->found[i].len);
 	}
 	op->ev.req_size = read_u64(op->req + e->clen);
 	if (read_u8(op->req + e->req_tls))
@@ -352,7 +156,8 @@ int fh_start(struct pt_regs *ctx)
 		return 0;
 	}
 	e->sane = 1;
-	headers(op, e);
+	op->lens = cfg_hdr_lens;
+	headers(op, e, req + e->hdrs);
 	int joined = peer(op, &w, e, rctx + e->ctx_conn);
 	int kept = trace(op, joined);
 
@@ -376,6 +181,31 @@ static __noinline __s64 body_size(__u64 resp, struct fh_exe *e)
 		return n;
 	buf = read_u64(resp + e->body); /* *bytebufferpool.ByteBuffer { B []byte } */
 	return buf ? read_u64(buf + 8) : 0;
+}
+
+/* What somebody asks for of a request that has been answered. */
+static __noinline int asked(struct fh_op *op, struct fh_exe *e, __u64 resp)
+{
+	if (!op || !e)
+		return 0;
+	if (cfg_answer_lens) {
+		__builtin_memset(op->found, 0, sizeof(op->found));
+		op->answered = 1;
+		op->lens = cfg_answer_lens;
+		headers(op, e, resp + e->resp_hdrs);
+		for (__u32 i = 0; i < FS_ANSWERS; i++) {
+			__u32 slot = cfg_answers[i] - 1;
+
+			if (slot < SLOTS)
+				put(op, FS_ANSWER0 + i, op->found[slot].ptr, op->found[slot].len);
+		}
+	}
+	/* of a handler that timed out the request is another RequestCtx's, and still in use */
+	if ((cfg_body & WANT_REQUEST) && op->req == resp - e->ctx_resp + e->ctx_req)
+		body_given(op, e);
+	if (cfg_body & WANT_RESPONSE)
+		body_answered(op, e, resp);
+	return 0;
 }
 
 /* The request on this goroutine ends with the response at resp, which is in the
@@ -406,6 +236,8 @@ static __always_inline int finish(struct pt_regs *ctx, __u64 addr, bool is_ctx)
 		return 0;
 	op->ev.status = read_u32(resp + e->status);
 	op->ev.resp_size = body_size(resp, e);
+	if (cfg_answer_lens || cfg_body)
+		asked(op, e, resp);
 	call_finish(&fh_ops, &w.key, &op->ev.call, FH_SERVER, offsetof(struct fh_event, tail),
 		    CAP + STR_MAX);
 	return 0;

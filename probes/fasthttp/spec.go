@@ -4,11 +4,13 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
 	"github.com/tracer-agent/tracer-agent/internal/goexe"
 	"github.com/tracer-agent/tracer-agent/internal/httpattr"
+	"github.com/tracer-agent/tracer-agent/internal/httpbody"
 	"github.com/tracer-agent/tracer-agent/internal/offsets"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 )
@@ -39,16 +41,35 @@ const (
 type Config struct {
 	// Join links spans with those of clients on the same node by connection.
 	Join bool
-	// Redact hides secret values in query strings.
-	Redact interface{ Query(raw string) string }
-	// Asked is what somebody wants of every request and this probe does not see: bodies and
-	// captured headers. Unseen counts it.
-	Asked  []string
-	Unseen func(what string)
+	// Redact hides secret values.
+	Redact Redactor
+	// CaptureHeaders are further request headers to record, at most 6, AnswerHeaders response
+	// headers, at most 4.
+	CaptureHeaders, AnswerHeaders []string
+	// Bodies are the fields of JSON bodies that operations are to have.
+	Bodies httpbody.Fields
+}
+
+// Redactor hides secrets.
+type Redactor interface {
+	Query(raw string) string
+	// Value redacts a value that is secret by its look.
+	Value(v string) string
 }
 
 // New returns the probe.
-func New(cfg Config) *probe.Spec {
+func New(cfg Config) (*probe.Spec, error) {
+	if _, err := httpbody.New(cfg.Bodies, nil); err != nil {
+		return nil, err
+	}
+	captured, answers, err := headers(cfg)
+	if err != nil {
+		return nil, err
+	}
+	rules, err := httpattr.HeaderRules(append(slices.Clone(captured), answers.own...))
+	if err != nil {
+		return nil, err
+	}
 	return &probe.Spec{
 		ID:   ID,
 		Name: "fasthttp",
@@ -80,10 +101,19 @@ func New(cfg Config) *probe.Spec {
 		Load:      loadBpf,
 		InFlight:  []probe.InFlight{{Map: "fh_ops", MaxAge: probe.CallMaxAge, Active: httpattr.ServerActive}},
 		AttachExe: func(c *ebpf.Collection, p *probe.Placed) error { return attachExe(c, p, cfg.Join) },
-		NewDecoder: func(env probe.DecoderEnv) probe.Decoder {
-			return &decoder{env: env, cfg: cfg, duration: httpattr.NewServerDuration()}
+		Prepare: func(cs *ebpf.CollectionSpec) error {
+			for name, v := range map[string]any{
+				"cfg_hdrs": rules, "cfg_hdr_lens": httpattr.HeaderLens(captured),
+				"cfg_answer_lens": httpattr.HeaderLens(answers.all), "cfg_answers": answers.slots, "cfg_body": cfg.Bodies.Want(),
+			} {
+				if err := cs.Variables[name].Set(v); err != nil {
+					return fmt.Errorf("set %s: %w", name, err)
+				}
+			}
+			return nil
 		},
-	}
+		NewDecoder: func(env probe.DecoderEnv) probe.Decoder { return newDecoder(env, cfg) },
+	}, nil
 }
 
 func entry(fn string) probe.Site { return probe.Site{Kind: probe.Entry, Funcs: []string{fn}} }
@@ -110,6 +140,7 @@ func needed() []goexe.Field {
 	return []goexe.Field{
 		fh("RequestCtx", "Request"), fh("RequestCtx", "Response"), fh("RequestCtx", "c"),
 		fh("Request", "Header"), fh("Request", "isTLS"),
+		fh("Request", "bodyStream"), fh("Request", "body"), fh("Request", "bodyRaw"),
 		fh("RequestHeader", "method"), fh("RequestHeader", "requestURI"), fh("RequestHeader", "host"), fh("RequestHeader", "userAgent"),
 		fh("argsKV", "key"), fh("argsKV", "value"),
 		fh("Response", "bodyStream"), fh("Response", "body"), fh("Response", "bodyRaw"), fh("Response", "Header"),
@@ -118,9 +149,12 @@ func needed() []goexe.Field {
 }
 
 func fields() []goexe.Field {
-	fs := append(needed(), fh("RequestHeader", "header"), fh("ResponseHeader", "contentLength"), tlsConn, connFD, fdPoll, fdSys)
-	for _, n := range []string{"h", "contentLength", "noHTTP11"} {
+	fs := append(needed(), fh("RequestHeader", "header"), tlsConn, connFD, fdPoll, fdSys)
+	for _, n := range []string{"h", "contentLength", "contentType", "noHTTP11"} {
 		fs = append(fs, fh("RequestHeader", n), fh("header", n))
+	}
+	for _, n := range []string{"h", "contentLength", "contentType"} {
+		fs = append(fs, fh("ResponseHeader", n))
 	}
 	return fs
 }
@@ -143,7 +177,7 @@ func checkServer(p *probe.Placed) error {
 	if !own && !inlined {
 		return errNoEnd
 	}
-	return p.Need(append(needed(), headerField(p, "h"), headerField(p, "contentLength"), headerField(p, "noHTTP11")), "")
+	return p.Need(append(needed(), headerField(p, "h"), headerField(p, "contentLength"), headerField(p, "contentType"), headerField(p, "noHTTP11")), "")
 }
 
 // headerField is where the release keeps a field of the request's header.
@@ -208,11 +242,15 @@ func encodeExe(p *probe.Placed) *bpfFhExe {
 		Stream: o(fh("Response", "bodyStream")), Body: o(fh("Response", "body")), Raw: o(fh("Response", "bodyRaw")),
 		Status: respHdr + o(fh("ResponseHeader", "statusCode")),
 	}
-	if clen := o(fh("ResponseHeader", "contentLength")); clen != probe.OffNone {
-		v.RespClen = respHdr + clen
-	} else {
-		v.RespClen = respHdr + o(fh("header", "contentLength")) // embedded first, as in RequestHeader
+	inAnswer := func(name string) uint16 {
+		if off := o(fh("ResponseHeader", name)); off != probe.OffNone {
+			return respHdr + off
+		}
+		return respHdr + o(fh("header", name)) // embedded first, as in RequestHeader
 	}
+	v.RespClen, v.RespCtype, v.RespHdrs = inAnswer("contentLength"), inAnswer("contentType"), inAnswer("h")
+	v.ReqCtype = inHeader("contentType")
+	v.ReqStream, v.ReqBody, v.ReqRaw = o(fh("Request", "bodyStream")), o(fh("Request", "body")), o(fh("Request", "bodyRaw"))
 	v.Fiber2Route, v.Fiber2Use, v.Fiber2Path = o(fiber2Fields[0]), o(fiber2Fields[1]), o(fiber2Fields[2])
 	v.Fiber3Route, v.Fiber3Use, v.Fiber3Path = o(fiber3Fields[0]), o(fiber3Fields[1]), o(fiber3Fields[2])
 	v.Conn.TlsConn, v.Conn.ConnFd = o(tlsConn), o(connFD)

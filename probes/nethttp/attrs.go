@@ -94,8 +94,8 @@ func (d *decoder) answered(a []attribute.KeyValue) []attribute.KeyValue {
 // captured appends the configured request headers.
 func (d *decoder) captured(a []attribute.KeyValue) []attribute.KeyValue {
 	for _, h := range d.capture {
-		if v := d.str(bpfNhStr(h.slot)); v != "" {
-			a = append(a, attribute.StringSlice("http.request.header."+strings.ToLower(h.name), []string{v}))
+		if v := d.str(bpfNhStr(h.Slot)); v != "" {
+			a = append(a, attribute.StringSlice("http.request.header."+strings.ToLower(h.Name), []string{v}))
 		}
 	}
 	return a

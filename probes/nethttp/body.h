@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * body.h - beginnings of JSON bodies of HTTP/1, for metrics that are made of their
- * fields. Off, and dead code to the verifier, unless a rule asks for some. No point of its own
- * and no copy that waits: what is in the program's buffers when an operation's programs run
- * goes to the ring as a record of its own, ahead of the operation's.
+ * body.h - beginnings of JSON bodies of HTTP/1, for metrics that are made of their fields:
+ * see lib/body.h. No point of its own and no copy that waits:
  *   server request   what is behind the headers in the connection's bufio.Reader when the
  *                    handler starts; what comes later is there still when it has ended, if
  *                    it came at once and was read through the buffer
@@ -18,104 +16,39 @@
 #define NH_BODY_H
 
 #include "op.h"
+#include "../../bpf/lib/body.h"
 
-enum nh_body_kind {
-	BODY_REQUEST = 1, /* its beginning */
-	BODY_REST,        /* of a request: what follows that */
-	BODY_RESPONSE,    /* with its head */
-};
-
-enum nh_body_want {
-	WANT_REQUEST = 1 << 0,
-	WANT_RESPONSE = 1 << 1,
-};
-
-const volatile __u32 cfg_body = 0; /* enum nh_body_want */
-
-/* bufio's buffers in net/http have this size, unless a program sets another. */
-#define BODY_MAX 4096
 #define HEAD_MAX 1024 /* of a response's headers, when it is not known where they end */
-
-struct nh_body {
-	struct event_hdr hdr;
-	__u64 goid;
-	__u64 start_ns; /* of the operation */
-	__s64 size;     /* of the whole body; -1: chunked, not known */
-	__u32 kind;
-	__u32 len; /* of raw */
-	__u8 raw[BODY_MAX];
-};
-
-/* room is a constant: the ring gives no other. */
-static __always_inline int body_output(struct nh_op *op, __u32 kind, __u64 addr, __u32 len,
-				       __u32 room)
-{
-	struct nh_body *b;
-
-	b = bpf_ringbuf_reserve(&tr_events, __builtin_offsetof(struct nh_body, raw) + room, 0);
-	if (!b)
-		return 0;
-	b->hdr.probe_id = probe_id;
-	b->hdr.type = NH_BODY;
-	b->hdr.pad = 0;
-	b->hdr.len = __builtin_offsetof(struct nh_body, raw) + room;
-	b->hdr.tgid = op->ev.hdr.tgid;
-	b->hdr.exe_id = op->ev.hdr.exe_id;
-	b->hdr.proc_start_ns = op->ev.hdr.proc_start_ns;
-	b->goid = op->ev.goid;
-	b->start_ns = op->ev.start_ns;
-	b->size = op->body_size;
-	b->kind = kind;
-	b->len = len;
-	if (len && bpf_probe_read_user(b->raw, len, (void *)addr))
-		b->len = 0;
-	bpf_ringbuf_submit(b, event_flags(bpf_ktime_get_ns()));
-	return 1;
-}
 
 /* A record of what is at addr. */
 static __noinline int body_put(struct nh_op *op, __u32 kind, __u64 addr, __u64 len)
 {
-	__u32 n = len;
-	int put;
+	struct tr_body_of of;
 
-	if (!op || len > BODY_MAX)
+	if (!op)
 		return 0;
-	/* verifier(all): bounds in a form it keeps through spills */
-	if (n <= 511) {
-		asm volatile("%0 &= 511" : "+r"(n));
-		put = body_output(op, kind, addr, n, 512);
-	} else if (n <= 2047) {
-		asm volatile("%0 &= 2047" : "+r"(n));
-		put = body_output(op, kind, addr, n, 2048);
-	} else {
-		asm volatile("if %0 <= 4096 goto +1; %0 = 0" : "+r"(n));
-		_Static_assert(BODY_MAX == 4096, "bound above");
-		put = body_output(op, kind, addr, n, BODY_MAX);
-	}
-	if (!put)
-		count_lost(probe_id, LOST_RING_FULL);
-	return put;
+	of.hdr = &op->ev.hdr;
+	of.goid = &op->ev.goid;
+	of.start_ns = &op->ev.start_ns;
+	of.size = &op->body_size;
+	return body_record(&of, kind, addr, len);
 }
 
 /* Whether the headers that were scanned say that the body is JSON. */
 static __noinline int body_json(struct nh_scratch *x)
 {
-	const __u64 lower = 0x2020202020202020ULL;
 	struct go_str *v = &x->io.s;
 	__u64 *word = (__u64 *)x->tp; /* the traceparent in it has been looked at */
-	__u8 next;
 
 	if (hdr_values(&x->scan, HDR_CONTENT_TYPE) != 1 ||
 	    bpf_probe_read_user(v, sizeof(*v), (void *)x->scan.at[HDR_CONTENT_TYPE].ptr))
 		return 0;
-	x->tp[16] = 0;
-	if (v->len < 16 || bpf_probe_read_user(x->tp, v->len == 16 ? 16 : 17, (void *)v->ptr))
+	x->tp[MEDIA_LEN] = 0;
+	if (v->len < MEDIA_LEN ||
+	    bpf_probe_read_user(x->tp, v->len == MEDIA_LEN ? MEDIA_LEN : MEDIA_LEN + 1,
+				(void *)v->ptr))
 		return 0;
-	next = x->tp[16];
-	return (word[0] | lower) == 0x746163696c707061ULL /* "applicat" */ &&
-	       (word[1] | lower) == 0x6e6f736a2f6e6f69ULL /* "ion/json" */ &&
-	       (!next || next == ';' || next == ' ');
+	return media_json(word, v->len, x->tp[MEDIA_LEN]);
 }
 
 /* The bufio.Reader at br: where its buffer is, and what is unread of it. */

@@ -130,43 +130,7 @@ const (
 	bpfNethttpEventTypeNH_SERVER  bpfNethttpEventType = 1
 	bpfNethttpEventTypeNH_CLIENT  bpfNethttpEventType = 2
 	bpfNethttpEventTypeNH_UNSANE  bpfNethttpEventType = 3
-	bpfNethttpEventTypeNH_BODY    bpfNethttpEventType = 4
 	bpfNethttpEventTypeNH_COUNTED bpfNethttpEventType = 5
-)
-
-type bpfNhBody struct {
-	_   structs.HostLayout
-	Hdr struct {
-		_           structs.HostLayout
-		ProbeId     uint16
-		Type        uint8
-		Pad         uint8
-		Len         uint32
-		Tgid        uint32
-		ExeId       uint32
-		ProcStartNs uint64
-	}
-	Goid    uint64
-	StartNs uint64
-	Size    int64
-	Kind    uint32
-	Len     uint32
-	Raw     [4096]uint8
-}
-
-type bpfNhBodyKind uint32
-
-const (
-	bpfNhBodyKindBODY_REQUEST  bpfNhBodyKind = 1
-	bpfNhBodyKindBODY_REST     bpfNhBodyKind = 2
-	bpfNhBodyKindBODY_RESPONSE bpfNhBodyKind = 3
-)
-
-type bpfNhBodyWant uint32
-
-const (
-	bpfNhBodyWantWANT_REQUEST  bpfNhBodyWant = 1
-	bpfNhBodyWantWANT_RESPONSE bpfNhBodyWant = 2
 )
 
 type bpfNhCall struct {
@@ -705,6 +669,43 @@ type bpfNhWriter struct {
 		}
 	}
 }
+
+type bpfTrBody struct {
+	_   structs.HostLayout
+	Hdr struct {
+		_           structs.HostLayout
+		ProbeId     uint16
+		Type        uint8
+		Pad         uint8
+		Len         uint32
+		Tgid        uint32
+		ExeId       uint32
+		ProcStartNs uint64
+	}
+	Goid    uint64
+	StartNs uint64
+	Size    int64
+	Kind    uint32
+	Len     uint32
+	Raw     [4096]uint8
+}
+
+type bpfTrBodyKind uint32
+
+const (
+	bpfTrBodyKindBODY_REQUEST  bpfTrBodyKind = 1
+	bpfTrBodyKindBODY_REST     bpfTrBodyKind = 2
+	bpfTrBodyKindBODY_RESPONSE bpfTrBodyKind = 3
+	bpfTrBodyKindBODY_PIECE    bpfTrBodyKind = 4
+	bpfTrBodyKindBODY_ANSWER   bpfTrBodyKind = 5
+)
+
+type bpfTrBodyWant uint32
+
+const (
+	bpfTrBodyWantWANT_REQUEST  bpfTrBodyWant = 1
+	bpfTrBodyWantWANT_RESPONSE bpfTrBodyWant = 2
+)
 
 type bpfTrConn struct {
 	_          structs.HostLayout

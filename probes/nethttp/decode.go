@@ -12,6 +12,8 @@ import (
 
 	"github.com/tracer-agent/tracer-agent/internal/event"
 	"github.com/tracer-agent/tracer-agent/internal/goerror"
+	"github.com/tracer-agent/tracer-agent/internal/httpattr"
+	"github.com/tracer-agent/tracer-agent/internal/httpbody"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
 )
@@ -32,7 +34,7 @@ const (
 type decoder struct {
 	env     probe.DecoderEnv
 	cfg     Config
-	capture []wanted
+	capture []httpattr.Wanted
 	answers []string // attributes of response headers
 	ev      bpfNethttpEvent
 	short   bpfNethttpCounted
@@ -43,18 +45,18 @@ type decoder struct {
 	addrs   map[string]hostPort      // by RemoteAddr, one a connection
 	few     [3]telemetry.Measurement // of the operation in work
 	only    telemetry.Operation      // one that is only counted
-	bodies  *bodies                  // nil when nobody asks for them
+	bodies  *httpbody.Open           // nil when nobody asks for them
 }
 
-func newDecoder(env probe.DecoderEnv, cfg Config, hdrs []wanted) *decoder {
+func newDecoder(env probe.DecoderEnv, cfg Config, hdrs []httpattr.Wanted) *decoder {
 	d := &decoder{env: env, cfg: cfg, names: interned{}, peers: map[string]string{}, addrs: map[string]hostPort{}, mux: map[uint32]*muxState{}, sets: map[setKey]attribute.Set{}}
 	for _, h := range hdrs {
-		if h.slot >= uint32(bpfNhStrS_CAPTURE0) && h.slot < uint32(bpfNhStrS_ANSWER0) {
+		if h.Slot >= uint32(bpfNhStrS_CAPTURE0) && h.Slot < uint32(bpfNhStrS_ANSWER0) {
 			d.capture = append(d.capture, h)
 		}
 	}
-	if cfg.Bodies.want() != 0 {
-		d.bodies, _ = newBodies(cfg.Bodies, cfg.Redact) // New has seen that it can be done
+	if cfg.Bodies.Want() != 0 {
+		d.bodies, _ = httpbody.New(cfg.Bodies, cfg.Redact) // New has seen that it can be done
 	}
 	for _, name := range cfg.AnswerHeaders {
 		d.answers = append(d.answers, "http.response.header."+strings.ToLower(name))
@@ -64,11 +66,11 @@ func newDecoder(env probe.DecoderEnv, cfg Config, hdrs []wanted) *decoder {
 
 // Decode implements probe.Decoder.
 func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) error {
-	if bpfNethttpEventType(rec.Type) == bpfNethttpEventTypeNH_BODY {
+	if rec.Type == httpbody.RecordType {
 		if d.bodies == nil {
 			return fmt.Errorf("%w: a body that nobody asked for", ErrRecord)
 		}
-		return d.bodies.take(rec)
+		return d.bodies.Take(rec)
 	}
 	load := d.load
 	if bpfNethttpEventType(rec.Type) == bpfNethttpEventTypeNH_COUNTED {
@@ -111,7 +113,7 @@ func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) erro
 // withBodies adds the fields of bodies that were asked for.
 func (d *decoder) withBodies(rec event.Record, op *telemetry.Operation) *telemetry.Operation {
 	if d.bodies != nil {
-		d.bodies.give(op, opKey{rec.PID, d.ev.Goid, d.ev.StartNs}, d.bytes(bpfNhStrS_METHOD))
+		d.bodies.Give(op, httpbody.Key{PID: rec.PID, Goid: d.ev.Goid, Start: d.ev.StartNs}, d.bytes(bpfNhStrS_METHOD))
 	}
 	if d.ev.ProtoMajor == 2 && d.cfg.Unseen != nil {
 		d.unseen(op)

@@ -27,7 +27,6 @@ enum nethttp_event_type {
 	NH_SERVER = 1,
 	NH_CLIENT = 2,
 	NH_UNSANE = 3,  /* head only: status holds what failed, enum nh_check */
-	NH_BODY = 4,    /* struct nh_body */
 	NH_COUNTED = 5, /* struct nethttp_counted */
 };
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tracer-agent/tracer-agent/internal/goexe"
 	"github.com/tracer-agent/tracer-agent/internal/httpattr"
+	"github.com/tracer-agent/tracer-agent/internal/httpbody"
 	"github.com/tracer-agent/tracer-agent/internal/offsets"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 )
@@ -51,7 +52,7 @@ type Config struct {
 	// CountFull: operations that are only counted are decoded like spans.
 	CountFull bool
 	// Bodies are the fields of JSON bodies that operations are to have.
-	Bodies Bodies
+	Bodies httpbody.Fields
 	// Unseen counts an operation of which what is asked for, UnseenRequest and the like, is
 	// never seen; may be nil.
 	Unseen func(what string)
@@ -71,12 +72,12 @@ func New(cfg Config) (*probe.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := newBodies(cfg.Bodies, nil); err != nil {
+	if _, err := httpbody.New(cfg.Bodies, nil); err != nil {
 		return nil, err
 	}
-	if cfg.Bodies.want() != 0 {
-		hdrs = append(hdrs, wanted{"Content-Type", uint32(bpfNhStrHDR_CONTENT_TYPE)},
-			wanted{"Content-Length", uint32(bpfNhStrHDR_CONTENT_LENGTH)})
+	if cfg.Bodies.Want() != 0 {
+		hdrs = append(hdrs, httpattr.Wanted{Name: "Content-Type", Slot: uint32(bpfNhStrHDR_CONTENT_TYPE)},
+			httpattr.Wanted{Name: "Content-Length", Slot: uint32(bpfNhStrHDR_CONTENT_LENGTH)})
 	}
 	answers, err := answerHeaders(cfg.AnswerHeaders, hdrs)
 	if err != nil {
@@ -85,12 +86,12 @@ func New(cfg Config) (*probe.Spec, error) {
 	all := slices.Clone(hdrs)
 	var slots [MaxAnswers]uint8
 	for i, h := range answers {
-		slots[i] = uint8(h.slot)
+		slots[i] = uint8(h.Slot)
 		if !slices.Contains(all, h) {
 			all = append(all, h)
 		}
 	}
-	rules, err := headerRules(all)
+	rules, err := httpattr.HeaderRules(all)
 	if err != nil {
 		return nil, err
 	}
@@ -116,13 +117,13 @@ func New(cfg Config) (*probe.Spec, error) {
 			if err := cs.Variables["cfg_hdrs"].Set(rules); err != nil {
 				return fmt.Errorf("set cfg_hdrs: %w", err)
 			}
-			if err := cs.Variables["cfg_body"].Set(cfg.Bodies.want()); err != nil {
+			if err := cs.Variables["cfg_body"].Set(cfg.Bodies.Want()); err != nil {
 				return fmt.Errorf("set cfg_body: %w", err)
 			}
-			if err := cs.Variables["cfg_hdr_lens"].Set(headerLens(hdrs)); err != nil {
+			if err := cs.Variables["cfg_hdr_lens"].Set(httpattr.HeaderLens(hdrs)); err != nil {
 				return fmt.Errorf("set cfg_hdr_lens: %w", err)
 			}
-			if err := cs.Variables["cfg_answer_lens"].Set(headerLens(answers)); err != nil {
+			if err := cs.Variables["cfg_answer_lens"].Set(httpattr.HeaderLens(answers)); err != nil {
 				return fmt.Errorf("set cfg_answer_lens: %w", err)
 			}
 			if err := cs.Variables["cfg_answers"].Set(slots); err != nil {

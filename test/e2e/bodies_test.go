@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bufio"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -48,8 +47,14 @@ metrics:
 // sampled.
 func bodyTarget(t *testing.T, rules string) (*harness.Target, *harness.Agent, string) {
 	t.Helper()
+	return ruled(t, rules, harness.Build{Dir: "testdata/targets/bodies", Go: os.Getenv("TRACER_TEST_GO")})
+}
+
+// ruled starts a target, and an agent with rules, on it.
+func ruled(t *testing.T, rules string, b harness.Build) (*harness.Target, *harness.Agent, string) {
+	t.Helper()
 	needs(t)
-	tg := harness.StartTarget(t, harness.Build{Dir: "testdata/targets/bodies", Go: os.Getenv("TRACER_TEST_GO")}.Path(t))
+	tg := harness.StartTarget(t, b.Path(t))
 	file := filepath.Join(t.TempDir(), "agent.yaml")
 	if err := os.WriteFile(file, []byte(rules), 0o600); err != nil {
 		t.Fatal(err)
@@ -290,37 +295,6 @@ func TestPipelinedBodies(t *testing.T) {
 	if seen+missed != 60 || seen < 30 || missed == 0 {
 		t.Errorf("of 60 requests %d have their fields, %d are counted as incomplete", seen, missed)
 	}
-}
-
-// TestUnseen: rules that look at what cannot be seen of an operation say so and count it.
-func TestUnseen(t *testing.T) {
-	needs(t)
-	tg := harness.StartTarget(t, harness.Build{Dir: fasthttpDir}.Path(t))
-	file := filepath.Join(t.TempDir(), "agent.yaml")
-	if err := os.WriteFile(file, []byte(bodyRules), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	h2 := harness.StartTarget(t, harness.Build{Dir: httpmatrix}.Path(t))
-	a := harness.StartAgentEnv(t, []string{
-		"OTEL_TRACES_EXPORTER=json", "OTEL_METRICS_EXPORTER=prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT=0",
-	}, "--pid", strconv.Itoa(tg.PID), "--pid", strconv.Itoa(h2.PID), "--config", file, "--max-overhead", "0")
-	a.WaitInstrumented(tg.PID)
-	a.WaitInstrumented(h2.PID)
-	url := prometheusURL(t, a)
-	for range 3 {
-		harness.Get(t, "http://"+tg.Servers["fiber"]+"/orders/7")
-	}
-	c := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}}
-	defer c.CloseIdleConnections()
-	resp, err := c.Post("https://"+h2.HTTPS+"/echo", "application/json", strings.NewReader(`{"quantity":1}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, _ = io.Copy(io.Discard, resp.Body)
-	resp.Body.Close()
-	const unseen = "tracer_agent_metric_rule_unseen_total "
-	awaitCounts(t, url, map[string]int{unseen + `probe="fasthttp"`: 3 * 3, unseen + `probe="nethttp"`: 3, unseen + `what="request_body"`: 4})
-	a.WaitLog("rules of metrics look at what is not seen", "probe=nethttp", "what=request_body")
 }
 
 // TestBodyHits: to look at bodies costs no hit, and without a rule none is looked at.

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -168,5 +169,75 @@ func TestFasthttpHitBudget(t *testing.T) {
 		if got := total(hits); got != each*n {
 			t.Errorf("%s: %d hits for %d requests on one connection, want %d: %v", name, got, n, each*n, hits)
 		}
+	}
+}
+
+// TestFasthttpBodies: fields of JSON bodies and headers become metrics, of what is surely the
+// request's and its answer's, at no hit.
+func TestFasthttpBodies(t *testing.T) {
+	harness.CountRuns(t)
+	for _, b := range []harness.Build{
+		{Dir: fasthttpDir, Mode: harness.Stripped},
+		{Dir: fasthttpDir, Mod: "old.mod", Go: "1.18.10", Mode: harness.Stripped},
+	} {
+		t.Run(b.Mod+b.Go, func(t *testing.T) {
+			tg, a, url := ruled(t, bodyRules, b)
+			post := func(server, path, media, body string) {
+				t.Helper()
+				req, err := http.NewRequest(http.MethodPost, "http://"+tg.Servers[server]+path, strings.NewReader(body))
+				if err != nil {
+					t.Fatal(err)
+				}
+				req.Header.Set("Content-Type", media)
+				req.Header.Set("X-Request-ID", "id-"+path)
+				resp, err := harness.Client.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, _ = io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+			}
+			const media = "Application/JSON; charset=utf-8"
+			order := func(symbol string, quantity int) string {
+				return fmt.Sprintf(`{"symbol":%q,"password":%q,"quantity":%d,"orders":[{},{"quantity":%d}]}`, symbol, canary, quantity, quantity)
+			}
+			before, mark := a.Runs(), a.Mark()
+			post("fasthttp", "/trades", media, order("PLAIN", 1))
+			post("fasthttp", "/trades?as=raw", media, order("RAW", 2))
+			post("fasthttp", "/trades?as=zip", media, order("ZIP", 4))
+			post("fasthttp", "/trades?as=long", media, order("LONG", 8))
+			post("fasthttp", "/trades?as=text", media, order("TEXT", 16))         // the answer is none
+			post("fasthttp", "/trades?as=stream", media, order("STREAM", 32))     // not there as a whole
+			post("fasthttp", "/trades?as=swapped", media, order("THROWN", 64))    // not the client's any more
+			post("fasthttp", "/trades", "application/json5", order("JSON5", 128)) // nor said to be JSON
+			post("fasthttp", "/trades", media, "quantity=256")
+			post("fasthttp", "/slow", media, order("SLOW", 1024)) // still with the handler; its answer is text
+			post("stream", "/trades", media, order("STREAMED", 2048)) // there when the handler has asked for all of it
+			post("stream", "/plain", media, order("UNREAD", 1<<14))
+			post("fiber", "/trades/7", "application/json", order("FIBER", 4096))
+			awaitCounts(t, url, map[string]int{
+				`order_volume_total symbol="PLAIN"`: 1, `order_volume_total symbol="FIBER"`: 4096,
+				`order_volume_total side="server"`: 1 + 2 + 4 + 8 + 16 + 32 + 2048 + 4096, "nested_volume_total": 1 + 2 + 4 + 8 + 16 + 32 + 2048 + 4096,
+				`order_volume_total route="/trades/:id"`: 4096,
+				"answer_volume_total":                    1 + 2 + 4 + 8 + 64 + 128 + 2048 + 4096,
+				"amount_said_total":                      1 + 2 + 4 + 8 + 16 + 32 + 64 + 128 + 2048,
+				// one swapped, one not read; one answer is streamed, and one is cut behind its fields
+				`tracer_agent_http_body_misses_total body="request"`: 2 + 1, `tracer_agent_http_body_misses_total body="response"`: 2,
+				`tracer_agent_http_body_misses_total reason="not_json"`: 1, "tracer_agent_metric_rule_unseen_total": 0,
+			})
+			a.Await(mark, 13)
+			spans := a.Since(mark)
+			if hits := delta(before, a.Runs()); total(hits) != 2*13+1 {
+				t.Errorf("%d hits for 13 requests, one of them of fiber: %v", total(hits), hits)
+			}
+			if got := fmt.Sprint(spans[0].Texts()["http.request.header.x-request-id"]); !strings.Contains(got, "id-/trades") {
+				t.Errorf("captured header %q", got)
+			}
+			for where, text := range map[string]string{"metrics": harness.Get(t, url), "log": a.Stderr(), "spans": fmt.Sprintf("%+v", spans)} {
+				if strings.Contains(text, canary) {
+					t.Errorf("a field that nobody asked for is in the %s", where)
+				}
+			}
+		})
 	}
 }

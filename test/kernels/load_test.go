@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/ebpf/features"
 
 	"github.com/tracer-agent/tracer-agent/internal/discover"
+	"github.com/tracer-agent/tracer-agent/internal/httpbody"
 	"github.com/tracer-agent/tracer-agent/internal/kernel"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/testkernel"
@@ -50,15 +51,18 @@ func collections(t *testing.T) []collection {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// bodies and headers are looked at: what is switched off is not verified
+	fields := httpbody.Fields{Request: []string{"a"}, Response: []string{"a"}}
 	out := []collection{{name: "discover", spec: disc}}
 	for _, s := range []*probe.Spec{
-		// bodies are looked at: what is switched off is not verified
-		must(nethttp.New(nethttp.Config{Bodies: nethttp.Bodies{Request: []string{"a"}, Response: []string{"a"}}})),
+		must(nethttp.New(nethttp.Config{Bodies: fields, AnswerHeaders: []string{"X-Fee"}})),
 		redis.New(redis.Config{}),
 		mongodriver.New(mongodriver.Config{}),
 		grpc.New(grpc.Config{}),
 		sql.New(sql.Config{}),
-		fasthttp.New(fasthttp.Config{}),
+		must(fasthttp.New(fasthttp.Config{
+			Bodies: fields, CaptureHeaders: []string{"X-Request-Id"}, AnswerHeaders: []string{"X-Fee"},
+		})),
 		websocket.New(),
 	} {
 		spec, err := s.Load()

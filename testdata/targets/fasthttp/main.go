@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/gofiber/fiber/v2"
 	"github.com/valyala/fasthttp"
@@ -29,6 +30,39 @@ func call(url string) (int, error) {
 	return resp.StatusCode, err
 }
 
+// trade answers an order, in the way the query says.
+func trade(ctx *fasthttp.RequestCtx) {
+	var o struct {
+		Quantity float64 `json:"quantity"`
+	}
+	if err := json.Unmarshal(ctx.PostBody(), &o); err != nil {
+		ctx.Error(err.Error(), fasthttp.StatusBadRequest)
+		return
+	}
+	answer := fmt.Sprintf(`{"quantity":%v}`, o.Quantity)
+	ctx.SetContentType("application/json; charset=utf-8")
+	ctx.Response.Header.Set("X-Amount", fmt.Sprint(o.Quantity))
+	switch string(ctx.QueryArgs().Peek("as")) {
+	case "text":
+		ctx.SetContentType("text/plain")
+		ctx.SetBodyString(answer)
+	case "raw":
+		ctx.Response.SetBodyRaw([]byte(answer))
+	case "stream":
+		ctx.SetBodyStream(strings.NewReader(answer), -1)
+	case "swapped":
+		ctx.Request.SetBodyString(`{"symbol":"SWAPPED","quantity":100000}`)
+		ctx.SetBodyString(answer)
+	case "zip":
+		ctx.Response.Header.Set("Content-Encoding", "gzip")
+		ctx.SetBody(fasthttp.AppendGzipBytes(nil, []byte(answer)))
+	case "long":
+		ctx.SetBodyString(answer[:len(answer)-1] + `,"x":"` + strings.Repeat("x", 9000) + `"}`)
+	default:
+		ctx.SetBodyString(answer)
+	}
+}
+
 func handle(ctx *fasthttp.RequestCtx) {
 	switch path := string(ctx.Path()); {
 	case path == "/plain":
@@ -40,6 +74,13 @@ func handle(ctx *fasthttp.RequestCtx) {
 		ctx.SetStatusCode(n)
 	case path == "/stream":
 		ctx.SetBodyStream(strings.NewReader("streamed"), -1)
+	case path == "/trades":
+		trade(ctx)
+	case path == "/slow":
+		fasthttp.TimeoutHandler(func(ctx *fasthttp.RequestCtx) {
+			trade(ctx)
+			<-ctx.Done() // never, before the server ends
+		}, 10*time.Millisecond, `{"quantity":512}`)(ctx)
 	case path == "/call":
 		n, err := call(string(ctx.QueryArgs().Peek("url")))
 		if err != nil {
@@ -58,6 +99,13 @@ func fiber2(l net.Listener) error {
 	ok := func(c *fiber.Ctx) error { return c.SendString("ok") }
 	app.Get("/plain", ok)
 	app.Get("/orders/:id", ok)
+	app.Post("/trades/:id", func(c *fiber.Ctx) error {
+		var o map[string]any
+		if err := c.BodyParser(&o); err != nil {
+			return err
+		}
+		return c.JSON(map[string]any{"quantity": o["quantity"]})
+	})
 	app.Get("/missing/:id", func(c *fiber.Ctx) error { return fiber.ErrNotFound })
 	app.Group("/api").Get("/items/:id", ok)
 	sub := fiber.New()
@@ -71,6 +119,7 @@ func main() {
 	servers := map[string]func(net.Listener) error{
 		"fasthttp": (&fasthttp.Server{Handler: handle, Logger: log.New(io.Discard, "", 0), MaxRequestBodySize: 1000}).Serve,
 		"fiber":    fiber2,
+		"stream":   (&fasthttp.Server{Handler: handle, Logger: log.New(io.Discard, "", 0), StreamRequestBody: true}).Serve,
 	}
 	if fiber3 != nil {
 		servers["fiber3"] = fiber3
