@@ -192,7 +192,7 @@ func TestDecode(t *testing.T) {
 // duration, and is counted. Where it can be read before it is compressed, or after it has been
 // decompressed, that is asked for.
 func TestUndecodable(t *testing.T) {
-	ping := message(t, 7, 0, bson.D{{Key: "ping", Value: 1}, {Key: "$db", Value: "admin"}})
+	info := message(t, 7, 0, bson.D{{Key: "buildInfo", Value: 1}, {Key: "$db", Value: "admin"}})
 	ok := message(t, 1, 7, bson.D{{Key: "ok", Value: 1}})
 	packed := func(b []byte, missing uint32) []byte { // a zstd block's beginning
 		out := append([]byte(nil), b[:16]...)
@@ -208,10 +208,10 @@ func TestUndecodable(t *testing.T) {
 		request, reply []byte
 		asked          []string
 	}{
-		{"the beginning of a reply", "ping admin", ping, packed(ok, 2000), []string{"v1_unpack", "v2_unpack"}},
-		{"the beginning of a command", "_OTHER", packed(ping, 2000), ok, []string{"v1_pack", "v2_pack"}},
-		{"both", "_OTHER", packed(ping, 2000), packed(ok, 2000), []string{"v1_pack", "v2_pack", "v1_unpack", "v2_unpack"}},
-		{"broken, but all there", "_OTHER", packed(ping, 0), packed(ok, 0), nil},
+		{"the beginning of a reply", "buildInfo admin", info, packed(ok, 2000), []string{"v1_unpack", "v2_unpack"}},
+		{"the beginning of a command", "_OTHER", packed(info, 2000), ok, []string{"v1_pack", "v2_pack"}},
+		{"both", "_OTHER", packed(info, 2000), packed(ok, 2000), []string{"v1_pack", "v2_pack", "v1_unpack", "v2_unpack"}},
+		{"broken, but all there", "_OTHER", packed(info, 0), packed(ok, 0), nil},
 	} {
 		ops, asked, err := decodeAsking(t, raw(nil, c.request, c.reply), mongo.TextShape)
 		if err == nil {

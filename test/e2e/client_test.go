@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"maps"
 	"net"
 	"slices"
 	"strings"
@@ -88,13 +89,20 @@ func addresses(tg *harness.Target) *strings.Replacer {
 		"{silent}", tg.Silent, "{reset}", tg.Reset, "{flaky}", tg.Flaky)
 }
 
-// TestClient checks one client span, whole, for each kind of call. The program
-// that is called is another process, which is not traced.
+// TestClient checks one client span, whole, for each kind of call, with the name that the
+// configuration has for the host. The program that is called is another process, which is not
+// traced.
 func TestClient(t *testing.T) {
-	tg, agent := traced(t, harness.Build{})
+	tg := harness.StartTarget(t, harness.Build{Dir: httpmatrix}.Path(t))
+	agent := traceWith(t, tg, "peers:\n  - {host: \"*.invalid\", name: nobody}\n  - {host: 127.0.0.1, name: broker}\n")
 	peer := harness.StartTarget(t, harness.Build{Dir: httpmatrix}.Path(t))
 	fill := addresses(peer)
 	for _, c := range clientCases {
+		c.attrs = maps.Clone(c.attrs)
+		c.attrs["peer.service"] = "broker"
+		if strings.Contains(c.url, "nobody.invalid") {
+			c.attrs["peer.service"] = "nobody"
+		}
 		t.Run(c.name, func(t *testing.T) {
 			mark := agent.Mark()
 			out := tg.Call(t, fill.Replace(c.url), c.options...)

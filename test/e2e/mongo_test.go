@@ -162,7 +162,12 @@ var mongoCases = []mongoCase{
 		"db.query.text": `{distinct: "orders", key: ?, query: {user: ?}}`, "db.response.returned_rows": "1"}},
 	{op: "replace", name: "update orders", attrs: map[string]string{"db.operation.name": "update", "db.collection.name": "orders",
 		"db.query.text": `{update: "orders", ordered: ?, updates: [{q: {user: ?}, u: ?}]}`, "mongodb.response.n": "1", "mongodb.response.n_modified": "1"}},
-	{op: "hello", name: ""}, // a driver's own look at the server is no span
+	{op: "createIndex", name: "createIndexes orders", attrs: map[string]string{"db.operation.name": "createIndexes", "db.collection.name": "orders",
+		"db.query.text": `{createIndexes: "orders", indexes: [{key: {px: ?}, name: ?}]}`}},
+	{op: "delete", name: "delete orders", attrs: map[string]string{"db.operation.name": "delete", "db.collection.name": "orders",
+		"db.query.text": `{delete: "orders", ordered: ?, deletes: [{q: {user: {$eq: ?}}, limit: ?}]}`, "mongodb.response.n": "1"}},
+	{op: "hello", name: ""}, // looks at the server are no spans
+	{op: "ping", name: ""},
 }
 
 // mongoSpans are the MongoDB spans since the mark.

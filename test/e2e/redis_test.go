@@ -174,7 +174,7 @@ func checkCanary(t *testing.T, spans []harness.Span) {
 }
 
 // TestRedisHits: a command costs two hits, a pipeline two, exactly; of redigo one for
-// its start and one for each reply.
+// its start and one for each reply (ADR 2 says why).
 func TestRedisHits(t *testing.T) {
 	srv := harness.StartRedis(t)
 	tg := harness.StartTarget(t, redisTarget.Path(t), "-redis", srv.Addr)

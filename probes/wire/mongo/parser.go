@@ -36,11 +36,11 @@ type Request struct {
 	Text string
 }
 
-// Monitoring says that a command is a driver's own: it looks at a server's state or
-// logs in, and nobody's request is behind it.
+// Monitoring says that a command looks at whether and how a server is, or logs in: a driver
+// does so of itself, a program for its own health.
 func (r *Request) Monitoring() bool {
 	switch r.Command {
-	case "hello", "isMaster", "ismaster", "saslStart", "saslContinue", "authenticate", "getnonce":
+	case "hello", "ping", "isMaster", "ismaster", "saslStart", "saslContinue", "authenticate", "getnonce":
 		return true
 	}
 	return false
