@@ -33,9 +33,12 @@ type bpfRdExe struct {
 		CmdErr      uint16
 		ConnPending uint16
 		ConnErr     uint16
+		ConnNet     uint16
 		Sane        uint8
-		Pad         uint8
+		Pad         [3]uint8
 		ErrName     int32
+		TcpName     int32
+		TlsName     int32
 		End         [3]struct {
 			_     structs.HostLayout
 			Off   int32
@@ -141,13 +144,17 @@ type bpfRedisEvent struct {
 		N   uint32
 		Pad uint32
 	}
-	Pool    [2]uint64
-	Db      int32
-	Batch   uint32
-	Lib     uint32
-	N_args  [16]uint32
-	ArgKind [16]uint8
-	Str     [34]struct {
+	Pool      [2]uint64
+	Db        int32
+	Batch     uint32
+	Lib       uint32
+	Peer      [16]uint8
+	PeerLen   uint32
+	PeerPort  uint16
+	LocalPort uint16
+	N_args    [16]uint32
+	ArgKind   [16]uint8
+	Str       [34]struct {
 		_   structs.HostLayout
 		Off uint16
 		Len uint16

@@ -36,8 +36,9 @@ type decoder struct {
 	ev   bpfRedisEvent
 	tail []byte
 
-	pools    dbpool.Finder // redigo's
-	duration *telemetry.DurationOf
+	pools     dbpool.Finder   // redigo's
+	databases map[connKey]int // which they have selected
+	duration  *telemetry.DurationOf
 }
 
 // Decode implements probe.Decoder.
@@ -72,7 +73,7 @@ func (d *decoder) Decode(rec event.Record, emit func(*telemetry.Operation)) erro
 		d.pools.Seek(key, rec.ExeID, call.EndNs)
 	}
 	op := call.Operation(rec, "redis")
-	d.fill(op, own)
+	d.fill(op, own, key)
 	d.pool(rec)
 	d.duration.Measure(op)
 	emit(op)
@@ -86,7 +87,7 @@ func (d *decoder) str(i int) string {
 
 func (d *decoder) has(f bpfRdFlag) bool { return d.ev.Call.Flags&uint32(f) != 0 }
 
-func (d *decoder) fill(op *telemetry.Operation, own []byte) {
+func (d *decoder) fill(op *telemetry.Operation, own []byte, process telemetry.ProcessKey) {
 	cmds, batch := d.commands()
 	name := operationName(cmds, batch, d.batchKind())
 	a := op.Attributes[:0]
@@ -94,8 +95,8 @@ func (d *decoder) fill(op *telemetry.Operation, own []byte) {
 	if batch > 1 {
 		a = append(a, semconv.DBOperationBatchSize(batch))
 	}
-	if d.has(bpfRdFlagF_DB) {
-		a = append(a, semconv.DBNamespace(strconv.Itoa(int(d.ev.Db))))
+	if db, ok := d.database(process); ok {
+		a = append(a, semconv.DBNamespace(strconv.Itoa(db)))
 	}
 	if !d.has(bpfRdFlagF_BATCH) && len(cmds) == 1 {
 		if n, ok := keys(cmds[0].name, cmds[0].words-1); ok {
@@ -107,7 +108,7 @@ func (d *decoder) fill(op *telemetry.Operation, own []byte) {
 			a = append(a, semconv.DBQueryText(text))
 		}
 	}
-	a = serverAddress(a, d.str(int(bpfRdStrS_ADDR)))
+	a = serverAddress(a, d.address())
 	op.Name = name
 	op.Attributes = d.failure(op, a, own)
 }
@@ -228,10 +229,12 @@ func (d *decoder) queryText(cmds []command, batch int) string {
 	return b.String()
 }
 
+// Kinds of arguments: reflect.Kind.
+const kindString, kindSlice, kindInt, kindUint, kindFloat64 = 24, 23, 2, 7, 14
+
 // argument is the value of argument i as it was read, ? for one that was not.
 func (d *decoder) argument(i int) string {
 	s := d.str(int(bpfRdStrS_ARG0) + i)
-	const kindString, kindSlice, kindInt, kindUint, kindFloat64 = 24, 23, 2, 7, 14
 	switch k := d.ev.ArgKind[i]; {
 	case k == kindString || k == kindSlice:
 		return strconv.Quote(s)

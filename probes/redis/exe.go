@@ -46,22 +46,15 @@ func encodeExe(p *probe.Placed) *bpfRdExe {
 	setLocs(v9.BatchEnd[1][:], p.Points["v9_tx_end"], 0, 1)
 
 	f := redigoFields()
-	rg.ConnPending, rg.ConnErr = p.Offset(f[0]), p.Offset(f[1])
+	rg.ConnPending, rg.ConnErr, rg.ConnNet = p.Offset(f[0]), p.Offset(f[1]), p.Offset(redigoConn)
 	setLocs(rg.Reply[0][:], p.Points["redigo_reply"], 0, 1, 2, 3)
 	setLocs(rg.Reply[1][:], p.Points["redigo_reply_2"], 0, 1, 2, 3)
-	if names, err := p.Exe.TypeNameOffsets([]string{redigoErrType}); err == nil {
-		rg.ErrName = serverErrName(names[redigoErrType])
+	const tcp, tls = "*net.TCPConn", "*tls.Conn"
+	if names, err := p.Exe.TypeNameOffsets([]string{redigoErrType, tcp, tls}); err == nil {
+		rg.ErrName = probe.OnlyName(names[redigoErrType]) // else errors of the server's are not told from other replies
+		rg.TcpName, rg.TlsName = probe.OnlyName(names[tcp]), probe.OnlyName(names[tls])
 	}
 	return v
-}
-
-// serverErrName returns the name's offset if there is exactly one, else 0: errors that
-// a server replied are not told from other replies then.
-func serverErrName(offs []int32) int32 {
-	if len(offs) == 1 {
-		return offs[0]
-	}
-	return 0
 }
 
 // errWord is which of the result words of go-redis's _process is the error's first:

@@ -62,6 +62,11 @@ struct redis_event {
 	__s32 db;
 	__u32 batch;
 	__u32 lib;
+	/* redigo, which does not know where a connection leads: its remote address, and what tells
+	 * connections apart, the local port. */
+	__u8 peer[16];
+	__u32 peer_len; /* 4, 16; 0: not known */
+	__u16 peer_port, local_port;
 	__u32 n_args[MAX_CMDS];  /* words of each command, its name included */
 	__u8 arg_kind[MAX_ARGS]; /* reflect.Kind of what str[S_ARG0 + i] holds */
 	struct tr_str str[S_COUNT];
@@ -107,9 +112,11 @@ struct rd_libexe {
 	__u16 conn_pool;                     /* baseClient.connPool, OFF_NONE if not known */
 	__u16 cmd_args, cmd_err;             /* baseCmd, which every command begins with */
 	__u16 conn_pending, conn_err;        /* redigo's conn */
+	__u16 conn_net;                      /* conn.conn, OFF_NONE if not known */
 	__u8 sane;                           /* set here */
-	__u8 pad;
+	__u8 pad[3];
 	__s32 err_name;                /* redigo: nameOff of its Error, 0 = not there */
+	__s32 tcp_name, tls_name;      /* of *net.TCPConn, *tls.Conn, 0 = not there */
 	struct go_loc end[3];          /* whether to try again, error type, error data */
 	struct go_loc batch_end[2][2]; /* error type, data: pipeline, transaction */
 	struct go_loc reply[2][4];     /* redigo: reply type, data; error type, data */

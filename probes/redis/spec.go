@@ -87,7 +87,7 @@ func New(cfg Config) *probe.Spec {
 		},
 		AttachExe: cfg.attachExe,
 		NewDecoder: func(env probe.DecoderEnv) probe.Decoder {
-			return &decoder{env: env, cfg: cfg, duration: probe.NewDBDuration(),
+			return &decoder{env: env, cfg: cfg, databases: map[connKey]int{}, duration: probe.NewDBDuration(),
 				pools: dbpool.Finder{Pools: cfg.Pools, Point: pointSeek, SetPoint: env.SetPoint, Library: pathRedigo}}
 		},
 	}
@@ -168,8 +168,11 @@ func redigoFields() []goexe.Field {
 	}
 }
 
+// redigoConn leads to the server's address.
+var redigoConn = goexe.Field{Module: pathRedigo, Type: pathRedigo + "/redis.conn", Name: "conn"}
+
 func allFields() []goexe.Field {
-	return slices.Concat(clientFields(pathV8), clientFields(pathV9), redigoFields(), redigoPoolFields(), poolFields(pathV8), poolFields(pathV9))
+	return slices.Concat(clientFields(pathV8), clientFields(pathV9), redigoFields(), []goexe.Field{redigoConn}, redigoPoolFields(), poolFields(pathV8), poolFields(pathV9))
 }
 
 // need is the error of a group that cannot do without fields, which are of one module.

@@ -72,9 +72,7 @@ var redisCases = []redisCase{
 // want is the span's whole set of attributes.
 func (c redisCase) want(lib string, srv *harness.Server) map[string]string {
 	m := map[string]string{"db.system.name": "redis", "db.operation.name": c.name}
-	if lib != "redigo" {
-		m["db.namespace"], m["server.address"], m["server.port"] = "3", srv.Host(), srv.Port()
-	}
+	m["db.namespace"], m["server.address"], m["server.port"] = "3", srv.Host(), srv.Port()
 	if c.status != "" {
 		m["error.type"] = c.status
 		if strings.ToUpper(c.status) == c.status {
