@@ -156,11 +156,20 @@ static __always_inline struct tr_ctxset *ctx_set(__u64 tgid, __u64 ctx)
 	return bpf_map_lookup_elem(&tr_ctxs, &i);
 }
 
+/* Functions that are not static are looked at by the verifier once for a program, with
+ * arguments of which it knows nothing, and not anew for each call and all that is known
+ * there. They take numbers only, since pointers may be passed from 5.12 on.
+ * verifier(6.1): a number that decides something is traced back through the instructions
+ * before, but not past a call; beyond one it marks all numbers of all states on the way,
+ * each time. Searches that were followed from within a long program took it a minute in
+ * an emulated machine. */
+
 /* The goid of the operation whose context this is, 0 if there is none. What a program
  * has put in that the process ran before is older than this one's epoch: their heaps
- * begin at the same address. */
-static __noinline __u64 ctx_goid(__u32 tgid, __u64 ctx, __u32 epoch)
+ * begin at the same address. prog is the tgid and, in the lower half, the epoch. */
+__noinline __u64 tr_ctx_goid(__u64 prog, __u64 ctx)
 {
+	__u32 tgid = prog >> 32, epoch = prog;
 	struct tr_ctxset *set = ctx_set(tgid, ctx);
 
 	if (!set)
@@ -172,7 +181,7 @@ static __noinline __u64 ctx_goid(__u32 tgid, __u64 ctx, __u32 epoch)
 	return 0;
 }
 
-static __noinline int ctx_clear(__u32 tgid, __u64 ctx)
+__noinline int tr_ctx_clear(__u32 tgid, __u64 ctx)
 {
 	struct tr_ctxset *set = ctx_set(tgid, ctx);
 
@@ -184,7 +193,7 @@ static __noinline int ctx_clear(__u32 tgid, __u64 ctx)
 	return 0;
 }
 
-static __noinline int ctx_put(__u32 tgid, __u64 ctx, __u64 goid, __u32 age)
+__noinline int tr_ctx_put(__u32 tgid, __u64 ctx, __u64 goid, __u32 age)
 {
 	struct tr_ctxset *set = ctx_set(tgid, ctx);
 	__u32 oldest = 0, most = 0;
@@ -215,10 +224,10 @@ static __noinline int ctx_put(__u32 tgid, __u64 ctx, __u64 goid, __u32 age)
 static __always_inline void scope_ctx(const struct tr_gokey *key, struct tr_scope *s, __u64 ctx)
 {
 	if (s->reg)
-		ctx_clear(key->tgid, s->reg);
+		tr_ctx_clear(key->tgid, s->reg);
 	s->ctx = s->reg = ctx;
 	if (ctx)
-		ctx_put(key->tgid, ctx, key->id, s->start_ns >> 20);
+		tr_ctx_put(key->tgid, ctx, key->id, s->start_ns >> 20);
 }
 
 /* The same where all of a goroutine's operations have contexts of one parent, which no
@@ -233,7 +242,7 @@ static __always_inline void scope_ctx_child(const struct tr_gokey *key, struct t
 	if (!s->reg && ctx)
 		s->reg = read_u64(ctx + 8); /* of a cancelCtx, as below */
 	if (s->reg)
-		ctx_put(key->tgid, s->reg, key->id, s->start_ns >> 20);
+		tr_ctx_put(key->tgid, s->reg, key->id, s->start_ns >> 20);
 }
 
 static __always_inline bool scope_usable(struct tr_scope *s, __u64 now)
@@ -245,68 +254,89 @@ static __always_inline bool scope_usable(struct tr_scope *s, __u64 now)
 	return !s->end_ns || now - s->end_ns < PARENT_GRACE_NS;
 }
 
-/* The scope of goroutine key, if ctx is what it is registered under; the context that
- * led to ctx is child. */
-static __noinline struct tr_scope *scope_registered(const struct tr_gokey *key, __u64 ctx,
-						    __u64 child, __u64 now, __u32 epoch)
+/* Whether the scope of goroutine goid is registered under ctx; the context that led to ctx
+ * is child. */
+__noinline int tr_ctx_registered(__u64 prog, __u64 goid, __u64 ctx, __u64 child, __u64 now)
 {
-	struct tr_scope *s = bpf_map_lookup_elem(&tr_scopes, key);
+	struct tr_gokey key = { .tgid = prog >> 32, .id = goid };
+	struct tr_scope *s = bpf_map_lookup_elem(&tr_scopes, &key);
 
-	if (!s || s->reg != ctx || s->epoch != epoch || !scope_usable(s, now))
-		return NULL;
+	if (!s || s->reg != ctx || s->epoch != (__u32)prog || !scope_usable(s, now))
+		return 0;
 	if (s->ctx != ctx && s->ctx != child && !(s->trace_flags & SCOPE_SHARED))
-		return NULL; /* of an earlier operation of the goroutine */
+		return 0; /* of an earlier operation of the goroutine */
 	/* net/http cancels the context of a request that has ended. One that is not
 	 * cancelled is a new context at the old one's address. */
-	return !s->end_ns || read_u64(s->ctx + CANCELCTX_ERR) ? s : NULL;
+	return !s->end_ns || read_u64(s->ctx + CANCELCTX_ERR);
 }
 
-/* The parent of a context: the interface that is the first field of every standard type. */
-static __always_inline __u64 ctx_parent(struct tr_goexe *ge, __u64 ctx)
+/* The parent of a context: the interface that is the first field of every standard type.
+ * timer is tr_goexe.timer_ptr. */
+__noinline __u64 tr_ctx_parent(__u64 ctx, __u32 timer)
 {
 	/* timerCtx of Go 1.20 begins with a *cancelCtx: a heap address, where others
 	 * have the itab of the parent interface. */
-	__u64 first = ge->timer_ptr ? read_u64(ctx) : 0;
+	__u64 first = timer ? read_u64(ctx) : 0;
 
 	return (first >> 32) - 0xc0 < 0x10 ? first : read_u64(ctx + 8);
 }
 
-/* Whether ctx is the context of the operation that its own goroutine runs, or comes from
- * it: nearly all calls' is, and to be told so by tr_ctxs is many times dearer. */
-static __noinline int ctx_of_own(struct tr_goexe *ge, const struct tr_scope *own, __u64 ctx)
+/* Whether ctx is the context own, or comes from it. */
+__noinline int tr_ctx_from(__u64 ctx, __u64 own, __u32 timer)
 {
-	if (own->end_ns || !own->ctx || own->trace_flags & SCOPE_SHARED)
-		return 0;
 	for (int i = 0; i < OWN_CTX_HOPS; i++) {
 		if (!ctx)
 			return 0;
-		if (ctx == own->ctx)
+		if (ctx == own)
 			return 1;
-		ctx = ctx_parent(ge, ctx);
+		ctx = tr_ctx_parent(ctx, timer);
 	}
 	return 0;
 }
 
-/* Follow context.Context values from ctx to the context of a known scope. */
+/* Whether ctx is the context of the operation that its own goroutine runs, or comes from
+ * it: nearly all calls' is, and to be told so by tr_ctxs is many times dearer. */
+static __always_inline bool ctx_of_own(struct tr_goexe *ge, const struct tr_scope *own, __u64 ctx)
+{
+	if (own->end_ns || !own->ctx || own->trace_flags & SCOPE_SHARED)
+		return false;
+	return tr_ctx_from(ctx, own->ctx, ge->timer_ptr);
+}
+
+/* Follow context.Context values from ctx to the context of a known scope: the goid of the
+ * goroutine that it is of, 0 if there is none. */
+__noinline __u64 tr_ctx_owner(__u64 prog, __u64 ctx, __u64 now, __u32 timer)
+{
+	__u64 child = 0;
+
+	for (int i = 0; i < MAX_CTX_HOPS; i++) {
+		__u64 goid;
+
+		if (!ctx)
+			break;
+		/* What is not the scope's context is one that was at this address before. */
+		goid = tr_ctx_goid(prog, ctx);
+		if (goid && tr_ctx_registered(prog, goid, ctx, child, now))
+			return goid;
+		child = ctx;
+		ctx = tr_ctx_parent(ctx, timer);
+	}
+	return 0;
+}
+
+/* The scope whose context ctx is, or comes from. */
 static __noinline struct tr_scope *scope_by_ctx(struct tr_goexe *ge, __u32 tgid, __u64 ctx,
 						__u64 now, __u32 epoch)
 {
 	struct tr_gokey key = { .tgid = tgid };
 	struct tr_scope *s;
-	__u64 child = 0;
 
-	for (int i = 0; i < MAX_CTX_HOPS; i++) {
-		if (!ctx)
-			break;
-		/* What is not the scope's context is one that was at this address before. */
-		key.id = ctx_goid(tgid, ctx, epoch);
-		s = key.id ? scope_registered(&key, ctx, child, now, epoch) : NULL;
-		if (s)
-			return s;
-		child = ctx;
-		ctx = ctx_parent(ge, ctx);
-	}
-	return NULL;
+	key.id = tr_ctx_owner((__u64)tgid << 32 | epoch, ctx, now, ge->timer_ptr);
+	if (!key.id)
+		return NULL;
+	s = bpf_map_lookup_elem(&tr_scopes, &key);
+	/* the goroutine may have gone on meanwhile */
+	return s && s->epoch == epoch && s->start_ns <= now ? s : NULL;
 }
 
 #endif

@@ -68,8 +68,8 @@ static __noinline struct tr_kin *kin_get(const struct tr_gokey *key, __u32 epoch
 }
 
 /* Whether something is known of a goroutine without a search: it runs an operation, or
- * its own ancestors were asked for. Not static, as all that the search consists of: the
- * verifier looks at such a function once, not anew for each call.
+ * its own ancestors were asked for. Not static, as all that the search consists of
+ * (goctx.h).
  * verifier(5.10): after a call it takes all numbers for significant; loops converge only
  * when each pass goes on in one way. */
 __noinline int tr_kin_known(__u64 tgid, __u64 id, __u32 epoch)

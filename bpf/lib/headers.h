@@ -57,7 +57,7 @@ struct hdr_scan {
 	__u32 seen;  /* keys */
 	__u32 found; /* slots of at[] that are set */
 	__u64 lens;  /* keys that are looked at, by length, as in cfg_hdr_lens; set by the caller */
-	__u64 word[3]; /* of the key in work */
+	__u64 word[3]; /* scratch */
 	/* A copy of the group: control bytes or tophashes, slots, and of a bucket
 	 * the pointer to its overflow bucket. */
 	__u64 copy[(8 + SLOTS_SIZE + 8) / 8];
@@ -106,23 +106,27 @@ enum group_rc {
 /* Copy what of a group of size bytes is before the end of its page. The page behind may
  * never have been touched: a program writes only the slots that it uses, and new memory is
  * not mapped before. Slots that are not there as a whole are taken for empty; should one
- * not be, fewer keys are seen than the map says it has. */
+ * not be, fewer keys are seen than the map says it has. Without a loop: the verifier
+ * follows this for each group. */
 static __noinline int part_of_group(struct tr_goexe *ge, struct hdr_scan *sc, __u32 size)
 {
-	__u32 n = 4096 - (sc->cur & 4095);
+	__u32 n = 4096 - (sc->cur & 4095), first, whole = 0;
+	__u64 absent;
 
 	if (n >= size)
 		return GROUP_FAULT;
-	__builtin_memset(sc->copy, 0, sizeof(sc->copy));
 	asm volatile("%0 &= 511" : "+r"(n));
 	if (n < 8 || n > sizeof(sc->copy) || bpf_probe_read_user(sc->copy, n, (void *)sc->cur))
 		return GROUP_FAULT;
-	for (__u32 i = 0; i < GROUP_SLOTS; i++) {
-		__u32 end = ge->swiss ? 8 + (i + 1) * (STR_SIZE + SLICE_SIZE)
-				      : 8 + GROUP_SLOTS * STR_SIZE + (i + 1) * SLICE_SIZE;
-
-		if (end > n)
-			((__u8 *)sc->copy)[i] = ge->swiss ? 0x80 : 0;
+	sc->copy[(8 + SLOTS_SIZE) / 8] = 0;
+	first = ge->swiss ? 8 : 8 + GROUP_SLOTS * STR_SIZE;
+	if (n >= first)
+		whole = (n - first) / (ge->swiss ? STR_SIZE + SLICE_SIZE : SLICE_SIZE);
+	if (whole < GROUP_SLOTS) {
+		absent = ~0ULL << whole * 8;
+		sc->copy[0] &= ~absent;
+		if (ge->swiss)
+			sc->copy[0] |= absent & 0x8080808080808080ULL;
 	}
 	return GROUP_READ;
 }
@@ -152,7 +156,7 @@ static __noinline int next_group(struct tr_goexe *ge, struct hdr_scan *sc)
 }
 
 /* Whether the 11 bytes at ptr are "traceparent" in any letter case. */
-static __always_inline bool is_traceparent(__u64 ptr)
+__noinline int tr_is_traceparent(__u64 ptr)
 {
 	const __u64 lower = 0x2020202020202020ULL;
 	__u64 a, b;
@@ -166,22 +170,24 @@ static __always_inline bool is_traceparent(__u64 ptr)
 		 ((b | lower) ^ 0x746e657261706563ULL /* "ceparent" */));
 }
 
-/* If the key is wanted, note where its value slice is. The verifier follows this
- * for every slot of every group: few branches, and behind each of them nothing that
- * still knows which way was taken. */
-static __noinline int take_header(struct hdr_scan *sc, __u64 ptr, __u64 len, __u64 val,
-				  __u64 val_len)
+/* What tr_hdr_slot returns: a slot, or HDR_NONE; HDR_FOLD with it: see hdr_scan.fold. */
+#define HDR_NONE 0xff
+#define HDR_FOLD 0x100
+
+/* Which slot the key of len bytes at ptr has. Not static (goctx.h): it is asked for every
+ * slot of every group. */
+__noinline int tr_hdr_slot(__u64 ptr, __u64 len)
 {
 	const volatile struct hdr_rule *r;
-	__u64 *w = sc->word;
+	__u64 w[3] = {};
+	int fold = 0;
 
-	if (len >= MAX_HDR_LEN || !(sc->lens >> len & 1))
-		return 0;
+	if (len >= MAX_HDR_LEN)
+		return HDR_NONE;
 	r = cfg_hdrs[len];
 	asm volatile("" : "+r"(r)); /* not computed again from len */
-	w[0] = w[1] = w[2] = 0;
-	if (len == sizeof("traceparent") - 1 && is_traceparent(ptr)) {
-		sc->fold++;
+	if (len == sizeof("traceparent") - 1 && tr_is_traceparent(ptr)) {
+		fold = HDR_FOLD;
 		__builtin_memcpy(w, "Traceparent", sizeof("traceparent") - 1);
 	} else if (len <= 24) {
 		__u32 n = len;
@@ -197,14 +203,28 @@ static __noinline int take_header(struct hdr_scan *sc, __u64 ptr, __u64 len, __u
 		__u64 diff = (w[0] ^ r->word[0]) | (w[1] ^ r->word[1]) | (w[2] ^ r->word[2]);
 		__u32 slot = r->slot; /* volatile: read once, then checked */
 
-		if (!diff && r->wanted && slot < MAX_HDR_SLOTS) {
-			sc->at[slot].ptr = val;
-			sc->at[slot].len = val_len;
-			sc->found |= 1U << slot;
-			break;
-		}
+		if (!diff && r->wanted && slot < MAX_HDR_SLOTS)
+			return fold | slot;
 	}
-	return 0;
+	return fold | HDR_NONE;
+}
+
+/* If the key is wanted, note where its value slice is. */
+static __always_inline void take_header(struct hdr_scan *sc, __u64 ptr, __u64 len, __u64 val,
+					__u64 val_len)
+{
+	__u32 slot;
+
+	if (len >= MAX_HDR_LEN || !(sc->lens >> len & 1))
+		return;
+	slot = tr_hdr_slot(ptr, len);
+	sc->fold += slot >> 8 & 1;
+	slot &= 0xff;
+	if (slot >= MAX_HDR_SLOTS)
+		return;
+	sc->at[slot].ptr = val;
+	sc->at[slot].len = val_len;
+	sc->found |= 1U << slot;
 }
 
 /* Begin a scan for the headers of lens. */

@@ -149,7 +149,7 @@ static __noinline int fields_lack(struct gr_write *wr, __u64 addr, __u64 n)
 		if (bpf_probe_read_user(w, sizeof(wr->word), (void *)(addr + i * FIELD_SIZE)))
 			break;
 		wr->size += (w[1] & 0xffffff) + (w[3] & 0xffffff) + FIELD_EXTRA;
-		if (w[1] == 11 && is_traceparent(w[0])) {
+		if (w[1] == 11 && tr_is_traceparent(w[0])) {
 			count_prop(PROP_KEPT);
 			return 0;
 		}
