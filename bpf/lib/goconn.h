@@ -26,7 +26,8 @@ struct tr_goio {
 	struct go_str s;
 	struct conn_sock c;
 	__u64 bias;       /* load bias of the process */
-	__u32 own_header; /* client: the program set a traceparent itself */
+	__u16 own_header; /* client: the program set a traceparent itself */
+	__u16 written;    /* client: a header is to be written, which need not be announced */
 	__u32 hand;       /* tr_proc.hand of the process */
 };
 
@@ -47,7 +48,7 @@ static __always_inline bool itab_is(struct tr_goio *io, struct tr_goexe *ge, __u
 static __always_inline void io_init(struct tr_goio *io, const struct tr_proc *proc)
 {
 	io->bias = proc->bias;
-	io->own_header = 0;
+	io->own_header = io->written = 0;
 	io->hand = proc->hand;
 }
 

@@ -173,7 +173,8 @@ type bpfFhOp struct {
 			}
 		}
 		Bias      uint64
-		OwnHeader uint32
+		OwnHeader uint16
+		Written   uint16
 		Hand      uint32
 	}
 	Parent struct {

@@ -173,7 +173,8 @@ type bpfGrOp struct {
 			}
 		}
 		Bias      uint64
-		OwnHeader uint32
+		OwnHeader uint16
+		Written   uint16
 		Hand      uint32
 	}
 	Scan struct {
@@ -230,7 +231,8 @@ type bpfGrRpc struct {
 			}
 		}
 		Bias      uint64
-		OwnHeader uint32
+		OwnHeader uint16
+		Written   uint16
 		Hand      uint32
 	}
 }

@@ -170,7 +170,8 @@ type bpfNhCall struct {
 				}
 			}
 			Bias      uint64
-			OwnHeader uint32
+			OwnHeader uint16
+			Written   uint16
 			Hand      uint32
 		}
 		Parent struct {
@@ -508,69 +509,74 @@ type bpfNhScratches struct {
 	_    structs.HostLayout
 	Zero uint32
 	Pad  uint32
-	X    [4]struct {
-		_         structs.HostLayout
-		Users     uint32
-		ParentLen uint32
-		Io        struct {
-			_ structs.HostLayout
-			S struct {
-				_   structs.HostLayout
-				Ptr uint64
-				Len uint64
+	Slot [4]struct {
+		_ structs.HostLayout
+		X struct {
+			_         structs.HostLayout
+			Users     uint32
+			ParentLen uint32
+			Io        struct {
+				_ structs.HostLayout
+				S struct {
+					_   structs.HostLayout
+					Ptr uint64
+					Len uint64
+				}
+				C struct {
+					_   structs.HostLayout
+					Sk  uint64
+					Key bpfTrConnkey
+					Isn bpfTrIsn
+					Val bpfTrConn
+					At  struct {
+						_        structs.HostLayout
+						ReadTo   uint32
+						RcvNxt   uint32
+						Una      uint32
+						WroteTo  uint32
+						Received uint64
+						Acked    uint64
+					}
+				}
+				Bias      uint64
+				OwnHeader uint16
+				Written   uint16
+				Hand      uint32
 			}
-			C struct {
-				_   structs.HostLayout
-				Sk  uint64
-				Key bpfTrConnkey
-				Isn bpfTrIsn
-				Val bpfTrConn
-				At  struct {
-					_        structs.HostLayout
-					ReadTo   uint32
-					RcvNxt   uint32
-					Una      uint32
-					WroteTo  uint32
-					Received uint64
-					Acked    uint64
+			Parent struct {
+				_       structs.HostLayout
+				TraceId [2]uint64
+				SpanId  uint64
+				Flags   uint32
+				Ok      uint32
+			}
+			Tp   [80]uint8
+			Obj  [528]uint8
+			Scan struct {
+				_     structs.HostLayout
+				Base  uint64
+				Old   uint64
+				Cur   uint64
+				N     uint32
+				N_old uint32
+				Group uint32
+				More  uint32
+				Fold  uint32
+				Seen  uint32
+				Found uint32
+				_     [4]byte
+				Lens  uint64
+				Word  [3]uint64
+				Copy  [42]uint64
+				At    [32]struct {
+					_   structs.HostLayout
+					Ptr uint64
+					Len uint64
 				}
 			}
-			Bias      uint64
-			OwnHeader uint32
-			Hand      uint32
+			Counted bpfNethttpCounted
 		}
-		Parent struct {
-			_       structs.HostLayout
-			TraceId [2]uint64
-			SpanId  uint64
-			Flags   uint32
-			Ok      uint32
-		}
-		Tp   [80]uint8
-		Obj  [528]uint8
-		Scan struct {
-			_     structs.HostLayout
-			Base  uint64
-			Old   uint64
-			Cur   uint64
-			N     uint32
-			N_old uint32
-			Group uint32
-			More  uint32
-			Fold  uint32
-			Seen  uint32
-			Found uint32
-			_     [4]byte
-			Lens  uint64
-			Word  [3]uint64
-			Copy  [42]uint64
-			At    [32]struct {
-				_   structs.HostLayout
-				Ptr uint64
-				Len uint64
-			}
-		}
-		Counted bpfNethttpCounted
+		W bpfNhWriter
 	}
 }
 
@@ -634,7 +640,8 @@ type bpfNhWriter struct {
 			}
 		}
 		Bias      uint64
-		OwnHeader uint32
+		OwnHeader uint16
+		Written   uint16
 		Hand      uint32
 	}
 	Buf struct {

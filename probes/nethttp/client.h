@@ -280,17 +280,20 @@ static __always_inline void client_finish(struct nh_op *op, struct tr_gokey *key
 		__u64 *goid = bpf_map_lookup_elem(&nh_reqs, &writer);
 
 		if (goid && *goid == key->id)
-			bpf_map_delete_elem(&nh_reqs, &writer);
+			*goid = 0;
 	}
 	bpf_map_delete_elem(&nh_client, key);
 }
 
-/* What is next written to the connection's buffer is the operation's request. */
+/* What is next written to the buffer of the *persistConn at pc is the operation's
+ * request, into which a header is to be written. */
 static __always_inline void expect_write(struct nh_op *op, struct tr_gokey *key, struct nh_exe *e,
 					 __u64 pc)
 {
-	__u64 goid = key->id;
+	__u64 goid = key->id, *known;
 
+	if (!e->inject || !(call_of(op)->x.io.hand & HAND_MEMORY))
+		return;
 	if (call_of(op)->x.io.own_header) {
 		count_prop(PROP_KEPT);
 		return;
@@ -299,8 +302,13 @@ static __always_inline void expect_write(struct nh_op *op, struct tr_gokey *key,
 	call_of(op)->bw = read_u64(pc + e->pc_bw);
 	if (!call_of(op)->bw)
 		return;
+	call_of(op)->x.io.written = 1;
 	key->id = call_of(op)->bw;
-	bpf_map_update_elem(&nh_reqs, key, &goid, BPF_ANY);
+	known = bpf_map_lookup_elem(&nh_reqs, key);
+	if (known)
+		*known = goid;
+	else
+		bpf_map_update_elem(&nh_reqs, key, &goid, BPF_ANY);
 	key->id = goid;
 }
 
@@ -327,7 +335,7 @@ static __noinline int announce(struct tr_goio *io, struct tr_goexe *ge, struct n
 		return 0;
 	}
 	/* An SDK's header says more than we could: the server will have read it. */
-	if (e->join && (io->hand & HAND_JOIN) && !io->own_header)
+	if (e->join && (io->hand & HAND_JOIN) && !io->own_header && !io->written)
 		count_prop(conn_announce(&io->c, fd, stream) ? PROP_JOIN_SAID : PROP_JOIN_UNKNOWN);
 	else
 		conn_key(&io->c, fd, true);
@@ -360,43 +368,52 @@ static __always_inline struct nh_op *writer_op(struct nh_writer *w, struct tr_go
 	return op && op->ev.start_ns == w->op_start_ns ? op : NULL;
 }
 
-/* Make the running goroutine, key, the writer of the operation of goroutine caller,
- * whose request (HTTP/2) or header map (HTTP/1) is what. NULL when there is no such
- * operation any more. */
-static __noinline struct nh_writer *writer_new(struct tr_gokey *key, __u64 caller, __u64 what)
+/* Fill w, which is the running goroutine's, with the operation of goroutine caller; what is
+ * its request (HTTP/2) or the buffer that it is written to (HTTP/1). False when there is no
+ * such operation any more. */
+static __noinline int writer_fill(struct nh_writer *w, struct tr_gokey *key, __u64 caller,
+				  __u64 what)
 {
 	__u64 writer = key->id;
-	struct nh_writer *w;
 	struct nh_op *op;
+
+	if (!w)
+		return 0;
+	key->id = caller;
+	op = bpf_map_lookup_elem(&nh_client, key);
+	key->id = writer;
+	if (!op || (op->ev.flags & F_H2 ? call_of(op)->h2req : call_of(op)->bw) != what)
+		return 0;
+	w->start_ns = bpf_ktime_get_ns();
+	w->op_start_ns = op->ev.start_ns;
+	w->epoch = op->epoch;
+	w->caller = caller;
+	w->hdr = call_of(op)->hdr;
+	w->conn = call_of(op)->conn;
+	w->exe_id = op->ev.hdr.exe_id;
+	w->io.bias = call_of(op)->x.io.bias;
+	w->io.own_header = call_of(op)->x.io.own_header;
+	w->io.written = 0;
+	w->io.hand = call_of(op)->x.io.hand;
+	w->io.c.sk = 0;
+	io_ids(&w->io, op);
+	/* the same start before and after: what was copied is of one operation */
+	return writer_op(w, key) == op;
+}
+
+/* Make the running goroutine, key, the writer of the operation of goroutine caller, whose
+ * request is what. NULL when there is no such operation any more. */
+static __noinline struct nh_writer *writer_new(struct tr_gokey *key, __u64 caller, __u64 what)
+{
+	struct nh_writer *w;
 
 	if (bpf_map_update_elem(&nh_writers, key, &nh_writer_zero, BPF_ANY)) {
 		count_lost(probe_id, LOST_MAP_FULL);
 		return NULL;
 	}
 	w = bpf_map_lookup_elem(&nh_writers, key);
-	if (!w)
-		return NULL;
-	key->id = caller;
-	op = bpf_map_lookup_elem(&nh_client, key);
-	key->id = writer;
-	if (op && (op->ev.flags & F_H2 ? call_of(op)->h2req : call_of(op)->hdr) == what) {
-		w->start_ns = bpf_ktime_get_ns();
-		w->op_start_ns = op->ev.start_ns;
-		w->epoch = op->epoch;
-		w->caller = caller;
-		w->hdr = call_of(op)->hdr;
-		w->conn = call_of(op)->conn;
-		w->exe_id = op->ev.hdr.exe_id;
-		w->io.bias = call_of(op)->x.io.bias;
-		w->io.own_header = call_of(op)->x.io.own_header;
-		w->io.hand = call_of(op)->x.io.hand;
-		w->io.c.sk = call_of(op)->x.io.c.sk;
-		w->io.c.key = call_of(op)->x.io.c.key;
-		io_ids(&w->io, op);
-		/* the same start before and after: what was copied is of one operation */
-		if (writer_op(w, key) == op)
-			return w;
-	}
+	if (w && writer_fill(w, key, caller, what))
+		return w;
 	bpf_map_delete_elem(&nh_writers, key);
 	return NULL;
 }

@@ -18,8 +18,8 @@
  * bytes behind the buffer's content, which nobody reads, and then, in one word, its
  * length; in between for HTTP/2 the length of the frame.
  *
- * Both are tried after the call was announced by connection (conn.h): what is written
- * takes the announcement back, what is not is still joined.
+ * What is not written is announced by connection (conn.h). HTTP/2 announces first, and
+ * takes it back when the header is written.
  */
 #ifndef NH_INJECT_H
 #define NH_INJECT_H
@@ -97,16 +97,9 @@ static __noinline int append(struct nh_writer *w, __u32 n)
 }
 
 /* bw is the *bufio.Writer that the request is written to. */
-static __noinline int h1_inject(struct nh_writer *w, struct tr_goexe *ge, __u64 bw)
+static __noinline int h1_inject(struct nh_writer *w, struct tr_goexe *ge, struct nh_exe *e,
+				__u64 bw)
 {
-	struct nh_exe *e = bpf_map_lookup_elem(&nh_exes, &w->exe_id);
-
-	if (!e)
-		return 0;
-	if (read_u64(w->conn + e->pc_bw) != bw) {
-		count_prop(PROP_UNKNOWN); /* another writer than the connection's */
-		return 0;
-	}
 	if (!buf_of(w, e, bw) || !proven_absent(w, ge, w->hdr))
 		return 0;
 	if (w->buf.n < 2 || (__u16)read_u32(w->buf.addr + w->buf.n - 2) != CRLF) {
@@ -123,6 +116,35 @@ static __noinline int h1_inject(struct nh_writer *w, struct tr_goexe *ge, __u64 
 	w->tp[68] = '\r';
 	w->tp[69] = '\n';
 	return append(w, LINE_LEN);
+}
+
+/* The running goroutine, key, is in (*Request).write for the operation of goroutine caller,
+ * before its headers: AX the header map, CX the *bufio.Writer. */
+static __noinline int h1_write(struct nh_writer *w, struct tr_gokey *key, struct tr_goexe *ge,
+			       __u64 caller, struct pt_regs *ctx)
+{
+	struct nh_exe *e;
+	struct nh_op *op;
+
+	if (!writer_fill(w, key, caller, GO_ARG2(ctx))) {
+		count_prop(PROP_UNKNOWN); /* an attempt that has ended */
+		return 0;
+	}
+	e = bpf_map_lookup_elem(&nh_exes, &w->exe_id);
+	if (!e)
+		return 0;
+	if (w->hdr != GO_ARG0(ctx) || read_u64(w->conn + e->pc_bw) != GO_ARG2(ctx)) {
+		/* other headers, or another writer than the connection's */
+		count_prop(PROP_UNKNOWN);
+		announce(&w->io, ge, e, w->conn + e->pc_conn, 0);
+	} else if (!h1_inject(w, ge, e, GO_ARG2(ctx))) {
+		announce(&w->io, ge, e, w->conn + e->pc_conn, 0);
+	}
+	/* The connection may carry the next request before this call's end is seen. */
+	op = writer_op(w, key);
+	if (op)
+		call_of(op)->bw = 0;
+	return 0;
 }
 
 /* Whether the buffer is the HEADERS frame of the writer's stream and nothing else. It

@@ -299,11 +299,10 @@ static __noinline int got_conn(struct nh_op *op, struct nh_exe *e, struct tr_goe
 		return 0; /* HTTP/2, where a stream is announced */
 	if (cfg_body & WANT_RESPONSE)
 		op->rw = pc;
+	expect_write(op, &key, e, pc);
 	io_ids(&call_of(op)->x.io, op);
 	announce(&call_of(op)->x.io, ge, e, pc + e->pc_conn, 0);
 	put_peer(op, &call_of(op)->x.io);
-	if (e->inject && (call_of(op)->x.io.hand & HAND_MEMORY))
-		expect_write(op, &key, e, pc);
 	return 0;
 }
 
@@ -382,8 +381,7 @@ int nh_write_h1(struct pt_regs *ctx)
 	struct tr_gokey key = {};
 	struct tr_proc *proc = watched(&key);
 	struct tr_goexe *ge;
-	struct nh_writer *w;
-	struct nh_op *op;
+	struct nh_scratch *x;
 	__u64 *goid, caller;
 
 	if (!proc)
@@ -393,24 +391,18 @@ int nh_write_h1(struct pt_regs *ctx)
 		return 0;
 	key.id = GO_ARG2(ctx);
 	goid = bpf_map_lookup_elem(&nh_reqs, &key);
-	if (!goid)
+	caller = goid ? *goid : 0;
+	if (!caller)
 		return 0;
-	caller = *goid;
+	*goid = 0;
 	key.id = read_u64(GO_G(ctx) + ge->g_goid);
-	w = writer_new(&key, caller, GO_ARG0(ctx));
-	if (!w) {
-		count_prop(PROP_UNKNOWN); /* another header map, or an attempt that has ended */
+	x = scratch_get();
+	if (!x) {
+		count_lost(probe_id, LOST_MAP_FULL);
 		return 0;
 	}
-	if (h1_inject(w, ge, GO_ARG2(ctx)))
-		unsay(w);
-	/* The connection may carry the next request before this call's end is seen. */
-	op = writer_op(w, &key);
-	if (op)
-		call_of(op)->bw = 0;
-	bpf_map_delete_elem(&nh_writers, &key);
-	key.id = GO_ARG2(ctx);
-	bpf_map_delete_elem(&nh_reqs, &key);
+	h1_write(scratch_writer(x), &key, ge, caller, ctx);
+	scratch_put(x);
 	return 0;
 }
 

@@ -224,54 +224,6 @@ struct {
 	__type(value, struct nh_call);
 } nh_client SEC(".maps");
 
-/* Scratch of the server's programs, which run for so many connections that a copy in
- * each one's entry would never be in a processor's cache. A program can be preempted,
- * and another one run on the same processor: each takes one that nobody uses. */
-#define SCRATCHES 4
-
-struct nh_scratches {
-	__u32 zero; /* hides from the verifier which one is taken: it follows one path, not four */
-	__u32 pad;
-	struct nh_scratch x[SCRATCHES];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct nh_scratches);
-} nh_scratch SEC(".maps");
-
-/* The scratch that this program may use until scratch_put; NULL when there is none. A program that
- * finds a number other than its own 1 leaves it alone: of two that interrupt each other none or one
- * gets it. Atomics that fetch need Linux 5.12. */
-static __always_inline struct nh_scratch *scratch_get(void)
-{
-	__u32 zero = 0;
-	struct nh_scratches *all = bpf_map_lookup_elem(&nh_scratch, &zero);
-
-	if (!all)
-		return NULL;
-	for (__u32 i = 0; i < SCRATCHES; i++) {
-		__u32 at = i + (all->zero & (SCRATCHES - 1));
-		struct nh_scratch *x;
-
-		asm volatile("%0 &= 3" : "+r"(at));
-		_Static_assert(SCRATCHES == 4, "mask above");
-		x = &all->x[at];
-		__sync_fetch_and_add(&x->users, 1);
-		if (*(volatile __u32 *)&x->users == 1)
-			return x;
-		__sync_fetch_and_add(&x->users, -1);
-	}
-	return NULL;
-}
-
-static __always_inline void scratch_put(struct nh_scratch *x)
-{
-	__sync_fetch_and_add(&x->users, -1);
-}
-
 /* Entries that programs inserted in nh_server less those they deleted, and those
  * that user space deleted. Past cfg_keep none is kept for a next request. */
 __u64 nh_entries = 0;
@@ -282,8 +234,9 @@ const volatile __u64 cfg_keep = 2048;
 const struct nh_call nh_zero = {};
 
 /* HTTP/1 requests that wait to be written. Key: tgid, *bufio.Writer of the connection,
- * which carries one request at a time. Value: goid of the operation in nh_client.
- * Deleted when the headers are written and at the end; LRU. */
+ * which carries one request at a time. Value: goid of the operation in nh_client, 0 when
+ * the headers are written or the operation has ended: the connection's next request finds
+ * the entry again. LRU: what is found in it must be shown to be the operation's. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 8192);
@@ -321,6 +274,65 @@ struct {
 	__type(key, struct tr_gokey);
 	__type(value, struct nh_writer);
 } nh_writers SEC(".maps");
+
+/* Scratch of programs that run for so many connections that a copy in
+ * each one's entry would never be in a processor's cache. A program can be preempted,
+ * and another one run on the same processor: each takes one that nobody uses. */
+#define SCRATCHES 4
+
+/* A writer of HTTP/1 has all that it needs in one program. */
+struct nh_slot {
+	struct nh_scratch x;
+	struct nh_writer w;
+};
+
+struct nh_scratches {
+	__u32 zero; /* hides from the verifier which one is taken: it follows one path, not four */
+	__u32 pad;
+	struct nh_slot slot[SCRATCHES];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct nh_scratches);
+} nh_scratch SEC(".maps");
+
+/* The scratch that this program may use until scratch_put; NULL when there is none. A program that
+ * finds a number other than its own 1 leaves it alone: of two that interrupt each other none or one
+ * gets it. Atomics that fetch need Linux 5.12. */
+static __always_inline struct nh_scratch *scratch_get(void)
+{
+	__u32 zero = 0;
+	struct nh_scratches *all = bpf_map_lookup_elem(&nh_scratch, &zero);
+
+	if (!all)
+		return NULL;
+	for (__u32 i = 0; i < SCRATCHES; i++) {
+		__u32 at = i + (all->zero & (SCRATCHES - 1));
+		struct nh_scratch *x;
+
+		asm volatile("%0 &= 3" : "+r"(at));
+		_Static_assert(SCRATCHES == 4, "mask above");
+		x = &all->slot[at].x;
+		__sync_fetch_and_add(&x->users, 1);
+		if (*(volatile __u32 *)&x->users == 1)
+			return x;
+		__sync_fetch_and_add(&x->users, -1);
+	}
+	return NULL;
+}
+
+static __always_inline void scratch_put(struct nh_scratch *x)
+{
+	__sync_fetch_and_add(&x->users, -1);
+}
+
+static __always_inline struct nh_writer *scratch_writer(struct nh_scratch *x)
+{
+	return &((struct nh_slot *)x)->w;
+}
 
 /* What became of each attempt to hand on a trace. */
 enum nh_prop {

@@ -301,7 +301,8 @@ type bpfWsOp struct {
 			}
 		}
 		Bias      uint64
-		OwnHeader uint32
+		OwnHeader uint16
+		Written   uint16
 		Hand      uint32
 	}
 	Head   [16]uint8
