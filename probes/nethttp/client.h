@@ -204,6 +204,40 @@ static __always_inline bool h2_followed(struct pt_regs *ctx, struct tr_proc *pro
 	       at - h2->callers[1][0] < h2->callers[1][1];
 }
 
+/* The operation is over or not to be followed. The goroutine's next one finds its entry
+ * again: inserting and deleting one costs as much as all else that is done for a call. */
+static __always_inline void client_away(struct nh_op *op, struct tr_gokey *key)
+{
+	op->open = 0;
+	/* Signed: what user space deletes is not all of what is counted here. */
+	if ((__s64)(nh_calls - nh_calls_forgotten) > (__s64)cfg_keep &&
+	    !bpf_map_delete_elem(&nh_client, key))
+		__sync_fetch_and_add(&nh_calls, -1);
+}
+
+/* The entry of a call that begins now: the goroutine's last one's, or a new one. What of it
+ * is read before it is written is zero. */
+static __noinline struct nh_op *client_new(struct tr_gokey *key, struct tr_proc *proc,
+					   struct nh_op *op)
+{
+	struct nh_call *c;
+
+	if (op) {
+		c = call_of(op);
+		__builtin_memset(op, 0, __builtin_offsetof(struct nh_op, ev.tail));
+		__builtin_memset(&c->conn, 0, __builtin_offsetof(struct nh_call, x) -
+						      __builtin_offsetof(struct nh_call, conn));
+		c->x.io.c.sk = 0;
+	} else {
+		op = op_insert(&nh_client, key);
+		if (!op)
+			return NULL;
+		__sync_fetch_and_add(&nh_calls, 1);
+	}
+	op_begin(op, key, proc);
+	return op;
+}
+
 /* AX conn or transport, BX request or transport request. */
 static __always_inline int client_start(struct pt_regs *ctx, enum client_kind kind)
 {
@@ -218,10 +252,10 @@ static __always_inline int client_start(struct pt_regs *ctx, enum client_kind ki
 	if (!ge)
 		return 0;
 	key.id = go_id(ge, GO_G(ctx));
+	op = bpf_map_lookup_elem(&nh_client, &key);
 	if (kind != CLIENT_H1) {
 		/* below getConn the attempt is open already */
-		op = bpf_map_lookup_elem(&nh_client, &key);
-		if (op && !call_of(op)->conn && op->epoch == proc->epoch) {
+		if (op && op->open && !call_of(op)->conn && op->epoch == proc->epoch) {
 			call_of(op)->conn = GO_ARG0(ctx);
 			call_of(op)->h2req = GO_ARG1(ctx);
 			op->ev.flags |= F_H2;
@@ -230,10 +264,9 @@ static __always_inline int client_start(struct pt_regs *ctx, enum client_kind ki
 		if (!h2_followed(ctx, proc, kind))
 			return 0;
 	}
-	op = op_insert(&nh_client, &key);
+	op = client_new(&key, proc, op);
 	if (!op)
 		return 0;
-	op_begin(op, &key, proc);
 	io_init(&call_of(op)->x.io, proc);
 	op->req = GO_ARG1(ctx);
 	call_of(op)->g = GO_G(ctx);
@@ -246,7 +279,7 @@ static __always_inline int client_start(struct pt_regs *ctx, enum client_kind ki
 		unsane(op, CHECK_G);
 	else if (client_fill(op, ge, kind))
 		return 0;
-	bpf_map_delete_elem(&nh_client, &key);
+	client_away(op, &key);
 	return 0;
 }
 
@@ -264,7 +297,7 @@ static __always_inline struct nh_op *client_op(struct tr_gokey *key, struct pt_r
 		return NULL;
 	key->id = read_u64(GO_G(ctx) + (*ge)->g_goid);
 	op = bpf_map_lookup_elem(&nh_client, key);
-	return op && op->epoch == proc->epoch ? op : NULL;
+	return op && op->open && op->epoch == proc->epoch ? op : NULL;
 }
 
 static __always_inline void client_finish(struct nh_op *op, struct tr_gokey *key)
@@ -282,7 +315,7 @@ static __always_inline void client_finish(struct nh_op *op, struct tr_gokey *key
 		if (goid && *goid == key->id)
 			*goid = 0;
 	}
-	bpf_map_delete_elem(&nh_client, key);
+	client_away(op, key);
 }
 
 /* What is next written to the buffer of the *persistConn at pc is the operation's
@@ -365,7 +398,7 @@ static __always_inline struct nh_op *writer_op(struct nh_writer *w, struct tr_go
 	key->id = w->caller;
 	op = bpf_map_lookup_elem(&nh_client, key);
 	key->id = writer;
-	return op && op->ev.start_ns == w->op_start_ns ? op : NULL;
+	return op && op->open && op->ev.start_ns == w->op_start_ns ? op : NULL;
 }
 
 /* Fill w, which is the running goroutine's, with the operation of goroutine caller; what is
@@ -382,7 +415,7 @@ static __noinline int writer_fill(struct nh_writer *w, struct tr_gokey *key, __u
 	key->id = caller;
 	op = bpf_map_lookup_elem(&nh_client, key);
 	key->id = writer;
-	if (!op || (op->ev.flags & F_H2 ? call_of(op)->h2req : call_of(op)->bw) != what)
+	if (!op || !op->open || (op->ev.flags & F_H2 ? call_of(op)->h2req : call_of(op)->bw) != what)
 		return 0;
 	w->start_ns = bpf_ktime_get_ns();
 	w->op_start_ns = op->ev.start_ns;

@@ -207,8 +207,8 @@ struct nh_call {
 };
 
 /* Operations in flight. Key: tgid, goid. Inserted at the start; deleted at the
- * end, by the agent when the process exits, and when found to be abandoned. A server
- * connection's entry may be kept for its next request. Not LRU: a full map refuses
+ * end, by the agent when the process exits, and when found to be abandoned. An entry may
+ * be kept for the goroutine's next operation, with open = 0. Not LRU: a full map refuses
  * the newest, and counts it. User space sets the size. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -225,9 +225,10 @@ struct {
 } nh_client SEC(".maps");
 
 /* Entries that programs inserted in nh_server less those they deleted, and those
- * that user space deleted. Past cfg_keep none is kept for a next request. */
-__u64 nh_entries = 0;
-volatile __u64 nh_forgotten = 0;
+ * that user space deleted; the same of nh_client. Past cfg_keep none is kept for a next
+ * request or call. */
+__u64 nh_entries = 0, nh_calls = 0;
+volatile __u64 nh_forgotten = 0, nh_calls_forgotten = 0;
 const volatile __u64 cfg_keep = 2048;
 
 /* The template of new entries. */
