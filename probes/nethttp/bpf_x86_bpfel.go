@@ -263,6 +263,7 @@ type bpfNhExe struct {
 		Header   uint16
 		Body     uint16
 		Response uint16
+		Len      uint16
 	}
 	ResStatus  uint16
 	ResClen    uint16
@@ -280,6 +281,7 @@ type bpfNhExe struct {
 	UrlPath    uint16
 	UrlRawPath uint16
 	UrlQuery   uint16
+	UrlLen     uint16
 	W_conn     uint16
 	HcRwc      uint16
 	Join       uint8
@@ -293,7 +295,7 @@ type bpfNhExe struct {
 	BrBuf      uint16
 	BrR        uint16
 	BrW        uint16
-	_          [6]byte
+	_          [2]byte
 	Net        struct {
 		_        structs.HostLayout
 		TlsConn  uint16
@@ -351,6 +353,7 @@ type bpfNhExe struct {
 			Header   uint16
 			Body     uint16
 			Response uint16
+			Len      uint16
 		}
 		CresStatus uint16
 		CresClen   uint16
@@ -364,7 +367,6 @@ type bpfNhExe struct {
 		CsCc       uint16
 		CcMaxList  uint16
 		Inject     uint16
-		_          [2]byte
 		End        [3]struct {
 			_     structs.HostLayout
 			Off   int32
@@ -389,6 +391,7 @@ type bpfNhExe struct {
 			Header   uint16
 			Body     uint16
 			Response uint16
+			Len      uint16
 		}
 		CresStatus uint16
 		CresClen   uint16
@@ -402,7 +405,6 @@ type bpfNhExe struct {
 		CsCc       uint16
 		CcMaxList  uint16
 		Inject     uint16
-		_          [2]byte
 		End        [3]struct {
 			_     structs.HostLayout
 			Off   int32

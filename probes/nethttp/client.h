@@ -126,8 +126,10 @@ enum client_kind {
 static __noinline int client_fill(struct nh_op *op, struct tr_goexe *ge, enum client_kind kind)
 {
 	struct nh_exe *e = bpf_map_lookup_elem(&nh_exes, &op->ev.hdr.exe_id);
+	struct nh_scratch *x = &call_of(op)->x;
 	const struct nh_creq *o;
 	__u64 req;
+	__u32 n;
 
 	if (!e)
 		return 0;
@@ -135,16 +137,25 @@ static __noinline int client_fill(struct nh_op *op, struct tr_goexe *ge, enum cl
 	if (kind == CLIENT_H1)
 		op->req = read_u64(op->req + e->treq_req);
 	req = op->req;
+	n = o->len;
+	asm volatile("%0 &= 511" : "+r"(n));
+	_Static_assert(REQ_MAX == 512, "mask above and below");
+	if (bpf_probe_read_user(x->obj, n, (void *)req)) {
+		count_lost(probe_id, LOST_READ);
+		return 0;
+	}
 	/* net/http gives HTTP/2 none but pooled connections here */
 	if (kind == CLIENT_H2 && e->dials)
 		op->ev.flags |= F_GOT_CONN;
-	op->ctx = read_u64(req + o->ctx + 8);
-	call_of(op)->hdr = read_u64(req + o->header);
-	call_of(op)->url = read_u64(req + o->url);
+	op->ctx = obj_u64(x, o->ctx + 8);
+	call_of(op)->hdr = obj_u64(x, o->header);
+	call_of(op)->url = obj_u64(x, o->url);
+	op->ev.req_size = obj_u64(x, o->clen);
+	op->ev.resp_size = -1;
 	if (!e->client_sane) {
 		enum nh_check bad;
 
-		put_gostr(op, S_METHOD, req + o->method);
+		put_field(op, x, S_METHOD, o->method);
 		put_gostr(op, S_SCHEME, call_of(op)->url + e->url_scheme);
 		bad = client_check(op, e, call_of(op)->url, op->ctx);
 		if (bad) {
@@ -154,34 +165,38 @@ static __noinline int client_fill(struct nh_op *op, struct tr_goexe *ge, enum cl
 	}
 	/* One call for both ways, which the verifier follows once: what tells them apart
 	 * afterwards is read from the map. */
-	scan_reset(&call_of(op)->x.scan, cfg_hdr_lens);
-	scan_headers(ge, &call_of(op)->x.scan, call_of(op)->hdr);
+	scan_reset(&x->scan, cfg_hdr_lens);
+	scan_headers(ge, &x->scan, call_of(op)->hdr);
 	client_trace(op, ge);
-	op->ev.req_size = read_u64(req + o->clen);
-	op->ev.resp_size = -1;
 	/* Not sampled: kept all the same, because its decision is handed on, and HTTP/2
 	 * below must not begin anew. */
 	if (!(op->ev.trace_flags & TRACE_FLAG_SAMPLED) && !cfg_count_all)
 		return 1;
-	if (!op->ev.str[S_SCHEME].len) {
-		put_gostr(op, S_METHOD, req + o->method);
-		put_gostr(op, S_SCHEME, call_of(op)->url + e->url_scheme);
+	if (!op->ev.str[S_SCHEME].len)
+		put_field(op, x, S_METHOD, o->method);
+	n = e->url_len;
+	asm volatile("%0 &= 511" : "+r"(n));
+	if (bpf_probe_read_user(x->obj, n, (void *)call_of(op)->url)) {
+		count_lost(probe_id, LOST_READ);
+		return 1;
 	}
-	put_gostr(op, S_HOST, call_of(op)->url + e->url_host);
+	if (!op->ev.str[S_SCHEME].len)
+		put_field(op, x, S_SCHEME, e->url_scheme);
+	put_field(op, x, S_HOST, e->url_host);
 	if ((cfg_body & WANT_REQUEST) && o->body != OFF_NONE)
 		body_given(op, e, req + o->body);
 	if (!(op->ev.trace_flags & TRACE_FLAG_SAMPLED) && !cfg_count_full)
 		return 1; /* only counted: metrics need no more */
-	put_gostr(op, S_URI, call_of(op)->url + e->url_raw_path);
+	put_field(op, x, S_URI, e->url_raw_path);
 	if (op->ev.str[S_URI].len)
 		op->ev.flags |= F_RAW_PATH;
 	else
-		put_gostr(op, S_URI, call_of(op)->url + e->url_path);
-	put_gostr(op, S_QUERY, call_of(op)->url + e->url_query);
-	if (read_u64(call_of(op)->url + e->url_user))
+		put_field(op, x, S_URI, e->url_path);
+	put_field(op, x, S_QUERY, e->url_query);
+	if (obj_u64(x, e->url_user))
 		op->ev.flags |= F_USERINFO;
 	put_resend(op, e, o->response);
-	put_captured(op, &call_of(op)->x.scan);
+	put_captured(op, &x->scan);
 	return 1;
 }
 

@@ -55,6 +55,7 @@ func encodeExe(p *probe.Placed) *bpfNhExe {
 	}
 	v.Creq.Method, v.Creq.Url, v.Creq.Ctx = v.ReqMethod, v.ReqUrl, v.ReqCtx
 	v.Creq.Clen, v.Creq.Header, v.Creq.Response = v.ReqClen, v.ReqHeader, o(req("Response"))
+	v.Creq.Len = extent(0, v.Creq.Method, v.Creq.Url, v.Creq.Ctx, v.Creq.Clen, v.Creq.Header)
 	setBodies(v, p)
 	v.PcBw, v.BwBuf, v.BwN = o(pconn("bw")), o(probe.Std("bufio.Writer", "buf")), o(probe.Std("bufio.Writer", "n"))
 	v.Inject = flag(p.Groups[groupWrite])
@@ -71,6 +72,7 @@ func encodeExe(p *probe.Placed) *bpfNhExe {
 	setLocs(v.MatchEnd[:], p.Points["mux_match"])
 
 	v.ReqLen = extent(0, v.ReqMethod, v.ReqUrl, v.ReqHeader, v.ReqHost, v.ReqRemote, v.ReqUri, v.ReqTls, v.ReqClen, v.ReqCtx)
+	v.UrlLen = extent(0, v.UrlScheme, v.UrlUser, v.UrlHost, v.UrlPath, v.UrlRawPath, v.UrlQuery)
 	v.W_first = min(v.W_status, v.W_written, v.W_wroteHeader)
 	v.W_len = extent(v.W_first, v.W_status, v.W_written, v.W_wroteHeader)
 	t := stdH2(p.Exe.GoVersion().Minor)
@@ -86,6 +88,7 @@ func encodeExe(p *probe.Placed) *bpfNhExe {
 		}
 		h.Creq.Body = uint16(probe.OffNone)
 		h.Creq.Header, h.CcMaxList = o(t.field(t.creq, "Header")), o(t.field(t.cc, "peerMaxHeaderListSize"))
+		h.Creq.Len = extent(0, h.Creq.Method, h.Creq.Url, h.Creq.Ctx, h.Creq.Clen, h.Creq.Header)
 		h.CresHeader = uint16(probe.OffNone)
 		if t.cres == "net/http.Response" {
 			h.CresHeader = v.ResMinor + 8 // Header is what follows ProtoMinor

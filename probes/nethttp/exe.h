@@ -13,6 +13,7 @@ struct nh_creq {
 	__u16 method, url, ctx, clen, header;
 	__u16 body;     /* OFF_NONE if it is not looked at */
 	__u16 response; /* the redirect that led to it, OFF_NONE if it does not say */
+	__u16 len;      /* how much of it holds what is wanted of every request */
 };
 
 /* Offsets of one kind of HTTP/2 server and client (bundled or golang.org/x/net). */
@@ -65,6 +66,7 @@ struct nh_exe {
 	__u16 pc_conn, pc_alt, pc_bw;
 	__u16 bw_buf, bw_n; /* bufio.Writer */
 	__u16 url_scheme, url_user, url_host, url_path, url_raw_path, url_query;
+	__u16 url_len; /* how much of it holds those */
 	__u16 w_conn, hc_rwc; /* response.conn, conn.rwc */
 	__u8 join;            /* 1: connections are joined */
 	__u8 inject;          /* 1: headers of HTTP/1 are written */
