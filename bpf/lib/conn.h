@@ -55,14 +55,15 @@ struct tr_conn {
 	__u8 tls;    /* what goes over the connection is encrypted */
 	__u8 seen;   /* kernel mode: the connection is in its socket map */
 	__u8 kernel; /* HAND_KERNEL of the process */
-	__u8 pad;
+	__u8 nat;    /* the connection is in tr_nat */
 	__u32 tgid, fd; /* whose socket it is; the number is good only while it is open */
 	__u32 rcv;      /* the server's next byte that the client had not read when it said so */
-	__u32 pad2;
+	__u32 pad;
+	__u64 sk; /* the client's struct sock */
 };
 
 /* Inserted by the client's side of a probe, read by the server's. An HTTP/1
- * connection has one entry that is overwritten; a stream's is deleted when taken.
+ * connection has one entry that is written in place; a stream's is deleted when taken.
  * LRU: what no watched server takes goes in time. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -106,7 +107,7 @@ static __always_inline void said_set(__u16 port)
 	__u32 zero = 0;
 	struct tr_saidports *p = bpf_map_lookup_elem(&tr_said, &zero);
 
-	if (p)
+	if (p && !p->said[port]) /* other processors read it */
 		p->said[port] = 1;
 }
 
@@ -260,7 +261,40 @@ static __noinline int conn_remember(struct conn_sock *c)
 	if (!as || as->server_port != c->key.server_port || as->server[3] != c->key.server[3])
 		bpf_map_update_elem(&tr_nat, &c->isn, &c->key, BPF_ANY);
 	c->key.stream = stream;
-	return 0;
+	return 1;
+}
+
+/* Client: put c->val under c->key. What the same connection's last request said is written
+ * over, which costs a fraction of an LRU map's update; its server has had that request,
+ * or never will. Should the entry be another connection's by now, the sequence numbers in it
+ * are of no use to that one's server. */
+static __noinline int conn_say(struct conn_sock *c)
+{
+	struct tr_conn *v = bpf_map_lookup_elem(&tr_conns, &c->key);
+	bool same = v && v->sk == c->val.sk && c->val.seq - v->seq < JOIN_WINDOW;
+
+	if (!c->key.netns)
+		c->val.nat = (same && v->nat) || conn_remember(c);
+	if (!same)
+		return !bpf_map_update_elem(&tr_conns, &c->key, &c->val, BPF_ANY);
+	v->used = 1; /* nobody takes what is half written */
+	barrier();
+	v->trace_id[0] = c->val.trace_id[0];
+	v->trace_id[1] = c->val.trace_id[1];
+	v->span_id = c->val.span_id;
+	v->said_ns = c->val.said_ns;
+	v->trace_flags = c->val.trace_flags;
+	v->seq = c->val.seq;
+	v->rcv = c->val.rcv;
+	v->tls = c->val.tls;
+	v->kernel = c->val.kernel;
+	v->seen = 0;
+	v->nat = c->val.nat;
+	v->tgid = c->val.tgid;
+	v->fd = c->val.fd;
+	barrier();
+	v->used = 0;
+	return 1;
 }
 
 /* Client: the connection of fd carries this span's request next. The caller has set
@@ -277,16 +311,13 @@ static __always_inline bool conn_announce(struct conn_sock *c, __u32 fd, __u32 s
 	READ_TCP(c->val.rcv, tp, copied_seq);
 	c->val.used = 0;
 	c->val.seen = 0;
+	c->val.nat = 0;
 	c->val.pad = 0;
-	c->val.pad2 = 0;
+	c->val.sk = c->sk;
 	c->val.tgid = bpf_get_current_pid_tgid() >> 32;
 	c->val.fd = fd;
 	said_set(c->key.client_port);
-	if (bpf_map_update_elem(&tr_conns, &c->key, &c->val, BPF_ANY))
-		return false;
-	if (!c->key.netns)
-		conn_remember(c);
-	return true;
+	return conn_say(c);
 }
 
 /* Whether what was announced, c->val, is of this connection and still to be taken. */
@@ -317,7 +348,7 @@ static __noinline int conn_match(struct conn_sock *c)
 	if (!conn_agrees(c))
 		return 0;
 	v = bpf_map_lookup_elem(&tr_conns, &c->key);
-	if (!v || v->said_ns != c->val.said_ns || v->span_id != c->val.span_id)
+	if (!v || v->used || v->said_ns != c->val.said_ns || v->span_id != c->val.span_id)
 		return 0;
 	v->used = 1;
 	return 1;

@@ -229,11 +229,12 @@ type bpfTrConn struct {
 	Tls        uint8
 	Seen       uint8
 	Kernel     uint8
-	Pad        uint8
+	Nat        uint8
 	Tgid       uint32
 	Fd         uint32
 	Rcv        uint32
-	Pad2       uint32
+	Pad        uint32
+	Sk         uint64
 }
 
 type bpfTrConnkey struct {
