@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"crypto/tls"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -110,6 +112,22 @@ func TestRedis(t *testing.T) {
 			}
 			checkCanary(t, agent.Since(0))
 		})
+	}
+}
+
+// TestRedisTLS: below TLS redigo's connections lead to the server just as well.
+func TestRedisTLS(t *testing.T) {
+	cert, _ := harness.Certificate(t)
+	proxy := startMongoProxy(t, harness.StartRedis(t).Addr, &tls.Config{Certificates: []tls.Certificate{cert}})
+	tg := harness.StartTarget(t, redisTarget.Path(t), "-redis-tls", proxy.addr, "-db", "3")
+	agent := harness.Trace(t, tg)
+	harness.Get(t, tg.URL("/redigo-tls/set")) // dials
+	agent.Settle(agent.Mark(), 0, tg)
+	mark := agent.Mark()
+	harness.Get(t, tg.URL("/redigo-tls/set"))
+	got := harness.Of(agent.Settle(mark, 2, tg), harness.Kind("client"))
+	if len(got) != 1 || net.JoinHostPort(got[0].Attr("server.address"), got[0].Attr("server.port")) != proxy.addr || got[0].Attr("db.namespace") != "3" {
+		t.Errorf("%v, want one to database 3 at %s", got, proxy.addr)
 	}
 }
 

@@ -1,5 +1,5 @@
 // Command redis is a program whose HTTP requests make Redis calls, one route for
-// each library and kind of call: GET /{v8|v9|redigo}/{call}?db=N. It knows nothing
+// each library and kind of call: GET /{v8|v9|redigo|redigo-tls}/{call}?db=N. It knows nothing
 // of the agent. main.go serves; calls are in goredis.go and redigo.go.
 package main
 
@@ -16,6 +16,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/gomodule/redigo/redis"
 )
 
 // canary is in every key and value that a call sends.
@@ -29,6 +31,7 @@ type library interface {
 
 func main() {
 	addr := flag.String("redis", "127.0.0.1:6379", "address of the server")
+	encrypted := flag.String("redis-tls", "127.0.0.1:6380", "address of the server with TLS, whatever its certificate")
 	db := flag.Int("db", 0, "database number")
 	flag.Parse()
 
@@ -36,6 +39,8 @@ func main() {
 		"v8":     newV8(*addr, *db),
 		"v9":     newV9(*addr, *db),
 		"redigo": newRedigo(*addr, *db),
+
+		"redigo-tls": newRedigo(*encrypted, *db, redis.DialUseTLS(true), redis.DialTLSSkipVerify(true)),
 	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

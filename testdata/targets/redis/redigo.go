@@ -10,11 +10,12 @@ import (
 
 type redigo struct{ p *redis.Pool }
 
-func newRedigo(addr string, db int) library {
+func newRedigo(addr string, db int, options ...redis.DialOption) library {
+	options = append(options, redis.DialDatabase(db))
 	return &redigo{&redis.Pool{
 		MaxIdle: 64, MaxActive: 64, Wait: true,
 		Dial: func() (redis.Conn, error) {
-			return redis.Dial("tcp", addr, redis.DialDatabase(db))
+			return redis.Dial("tcp", addr, options...)
 		},
 	}}
 }
