@@ -31,7 +31,7 @@ type decoder struct {
 	parser *mongo.Parser
 	peers  map[string]peer
 	attrs  attrs // of the command in work
-	// When what zstd compresses and decompresses was asked for.
+	// When what is compressed, or was, was asked for.
 	packs, unpacks probe.Asking
 
 	duration *telemetry.DurationOf
@@ -80,13 +80,16 @@ func parseRecord(raw []byte) (record, error) {
 	return r, nil
 }
 
-// ask has commands looked at before they are compressed, and replies after they have been
-// decompressed, if this one's error says that it is needed.
-func (d *decoder) ask(exeID uint32, nowNs uint64, reqErr, replyErr error) {
-	if errors.Is(reqErr, mongo.ErrCut) && d.packs.Due(exeID, nowNs) {
+// askPlain has commands looked at before they are compressed.
+func (d *decoder) askPlain(exeID uint32, nowNs uint64) {
+	if d.packs.Due(exeID, nowNs) {
 		d.env.SetPoint(exeID, true, drivers[0].pack(), drivers[1].pack())
 	}
-	if errors.Is(replyErr, mongo.ErrCut) && d.unpacks.Due(exeID, nowNs) {
+}
+
+// askUnpacked has replies looked at after they have been decompressed.
+func (d *decoder) askUnpacked(exeID uint32, nowNs uint64) {
+	if d.unpacks.Due(exeID, nowNs) {
 		d.env.SetPoint(exeID, true, drivers[0].unpack(), drivers[1].unpack())
 	}
 }
@@ -96,6 +99,9 @@ func (d *decoder) ask(exeID uint32, nowNs uint64, reqErr, replyErr error) {
 func (d *decoder) command(rec event.Record, r *record, emit func(*telemetry.Operation)) error {
 	req, reqErr := d.parser.Request(r.request, r.end)
 	var replyErr error
+	if errors.Is(reqErr, mongo.ErrCut) || reqErr == nil && req.Compressed() && req.Uncounted() {
+		d.askPlain(rec.ExeID, r.EndNs)
+	}
 	if reqErr != nil {
 		req = mongo.Request{Command: mongo.Other, Documents: -1}
 	}
@@ -114,7 +120,11 @@ func (d *decoder) command(rec event.Record, r *record, emit func(*telemetry.Oper
 		a.network(&info)
 	case len(r.reply) > 0:
 		var reply mongo.Reply
-		if reply, replyErr = d.parser.ReplyTo(r.reply, req.Command); replyErr != nil {
+		reply, replyErr = d.parser.ReplyTo(r.reply, req.Command)
+		if errors.Is(replyErr, mongo.ErrCut) || replyErr == nil && reply.Compressed() && reply.Uncounted {
+			d.askUnpacked(rec.ExeID, r.EndNs)
+		}
+		if replyErr != nil {
 			break
 		}
 		if reqErr == nil && reply.ResponseTo != req.RequestID {
@@ -124,9 +134,6 @@ func (d *decoder) command(rec event.Record, r *record, emit func(*telemetry.Oper
 			reply.Returned = int(r.got)
 		}
 		a.reply(&reply, d.cfg.QueryText == mongo.TextFull)
-	}
-	if reqErr != nil || replyErr != nil {
-		d.ask(rec.ExeID, r.EndNs, reqErr, replyErr)
 	}
 	op.Attributes = a.list
 	d.duration.Measure(op)

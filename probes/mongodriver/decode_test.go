@@ -203,6 +203,18 @@ func TestUndecodable(t *testing.T) {
 		binary.LittleEndian.PutUint32(out, uint32(len(out))+missing)
 		return out
 	}
+	insert := message(t, 7, 0, bson.D{{Key: "insert", Value: "o"}, {Key: "$db", Value: "shop"}, {Key: "documents", Value: bson.A{bson.D{{Key: "a", Value: 1}}, bson.D{{Key: "a", Value: 2}}}}})
+	batch := message(t, 1, 7, bson.D{{Key: "cursor", Value: bson.D{{Key: "firstBatch", Value: bson.A{bson.D{{Key: "a", Value: 1}}, bson.D{{Key: "a", Value: 2}}}}}}})
+	snappy := func(b []byte) []byte { // all but the last bytes of a message, as one literal
+		out := append([]byte(nil), b[:16]...)
+		binary.LittleEndian.PutUint32(out[12:], 2012)
+		out = binary.LittleEndian.AppendUint32(out, 2013)
+		out = binary.LittleEndian.AppendUint32(out, uint32(len(b)-16))
+		out = append(out, 1, byte(len(b)-16)|0x80, byte((len(b)-16)>>7), 60<<2, byte(len(b)-16-1))
+		out = append(out, b[16:]...)
+		binary.LittleEndian.PutUint32(out, uint32(len(out)))
+		return out[:len(out)-8]
+	}
 	for _, c := range []struct {
 		what, name     string
 		request, reply []byte
@@ -211,11 +223,13 @@ func TestUndecodable(t *testing.T) {
 		{"the beginning of a reply", "buildInfo admin", info, packed(ok, 2000), []string{"v1_unpack", "v2_unpack"}},
 		{"the beginning of a command", "_OTHER", packed(info, 2000), ok, []string{"v1_pack", "v2_pack"}},
 		{"both", "_OTHER", packed(info, 2000), packed(ok, 2000), []string{"v1_pack", "v2_pack", "v1_unpack", "v2_unpack"}},
+		{"a batch and its beginning", "insert o", snappy(insert), snappy(batch), []string{"v1_pack", "v2_pack", "v1_unpack", "v2_unpack"}},
+		{"no batch", "buildInfo", snappy(info), snappy(ok), nil},
 		{"broken, but all there", "_OTHER", packed(info, 0), packed(ok, 0), nil},
 	} {
 		ops, asked, err := decodeAsking(t, raw(nil, c.request, c.reply), mongo.TextShape)
-		if err == nil {
-			t.Errorf("%s: not counted", c.what)
+		if (err == nil) != strings.Contains(c.what, "batch") {
+			t.Errorf("%s: error %v", c.what, err)
 		}
 		if len(ops) != 1 || ops[0].Name != c.name || len(ops[0].Measurements) != 1 {
 			t.Errorf("%s: %v", c.what, ops)

@@ -7,7 +7,7 @@
  *   end     in (*connection).readWireMessage, the branch after read
  *   or      in writeWireMessage, at transformNetworkError: the write has failed
  *   or      in (*Operation).moreToComeRoundTrip, after the write: no reply is wanted
- * and, attached when user space has met what it cannot read, with zstd:
+ * and, attached when user space has met what it cannot read, or not count, compressed:
  *   pack    in (*Connection).CompressWireMessage, at the call of CompressPayload
  *   end     in Operation.decompressWireMessage, the branch after DecompressPayload
  * A driver's goroutine writes and reads one command at a time, so the goroutine is the
@@ -17,7 +17,7 @@
  * Lost by design: the number of documents past MAX_DOCS.
  * Minimum kernel: 5.10. Maps: mg_ops, mg_exes; tr_*.
  */
-#include "zstd.h"
+#include "packed.h"
 
 /* The scratch is where an error would be: in a line of memory that is written anyway. */
 static __always_inline void put_addr(struct mg_op *op, __u64 addr)
@@ -179,15 +179,15 @@ int mg_no_reply(struct pt_regs *ctx)
 
 /* in func (c *Connection) CompressWireMessage(src, dst []byte) ([]byte, error), at the call of
  * func CompressPayload(in []byte, opts CompressionOpts) ([]byte, error)
- * AX BX CX in: src behind its header; DI opts.Compressor. src's buffer may have another
- * message in it when this one is written. */
+ * AX BX CX in: src behind its header. src's buffer may have another message in it when this
+ * one is written. */
 SEC("uprobe")
 int mg_pack(struct pt_regs *ctx)
 {
 	struct mg_op *op;
 	struct tr_who w;
 
-	if ((__u8)GO_ARG3(ctx) != ZSTD || !who_runs(&w, ctx))
+	if (!who_runs(&w, ctx))
 		return 0;
 	op = next_op(&w);
 	if (op)

@@ -33,10 +33,7 @@
 #define OP_COMPRESSED 2012
 #define OP_MSG        2013
 #define MSG_BODY      21 /* header, flags, kind 0 */
-/* In an OP_COMPRESSED, behind the header. */
-#define OPCODE_AT     16 /* the original one */
-#define COMPRESSOR_AT 24
-#define ZSTD          3
+#define OPCODE_AT     16 /* in an OP_COMPRESSED the original opcode, behind the header */
 
 enum mongo_event_type {
 	MG_COMMAND = 1,

@@ -87,8 +87,8 @@ func (d driver) check(p *probe.Placed) error {
 	return nil
 }
 
-// pack and unpack are the points that see what zstd compresses and decompresses. They are
-// attached when there is a message that cannot be read without.
+// pack and unpack are the points that see what is compressed and has been decompressed. They
+// are attached when there is a message that cannot be read, or counted, without.
 func (d driver) pack() string   { return d.group + "_pack" }
 func (d driver) unpack() string { return d.group + "_unpack" }
 
@@ -114,11 +114,11 @@ func (d driver) points() []probe.Point {
 		{Name: d.unpack(), Program: "mg_unpack_" + d.group, Group: d.group, Optional: true,
 			Site: probe.Site{Kind: probe.AfterCall, Funcs: []string{d.module + "/x/mongo/driver.Operation.decompressWireMessage"},
 				Callees: []string{d.module + "/x/mongo/driver.DecompressPayload"}, Results: unpackResults},
-			Lost: "outcomes in replies that zstd makes more than a kilobyte of"},
+			Lost: "outcomes in replies of more than a kilobyte that are compressed with zstd"},
 		{Name: d.pack(), Program: "mg_pack", Group: d.group, Optional: true,
 			Site: probe.Site{Kind: probe.CallSite, Funcs: []string{d.module + "/x/mongo/driver/topology.(*Connection).CompressWireMessage"},
 				Callees: []string{d.module + "/x/mongo/driver.CompressPayload"}},
-			Lost: "names of commands that zstd makes more than a kilobyte of"},
+			Lost: "names of commands of more than a kilobyte that are compressed with zstd"},
 	}
 }
 

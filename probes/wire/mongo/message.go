@@ -37,6 +37,9 @@ type Header struct {
 	opcode     int32
 }
 
+// Compressed says that what was parsed had been compressed.
+func (h Header) Compressed() bool { return h.opcode == opCompressed }
+
 // ParseHeader reads the first 16 bytes of a message.
 func ParseHeader(b []byte) (Header, error) {
 	if len(b) < headerLen {

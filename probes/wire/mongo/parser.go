@@ -46,6 +46,9 @@ func (r *Request) Monitoring() bool {
 	return false
 }
 
+// Uncounted says that there is, or should be, a batch, and that its size is not known.
+func (r *Request) Uncounted() bool { return r.Documents < 0 && batches[r.Command] != "" }
+
 // Other is the name of commands and keys that do not look like one.
 const Other = "_OTHER"
 

@@ -28,6 +28,8 @@ type Reply struct {
 	N, Modified, Upserted int64
 	// Returned is the number of documents in the batch, or of values.
 	Returned int
+	// Uncounted: there is such a batch, and its size is not known.
+	Uncounted bool `json:"-"`
 }
 
 // Reply parses a server's message or its beginning.
@@ -81,7 +83,7 @@ func (p *Parser) readReply(r *Reply, e *element) {
 		readCursor(r, e)
 	case "values":
 		if e.typ == bsoncore.TypeArray {
-			r.Returned = countElements(e.val)
+			r.count(e.val)
 		}
 	case "lastErrorObject":
 		readLastError(r, e)
@@ -119,9 +121,15 @@ func readCursor(r *Reply, cursor *element) {
 	var e element
 	for w := walk(cursor.val); w.next(&e); {
 		if e.typ == bsoncore.TypeArray && (e.is("firstBatch") || e.is("nextBatch")) {
-			r.Returned = countElements(e.val)
+			r.count(e.val)
 		}
 	}
+}
+
+// count counts the batch.
+func (r *Reply) count(batch []byte) {
+	r.Returned = countElements(batch)
+	r.Uncounted = r.Returned < 0
 }
 
 // readResults: the cursor of the command bulkWrite has what became of each write.

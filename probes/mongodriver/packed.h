@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0 OR Apache-2.0 */
 /*
- * zstd.h - commands and replies that zstd compresses. From the beginning of such a message
- * nothing can be had, so a command is looked at before it is compressed, and a reply after
- * it has been decompressed, in programs where user space has met a message that it could
- * not read.
+ * packed.h - commands and replies that are compressed. The beginning of such a message may
+ * not say all, and of zstd's says nothing, so a command is looked at before it is compressed,
+ * and a reply after it has been decompressed, in programs where user space has met a message
+ * of which that is needed.
  */
-#ifndef MG_ZSTD_H
-#define MG_ZSTD_H
+#ifndef MG_PACKED_H
+#define MG_PACKED_H
 
 #include "message.h"
 
@@ -18,13 +18,10 @@ static __always_inline bool is_plain(const struct mg_op *op)
 	       u32_at(&op->head[12]) == OP_COMPRESSED;
 }
 
-/* A reply that user space cannot read, because all of it were needed. */
 static __noinline int is_packed(struct mg_op *op, __u64 wm)
 {
-	__u8 *b = op->head;
-
-	return !bpf_probe_read_user(b, 32, (void *)wm) && u32_at(&b[12]) == OP_COMPRESSED &&
-	       b[COMPRESSOR_AT] == ZSTD;
+	return !bpf_probe_read_user(op->head, 32, (void *)wm) &&
+	       u32_at(&op->head[12]) == OP_COMPRESSED;
 }
 
 /* The entry of the goroutine's next command. */
