@@ -235,7 +235,8 @@ func hits(before, after map[string]float64) map[string]int {
 }
 
 // checkHits: two hits per served request, three per call. Before Go 1.22 a request's
-// route costs one more. Writing a header costs one more.
+// route costs one more. Writing a header costs one more. What a connection costs is not a
+// call's.
 func (ch *chain) checkHits(t *testing.T, got map[string]int, p proto, memory bool, facts map[string]any) {
 	t.Helper()
 	const calls = 2 * requests
@@ -250,9 +251,10 @@ func (ch *chain) checkHits(t *testing.T, got map[string]int, p proto, memory boo
 		case "server_start", "server_end", "h2_server_end":
 		case "mux_match": // before Go 1.22 once per request
 			matched = n
-		case "conn_end": // once per connection
+		case "conn_end", "dial_start", "dial_end", "dialled", "tls_start": // once per connection
+			// A call may come before the last one's connection is back in the pool.
 			if n > 4 {
-				t.Errorf("%d connections ended: %v", n, got)
+				t.Errorf("%d connections were made or ended: %v", n, got)
 			}
 		default:
 			others += n
