@@ -12,6 +12,7 @@
 #                                       runs that are done in pieces
 #   TRACER_TEST_PATIENCE=N              stretches time limits, for a machine that is busy
 #   MINUTES=18                          how long a kernel's tests may take
+#   JOBS=1                              how many virtual machines run at the same time
 #   BUILT="amd64 arm64"                 takes what the last run built for these
 #   TRACER_BYTES_REQUESTS=N ...         how much TestBytes and TestMemoryChain do
 set -euo pipefail
@@ -20,7 +21,7 @@ cd "$(dirname "$0")/../.."
 . scripts/env.sh
 
 if [ $# = 0 ]; then
-  sed -n '2,18p' "$0" >&2
+  sed -n '2,19p' "$0" >&2
   exit 2
 fi
 versions=${GO_VERSIONS:-1.18.10 1.23.12 1.26.8}
@@ -84,16 +85,16 @@ if [ -n "${TRACER_BYTES_REQUESTS:-}" ] && [ -n "${amd64:-}" ] && [ "$(uname -m)"
   settings+=(-e TRACER_BYTES_PLAIN=/plain.gob)
 fi
 
-failed=()
-for name in "$@"; do
-  arch=amd64 words='' only=${RUN:-}
+# one runs the tests inside a kernel; its status is 0 when they passed.
+one() {
+  local name=$1 arch=amd64 words='' only=${RUN:-} said package status
   case $name in
     *-arm64) arch=arm64 only=${RUN:-TestLoadAll} ;;
     *-lockdown) words=lockdown=integrity ;;
   esac
   said=$out/$name${PART:+.$PART}
   echo "== kernel $name ($(date -u +%H:%M:%S))"
-  package=$(scripts/vm/kernel.sh "${name%%-*}" $arch)
+  package=$(scripts/vm/kernel.sh "${name%%-*}" $arch) || return
   # A guest that dies in the middle was tripped by the emulation as a rule: once more. What
   # we did to it dies again.
   for try in 1 2 3; do
@@ -108,13 +109,26 @@ for name in "$@"; do
   done
   sed -n 's/^@@result //p' "$said.log" >"$said.jsonl"
   if [ "$status" = 0 ] && grep -q '"outcome":"pass"' "$said.jsonl"; then
+    echo "== kernel $name passed ($(date -u +%H:%M:%S))"
     grep -E '^ *--- (PASS|SKIP)' "$said.log"
-  else
-    grep -v '^tracer_agent_\|^# ' "$said.log" | tail -n 200
-    echo "matrix: kernel $name failed with status $status; all of it: $said.log" >&2
-    failed+=("$name")
+    return 0
   fi
+  grep -v '^tracer_agent_\|^# ' "$said.log" | tail -n 200
+  echo "matrix: kernel $name failed with status $status; all of it: $said.log" >&2
+  return 1
+}
+
+failed=() running=()
+reap() {
+  wait "${running[0]#*=}" || failed+=("${running[0]%%=*}")
+  running=("${running[@]:1}")
+}
+for name in "$@"; do
+  if [ ${#running[@]} -ge "${JOBS:-1}" ]; then reap; fi
+  one "$name" &
+  running+=("$name=$!")
 done
+while [ ${#running[@]} -gt 0 ]; do reap; done
 if [ ${#failed[@]} -gt 0 ]; then
   echo "matrix: failed on ${failed[*]}" >&2
   exit 1

@@ -1,5 +1,6 @@
 // Command compat writes docs/COMPATIBILITY.md from what the tests in other kernels
-// said: files KERNEL.jsonl and KERNEL.PART.jsonl, made by scripts/vm/matrix.sh.
+// said: files KERNEL.jsonl and KERNEL.PART.jsonl, made by scripts/vm/matrix.sh, of which
+// the newest counts.
 package main
 
 import (
@@ -14,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // result is a line that test/kernels prints.
@@ -61,12 +63,9 @@ func run(in, out string) error {
 }
 
 func read(dir string) ([]guest, error) {
-	files, err := filepath.Glob(filepath.Join(dir, "*.jsonl"))
+	files, err := oldestFirst(dir)
 	if err != nil {
 		return nil, err
-	}
-	if len(files) == 0 {
-		return nil, fmt.Errorf("%s has no results: run scripts/vm/matrix.sh first", dir)
 	}
 	type key struct{ kernel, arch, lockdown string }
 	at := map[key]int{}
@@ -88,7 +87,7 @@ func read(dir string) ([]guest, error) {
 				at[k] = i
 				guests = append(guests, guest{kernel: r.Kernel, arch: r.Arch, lockdown: r.Lockdown})
 			}
-			guests[i].results = append(guests[i].results, r)
+			guests[i].take(r)
 		}
 	}
 	slices.SortFunc(guests, func(a, b guest) int {
@@ -96,6 +95,36 @@ func read(dir string) ([]guest, error) {
 			strings.Compare(a.lockdown, b.lockdown))
 	})
 	return guests, nil
+}
+
+// oldestFirst lists the files with results, what was written last at the end.
+func oldestFirst(dir string) ([]string, error) {
+	files, err := filepath.Glob(filepath.Join(dir, "*.jsonl"))
+	if err != nil {
+		return nil, err
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("%s has no results: run scripts/vm/matrix.sh first", dir)
+	}
+	written := map[string]time.Time{}
+	for _, name := range files {
+		info, err := os.Stat(name)
+		if err != nil {
+			return nil, err
+		}
+		written[name] = info.ModTime()
+	}
+	slices.SortFunc(files, func(a, b string) int { return written[a].Compare(written[b]) })
+	return files, nil
+}
+
+// take adds a result; what the same test said before, in another run, holds no more.
+// TestBytes is done in pieces.
+func (g *guest) take(r result) {
+	if !strings.HasPrefix(r.Test, "TestBytes/") {
+		g.results = slices.DeleteFunc(g.results, func(old result) bool { return old.Test == r.Test && old.Go == r.Go })
+	}
+	g.results = append(g.results, r)
 }
 
 // numbers are the first two of a kernel's release.
