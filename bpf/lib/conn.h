@@ -50,12 +50,12 @@ struct tr_conn {
 	__u64 span_id;
 	__u64 said_ns;
 	__u32 trace_flags;
-	__u32 seq;   /* the client's next byte when it said so */
-	__u32 used;  /* a server has taken it */
-	__u8 tls;    /* what goes over the connection is encrypted */
-	__u8 seen;   /* kernel mode: the connection is in its socket map */
-	__u8 kernel; /* HAND_KERNEL of the process */
-	__u8 nat;    /* the connection is in tr_nat */
+	__u32 seq;      /* the client's next byte when it said so */
+	__u32 used;     /* a server has taken it */
+	__u8 tls;       /* what goes over the connection is encrypted */
+	__u8 seen;      /* kernel mode: the connection is in its socket map */
+	__u8 kernel;    /* HAND_KERNEL of the process */
+	__u8 nat;       /* the connection is in tr_nat */
 	__u32 tgid, fd; /* whose socket it is; the number is good only while it is open */
 	__u32 rcv;      /* the server's next byte that the client had not read when it said so */
 	__u32 pad;

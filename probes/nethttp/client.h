@@ -241,8 +241,9 @@ static __noinline struct nh_op *client_new(struct tr_gokey *key, struct tr_proc 
 	if (op) {
 		c = call_of(op);
 		__builtin_memset(op, 0, __builtin_offsetof(struct nh_op, ev.tail));
-		__builtin_memset(&c->conn, 0, __builtin_offsetof(struct nh_call, x) -
-						      __builtin_offsetof(struct nh_call, conn));
+		__builtin_memset(&c->conn, 0,
+				 __builtin_offsetof(struct nh_call, x) -
+					 __builtin_offsetof(struct nh_call, conn));
 		c->x.io.c.sk = 0;
 	} else {
 		op = op_insert(&nh_client, key);

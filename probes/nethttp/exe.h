@@ -66,7 +66,7 @@ struct nh_exe {
 	__u16 pc_conn, pc_alt, pc_bw;
 	__u16 bw_buf, bw_n; /* bufio.Writer */
 	__u16 url_scheme, url_user, url_host, url_path, url_raw_path, url_query;
-	__u16 url_len; /* how much of it holds those */
+	__u16 url_len;        /* how much of it holds those */
 	__u16 w_conn, hc_rwc; /* response.conn, conn.rwc */
 	__u8 join;            /* 1: connections are joined */
 	__u8 inject;          /* 1: headers of HTTP/1 are written */

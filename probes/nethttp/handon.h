@@ -106,7 +106,8 @@ static __noinline int writer_fill(struct nh_writer *w, struct tr_gokey *key, __u
 	key->id = caller;
 	op = bpf_map_lookup_elem(&nh_client, key);
 	key->id = writer;
-	if (!op || !op->open || (op->ev.flags & F_H2 ? call_of(op)->h2req : call_of(op)->bw) != what)
+	if (!op || !op->open ||
+	    (op->ev.flags & F_H2 ? call_of(op)->h2req : call_of(op)->bw) != what)
 		return 0;
 	w->start_ns = bpf_ktime_get_ns();
 	w->op_start_ns = op->ev.start_ns;
