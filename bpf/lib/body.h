@@ -20,6 +20,7 @@ enum tr_body_kind {
 	BODY_RESPONSE,    /* HTTP/1: as it is on the wire, with its head */
 	BODY_PIECE,       /* of a request, in order, what the handler gets */
 	BODY_ANSWER,      /* of a response, in order, what the handler gives */
+	BODY_AT = 16,     /* shift of the offset of a piece, which is above its kind */
 };
 
 enum tr_body_want {
@@ -38,8 +39,8 @@ struct tr_body {
 	__u64 goid;
 	__u64 start_ns; /* of the operation */
 	__s64 size;     /* of the whole body; -1: not known */
-	__u32 kind;
-	__u32 len; /* of raw */
+	__u32 kind;     /* and offset, see BODY_AT */
+	__u32 len;      /* of raw */
 	__u8 raw[BODY_MAX];
 };
 

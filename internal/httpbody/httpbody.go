@@ -62,6 +62,8 @@ const (
 	Response                 // HTTP/1: as it is on the wire, with its head
 	Piece                    // of a request, in order, what the handler gets
 	Answer                   // of a response, in order, what the handler gives
+
+	offsetShift = 16 // of a piece's offset, above its kind
 )
 
 const (
@@ -151,7 +153,8 @@ func (b *Open) Take(rec event.Record) error {
 	ne := binary.NativeEndian
 	head, raw := rec.Raw[event.HeaderLen:headLen], rec.Raw[headLen:]
 	key := Key{rec.PID, ne.Uint64(head), ne.Uint64(head[8:])}
-	size, kind, n := int64(ne.Uint64(head[16:])), Kind(ne.Uint32(head[24:])), ne.Uint32(head[28:])
+	size, what, n := int64(ne.Uint64(head[16:])), ne.Uint32(head[24:]), ne.Uint32(head[28:])
+	kind, offset := Kind(what&(1<<offsetShift-1)), int(what>>offsetShift)
 	if uint64(n) > uint64(len(raw)) {
 		return fmt.Errorf("%w: body of %d bytes in a record of %d", probe.ErrRecord, n, len(rec.Raw))
 	}
@@ -184,9 +187,9 @@ func (b *Open) Take(rec event.Record) error {
 	case Response:
 		at.response = b.wire(at, raw)
 	case Piece:
-		b.piece(&at.given, raw, size)
+		b.piece(&at.given, raw, size, offset)
 	case Answer:
-		b.piece(&at.answered, raw, size)
+		b.piece(&at.answered, raw, size, offset)
 	}
 	b.unread += at.unread()
 	return nil
@@ -228,15 +231,15 @@ func (b *Open) begin(at *body, raw []byte, size int64) {
 	}
 }
 
-// piece adds what has come of a body. More than its programs send is not kept.
-func (b *Open) piece(to **pieces, raw []byte, size int64) {
+// piece adds what has come of a body: nothing behind a gap, and no more than programs send.
+func (b *Open) piece(to **pieces, raw []byte, size int64, offset int) {
 	if *to == nil {
 		*to = &pieces{}
 	}
 	p := *to
 	p.size = size
 	have := len(p.raw)
-	if have+len(raw) <= 2*bodyMax && b.unread+have+len(raw) <= maxUnread {
+	if offset == have && have+len(raw) <= bodyMax && b.unread+have+len(raw) <= maxUnread {
 		p.raw = append(p.raw, raw...)
 	}
 }

@@ -72,6 +72,7 @@ func TestBodies(t *testing.T) {
 	request := func(size int, raw string) []byte { return part(Request, size, raw) }
 	rest := func(raw string) []byte { return part(Rest, 0, raw) }
 	piece := func(size int, raw string) []byte { return part(Piece, size, raw) }
+	pieceAt := func(at int, raw string) []byte { return part(Piece|Kind(at)<<offsetShift, -1, raw) }
 	answer := func(size int, raw string) []byte { return part(Answer, size, raw) }
 	response := func(raw string) []byte { return part(Response, -1, raw) }
 	for name, c := range map[string]struct {
@@ -111,9 +112,11 @@ func TestBodies(t *testing.T) {
 		"response, text":    {parts: [][]byte{response("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 8\r\n\r\n{\"id\":3}")}},
 		"response, no head": {parts: [][]byte{response("8\r\n{\"id\":3}\r\n0\r\n\r\n")}},
 		"piece":             {parts: [][]byte{piece(14, `{"symbol":"A"}`)}, request: map[string]any{"symbol": "A"}},
-		"pieces":            {parts: [][]byte{piece(-1, ""), piece(-1, `{"sym`), piece(-1, `bol":"A"}`)}, request: map[string]any{"symbol": "A"}},
+		"pieces":            {parts: [][]byte{piece(-1, ""), piece(-1, `{"sym`), pieceAt(5, `bol":"A"}`)}, request: map[string]any{"symbol": "A"}},
 		"pieces, ends":      {parts: [][]byte{piece(14, ""), piece(14, `{"symbol":"A",`)}, request: map[string]any{"symbol": "A"}, missed: []string{"request not_json"}},
 		"pieces, cut":       {parts: [][]byte{piece(99, `{"symbol":"A",`)}, request: map[string]any{"symbol": "A"}, missed: []string{"request incomplete"}},
+		"pieces, gap":       {parts: [][]byte{piece(-1, `{"symbol":`), pieceAt(13, `"B"}`)}, request: map[string]any{}, missed: []string{"request incomplete"}},
+		"pieces, no first":  {parts: [][]byte{piece(-1, ""), pieceAt(5, `{"symbol":"A"}`)}, request: map[string]any{}, missed: []string{"request incomplete"}},
 		"pieces, none":      {parts: [][]byte{piece(-1, "")}, request: map[string]any{}, missed: []string{"request incomplete"}},
 		"answer":            {parts: [][]byte{answer(8, `{"id":3}`)}, response: map[string]any{"id": 3}},
 		"answer, none":      {parts: [][]byte{answer(9000, "")}, response: map[string]any{}, missed: []string{"response incomplete"}},

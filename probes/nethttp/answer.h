@@ -13,15 +13,25 @@
 const volatile __u64 cfg_answer_lens = 0;        /* as cfg_hdr_lens, of these alone */
 const volatile __u8 cfg_answers[S_ANSWERS] = {}; /* slots of their rules, 0: none */
 
-static __noinline int put_answers(struct nh_op *op, struct nh_scratch *x, __u64 map)
+/* Look for wanted headers in a response's map, once for all who want them. */
+static __noinline int scan_answer(struct nh_op *op, struct nh_scratch *x, __u64 map)
 {
 	struct tr_goexe *ge = bpf_map_lookup_elem(&tr_goexes, &op->ev.hdr.exe_id);
 
 	if (!ge || !x)
 		return 0;
-	op->ev.flags |= F_ANSWERED;
-	scan_reset(&x->scan, cfg_answer_lens);
+	if (map)
+		op->ev.flags |= F_ANSWERED;
+	scan_reset(&x->scan, cfg_hdr_lens | cfg_answer_lens);
 	scan_headers(ge, &x->scan, map);
+	return 0;
+}
+
+/* Append what scan_answer has found. */
+static __noinline int put_answers(struct nh_op *op, struct nh_scratch *x)
+{
+	if (!op || !x)
+		return 0;
 	for (__u32 i = 0; i < S_ANSWERS; i++) {
 		__u32 slot = cfg_answers[i] & (MAX_HDR_SLOTS - 1);
 

@@ -95,17 +95,12 @@ static __noinline int body_rest(struct nh_op *op, struct nh_exe *e)
 	return body_put(op, BODY_REST, buf, w);
 }
 
-/* A response has been sent. Its headers take the place of the request's. */
+/* A response has been sent, whose headers have been looked at. */
 static __noinline int body_answered(struct nh_op *op, struct nh_scratch *x, struct nh_exe *e)
 {
-	struct tr_goexe *ge = bpf_map_lookup_elem(&tr_goexes, &op->ev.hdr.exe_id);
 	__u64 bw, n = op->ev.resp_size;
 
-	if (!ge || !e->body || op->xnet || !n || n > BODY_MAX)
-		return 0;
-	scan_reset(&x->scan, cfg_hdr_lens);
-	scan_headers(ge, &x->scan, read_u64(op->rw + e->w_header));
-	if (x->scan.more || hdr_values(&x->scan, HDR_CONTENT_LENGTH) || !body_json(x))
+	if (op->xnet || n > BODY_MAX || x->scan.more || hdr_values(&x->scan, HDR_CONTENT_LENGTH))
 		return 0;
 	n += HEAD_MAX;
 	if (n > BODY_MAX)
@@ -117,29 +112,25 @@ static __noinline int body_answered(struct nh_op *op, struct nh_scratch *x, stru
 	return body_put(op, BODY_RESPONSE, read_u64(bw + e->bw_buf), n);
 }
 
-/* A request of HTTP/1 has been served. */
-static __noinline int body_ended(struct nh_op *op, struct nh_scratch *x, struct nh_exe *e)
-{
-	if ((cfg_body & WANT_REQUEST) && op->body_left)
-		body_rest(op, e);
-	return cfg_body & WANT_RESPONSE ? body_answered(op, x, e) : 0;
-}
-
 /* A request is about to be sent: *readTrackingBody of net/http, which holds what
- * io.NopCloser made, which holds the reader; each of them an interface. The reader begins with the
- * bytes or the string, which is the body if it is as long as that. */
-static __noinline int body_given(struct nh_op *op, struct nh_exe *e, __u64 body)
+ * io.NopCloser made, which holds the reader; each of them an interface. The first is not there
+ * when a program uses golang.org/x/net's Transport itself. The reader begins with the bytes or
+ * the string, which is the body if it is as long as that. */
+static __noinline int body_given(struct nh_op *op, __u64 body)
 {
 	struct nh_scratch *x = &call_of(op)->x;
 	struct go_str *v = &x->io.s;
 
-	if (!e->body || op->ev.req_size <= 0 || !body_json(x))
+	if (op->ev.req_size <= 0 || !body_json(x))
 		return 0;
+	op->body_size = op->ev.req_size;
 	v->len = read_u64(body + 8);
-	for (int i = 0; i < 3; i++)
+	for (int i = 0; i < 3; i++) {
 		if (bpf_probe_read_user(v, sizeof(*v), (void *)v->len))
 			return 0;
-	op->body_size = op->ev.req_size;
+		if (i && v->len == (__u64)op->body_size)
+			break;
+	}
 	if (v->len != (__u64)op->body_size) /* another kind of reader */
 		v->len = 0;
 	return body_put(op, BODY_REQUEST, v->ptr, v->len > BODY_MAX ? BODY_MAX : v->len);

@@ -184,8 +184,10 @@ static __noinline int client_fill(struct nh_op *op, struct tr_goexe *ge, enum cl
 	if (!op->ev.str[S_SCHEME].len)
 		put_field(op, x, S_SCHEME, e->url_scheme);
 	put_field(op, x, S_HOST, e->url_host);
-	if ((cfg_body & WANT_REQUEST) && o->body != OFF_NONE)
-		body_given(op, e, req + o->body);
+	if ((cfg_body & WANT_REQUEST) && o->body != OFF_NONE && e->body) {
+		op->ev.flags |= F_LOOKED_REQUEST;
+		body_given(op, req + o->body);
+	}
 	if (!(op->ev.trace_flags & TRACE_FLAG_SAMPLED) && !cfg_count_full)
 		return 1; /* only counted: metrics need no more */
 	put_field(op, x, S_URI, e->url_raw_path);
@@ -392,8 +394,10 @@ static __always_inline int h2_client_end(struct pt_regs *ctx, bool xnet)
 
 		op->ev.status = read_u32(res + h2->cres_status);
 		op->ev.resp_size = read_u64(res + h2->cres_clen);
-		if (cfg_answer_lens && h2->cres_header != OFF_NONE)
-			put_answers(op, &call_of(op)->x, read_u64(res + h2->cres_header));
+		if (cfg_answer_lens && h2->cres_header != OFF_NONE) {
+			scan_answer(op, &call_of(op)->x, read_u64(res + h2->cres_header));
+			put_answers(op, &call_of(op)->x);
+		}
 	}
 	op->ev.proto_major = 2;
 	client_finish(op, &key);

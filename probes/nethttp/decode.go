@@ -116,7 +116,7 @@ func (d *decoder) withBodies(rec event.Record, op *telemetry.Operation) *telemet
 		d.bodies.Give(op, httpbody.Key{PID: rec.PID, Goid: d.ev.Goid, Start: d.ev.StartNs}, d.bytes(bpfNhStrS_METHOD))
 	}
 	if d.ev.ProtoMajor == 2 && d.cfg.Unseen != nil {
-		d.unseen(op)
+		d.unseen()
 	}
 	return op
 }
@@ -128,16 +128,19 @@ const (
 	UnseenAnswer   = "response_header"
 )
 
-// unseen counts what is asked for and not seen of HTTP/2: bodies, but for those of requests
-// sent that were given in one piece, and the headers of responses given and of some got.
-func (d *decoder) unseen(op *telemetry.Operation) {
-	if len(d.cfg.Bodies.Request) > 0 && d.ev.ReqSize != 0 && op.RequestFields == nil {
+// unseen counts what is asked for and not seen of HTTP/2: bodies of responses got, and others
+// where the executable's layout is not known.
+func (d *decoder) unseen() {
+	if d.has(bpfNhFlagF_PANIC) || d.has(bpfNhFlagF_GOEXIT) {
+		return // what was not answered cannot be seen
+	}
+	if len(d.cfg.Bodies.Request) > 0 && d.ev.ReqSize != 0 && !d.has(bpfNhFlagF_LOOKED_REQUEST) {
 		d.cfg.Unseen(UnseenRequest)
 	}
-	if len(d.cfg.Bodies.Response) > 0 && d.ev.RespSize != 0 {
+	if len(d.cfg.Bodies.Response) > 0 && d.ev.RespSize != 0 && !d.has(bpfNhFlagF_LOOKED_RESPONSE) {
 		d.cfg.Unseen(UnseenResponse)
 	}
-	if len(d.answers) > 0 && !d.has(bpfNhFlagF_ANSWERED) {
+	if len(d.answers) > 0 && !d.has(bpfNhFlagF_ANSWERED) && !d.has(bpfNhFlagF_LOOKED_RESPONSE) {
 		d.cfg.Unseen(UnseenAnswer)
 	}
 }

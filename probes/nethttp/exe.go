@@ -86,10 +86,10 @@ func encodeExe(p *probe.Placed) *bpfNhExe {
 		if t.creq == "net/http.Request" {
 			h.Creq.Response = v.Creq.Response
 		}
-		h.Creq.Body = uint16(probe.OffNone)
+		h.Creq.Body = o(t.field(t.creq, "Body"))
 		h.Creq.Header, h.CcMaxList = o(t.field(t.creq, "Header")), o(t.field(t.cc, "peerMaxHeaderListSize"))
 		h.Creq.Len = extent(0, h.Creq.Method, h.Creq.Url, h.Creq.Ctx, h.Creq.Clen, h.Creq.Header)
-		h.CresHeader = uint16(probe.OffNone)
+		h.CresHeader = o(t.field(t.cres, "Header"))
 		if t.cres == "net/http.Response" {
 			h.CresHeader = v.ResMinor + 8 // Header is what follows ProtoMinor
 		}
@@ -97,6 +97,7 @@ func encodeExe(p *probe.Placed) *bpfNhExe {
 		h.RwsStream, h.StreamId = o(t.field(t.rws, "stream")), o(t.field(t.st, "id"))
 		h.RwsConn, h.ScConn = o(t.field(t.rws, "conn")), o(t.field(t.sc, "conn"))
 		h.CsId, h.CsCc, h.CcTconn = o(t.field(t.cs, "ID")), o(t.field(t.cs, "cc")), o(t.field(t.cc, "tconn"))
+		setH2Bodies(h, t, p)
 		t, h = &h2XNet, &v.Xh2
 	}
 	v.H2.Inject = uint16(flag(p.Groups[groupH2Write]))
@@ -115,7 +116,21 @@ func encodeExe(p *probe.Placed) *bpfNhExe {
 	return v
 }
 
-// setBodies notes where bodies are; only those of HTTP/1 are looked at.
+// setH2Bodies notes where an HTTP/2 server's bodies are.
+func setH2Bodies(h *bpfNhH2, t *h2Types, p *probe.Placed) {
+	o := p.Offset
+	h.RbPipe, h.PipeB, h.StreamBytes = o(t.field(t.rb, "pipe")), o(t.field(t.pipe, "b")), o(t.field(t.st, "bodyBytes"))
+	h.DbChunks, h.DbR, h.DbW = o(t.field(t.db, "chunks")), o(t.field(t.db, "r")), o(t.field(t.db, "w"))
+	h.DbSize = o(t.field(t.db, "size"))
+	h.RwsBw, h.RwsHeader, h.RwsSnap = o(t.field(t.rws, "bw")), o(t.field(t.rws, "handlerHeader")), o(t.field(t.rws, "snapHeader"))
+	group := groupH2Reads
+	if t == &h2XNet {
+		group = groupXReads
+	}
+	h.Reads, h.Answers = flag(p.Groups[group]), flag(need(p, t.answerFields()) == nil)
+}
+
+// setBodies notes where bodies of HTTP/1 are.
 func setBodies(v *bpfNhExe, p *probe.Placed) {
 	o := p.Offset
 	v.Creq.Body = o(req("Body"))

@@ -30,7 +30,11 @@ struct nh_h2 {
 	__u16 rws_stream, stream_id, rws_conn, sc_conn; /* server */
 	__u16 cs_id, cs_cc, cc_max_list;                /* client */
 	__u16 inject;                                   /* 1: headers are written */
-	struct go_loc end[3];                           /* response, error type, error data */
+	__u8 reads;   /* 1: that bodies are read is seen, the first of the following are known */
+	__u8 answers; /* 1: the last are */
+	__u16 rb_pipe, pipe_b, db_chunks, db_r, db_w, db_size, stream_bytes;
+	__u16 rws_bw, rws_header, rws_snap;
+	struct go_loc end[3]; /* response, error type, error data */
 	/* Link-time address and size of the functions below which the end of a client's
 	 * call is seen; no size: not known, any. */
 	__u64 callers[2][2];

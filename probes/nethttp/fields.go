@@ -22,6 +22,7 @@ type h2Types struct {
 	module                  string
 	rw, rws, creq, cres, cc string
 	st, sc, cs              string // stream, serverConn, clientStream
+	rb, pipe, db            string // requestBody, pipe, dataBuffer
 	creqCtx                 string // the request's context field
 }
 
@@ -32,6 +33,7 @@ var (
 		module: "std", rw: "net/http.http2responseWriter", rws: "net/http.http2responseWriterState",
 		creq: "net/http.Request", cres: "net/http.Response", cc: "net/http.http2ClientConn", creqCtx: "ctx",
 		st: "net/http.http2stream", sc: "net/http.http2serverConn", cs: "net/http.http2clientStream",
+		rb: "net/http.http2requestBody", pipe: "net/http.http2pipe", db: "net/http.http2dataBuffer",
 	}
 	h2Internal = h2Types{
 		module: "std", rw: "net/http/internal/http2.responseWriter", rws: "net/http/internal/http2.responseWriterState",
@@ -39,12 +41,14 @@ var (
 		cc: "net/http/internal/http2.ClientConn", creqCtx: "Context",
 		st: "net/http/internal/http2.stream", sc: "net/http/internal/http2.serverConn",
 		cs: "net/http/internal/http2.clientStream",
+		rb: "net/http/internal/http2.requestBody", pipe: "net/http/internal/http2.pipe", db: "net/http/internal/http2.dataBuffer",
 	}
 	h2XNet = h2Types{
 		module: xnet, rw: "golang.org/x/net/http2.responseWriter", rws: "golang.org/x/net/http2.responseWriterState",
 		creq: "net/http.Request", cres: "net/http.Response", cc: "golang.org/x/net/http2.ClientConn", creqCtx: "ctx",
 		st: "golang.org/x/net/http2.stream", sc: "golang.org/x/net/http2.serverConn",
 		cs: "golang.org/x/net/http2.clientStream",
+		rb: "golang.org/x/net/http2.requestBody", pipe: "golang.org/x/net/http2.pipe", db: "golang.org/x/net/http2.dataBuffer",
 	}
 )
 
@@ -72,8 +76,25 @@ func (t *h2Types) joinFields() []goexe.Field {
 	}
 }
 
+// readFields lead to what a handler reads of a request's body.
+func (t *h2Types) readFields() []goexe.Field {
+	return []goexe.Field{
+		req("Body"), t.field(t.rb, "pipe"), t.field(t.pipe, "b"), t.field(t.db, "chunks"), t.field(t.db, "r"), t.field(t.db, "w"),
+		t.field(t.db, "size"), t.field(t.rws, "stream"), t.field(t.st, "bodyBytes"),
+	}
+}
+
+// answerFields lead to the response while it is not sent.
+func (t *h2Types) answerFields() []goexe.Field {
+	return []goexe.Field{
+		t.field(t.rws, "bw"), t.field(t.rws, "handlerHeader"), t.field(t.rws, "snapHeader"),
+		probe.Std("bufio.Writer", "buf"), probe.Std("bufio.Writer", "n"),
+	}
+}
+
 func (t *h2Types) allFields() []goexe.Field {
-	return slices.Concat(t.fields(), t.joinFields(), t.writeFields())
+	return slices.Concat(t.fields(), t.joinFields(), t.writeFields(), t.readFields(), t.answerFields(),
+		[]goexe.Field{t.field(t.creq, "Body"), t.field(t.cres, "Header")})
 }
 
 // stdH2 returns the names for the HTTP/2 that comes with the Go release.

@@ -18,6 +18,7 @@
 #include <bpf/bpf_endian.h>
 
 #include "dial.h"
+#include "h2server.h"
 #include "inject.h"
 #include "routers.h"
 
@@ -351,8 +352,10 @@ int nh_call_end(struct pt_regs *ctx)
 		op->ev.proto_minor = read_u8(res + e->res_minor);
 		if (cfg_body & WANT_RESPONSE)
 			body_received(op, e);
-		if (cfg_answer_lens) /* Header is what follows ProtoMinor */
-			put_answers(op, &call_of(op)->x, read_u64(res + e->res_minor + 8));
+		if (cfg_answer_lens) { /* Header is what follows ProtoMinor */
+			scan_answer(op, &call_of(op)->x, read_u64(res + e->res_minor + 8));
+			put_answers(op, &call_of(op)->x);
+		}
 	}
 	client_finish(op, &key);
 	return 0;
@@ -431,6 +434,19 @@ SEC("uprobe")
 int nh_xh2_stream(struct pt_regs *ctx)
 {
 	return h2_client_stream(ctx, true);
+}
+
+/* func (b *dataBuffer) Read(p []byte) (int, error)   AX b, BX CX p */
+SEC("uprobe")
+int nh_h2_read(struct pt_regs *ctx)
+{
+	return h2_read(ctx, false);
+}
+
+SEC("uprobe")
+int nh_xh2_read(struct pt_regs *ctx)
+{
+	return h2_read(ctx, true);
 }
 
 SEC("uprobe")

@@ -51,15 +51,17 @@ enum nh_flag {
 	F_TAIL_FULL = 1 << 9,  /* some string did not fit in the record */
 	F_SAW_PANIC = 1 << 10, /* str PANIC_MSG / panic_type are set */
 	F_WROTE_HEADER = 1 << 11,
-	F_CONN_ERROR = 1 << 12, /* client: no connection was had */
-	F_MUX_COPY = 1 << 13,   /* ServeMux saw a copy of the request */
-	F_MUX_SAME = 1 << 14,   /* ServeMux saw the request itself */
-	F_JOINED = 1 << 16,     /* server: the parent was found by connection */
-	F_RAW_PATH = 1 << 15,   /* client: the path is given as it is encoded */
-	F_ROUTED = 1 << 17,     /* server: the route is a router's, not ServeMux's */
-	F_GOT_CONN = 1 << 18,   /* client: a connection was had */
-	F_NEW_CONN = 1 << 19,   /* client: and nobody had it before; dial is set */
-	F_ANSWERED = 1 << 20,   /* the response's headers were looked at */
+	F_CONN_ERROR = 1 << 12,      /* client: no connection was had */
+	F_MUX_COPY = 1 << 13,        /* ServeMux saw a copy of the request */
+	F_MUX_SAME = 1 << 14,        /* ServeMux saw the request itself */
+	F_JOINED = 1 << 16,          /* server: the parent was found by connection */
+	F_RAW_PATH = 1 << 15,        /* client: the path is given as it is encoded */
+	F_ROUTED = 1 << 17,          /* server: the route is a router's, not ServeMux's */
+	F_GOT_CONN = 1 << 18,        /* client: a connection was had */
+	F_NEW_CONN = 1 << 19,        /* client: and nobody had it before; dial is set */
+	F_ANSWERED = 1 << 20,        /* the response's headers were looked at */
+	F_LOOKED_REQUEST = 1 << 21,  /* HTTP/2: its body was, had it been JSON */
+	F_LOOKED_RESPONSE = 1 << 22, /* the same of the response */
 	F_ROUTE_ECHO = 1 << 24, /* server: echo v4's, which may give the path where it has none */
 };
 
@@ -183,13 +185,15 @@ struct nh_op {
 	__u8 proto_minor; /* the same */
 	__u8 direct;      /* so many next requests are not tried as lite ones */
 	__u8 pad[7];
-	__u64 shared_ns; /* when the goroutine's scope was shared, 0: it is not */
-	struct go_str s; /* scratch */
-	__u64 ctx;       /* data pointer of the request's context.Context */
-	__s64 body_size; /* of the body that is recorded next */
-	__u16 body_left; /* server: how much of the request's body was not there at the start, */
-	__u16 body_w;    /* and where the buffer ended */
-	__u32 pad2;
+	__u64 shared_ns;   /* when the goroutine's scope was shared, 0: it is not */
+	struct go_str s;   /* scratch */
+	__u64 ctx;         /* data pointer of the request's context.Context */
+	__s64 body_size;   /* of the body that is recorded next */
+	__u16 body_left;   /* server: how much of the request's body was not there at the start, */
+	__u16 body_w;      /* and where the buffer ended */
+	__u32 h2_next;     /* server, HTTP/2: how much of the body's first chunk was read */
+	__u64 h2_chunk;    /* that chunk */
+	__u64 h2_pipe;     /* the request's *pipe; 0: its body is not looked at any more */
 	__u64 trace_id[2]; /* drawn for the request by lite.h, or 0 */
 	struct nethttp_event ev;
 };

@@ -12,6 +12,7 @@
 #ifndef NH_SERVER_H
 #define NH_SERVER_H
 
+#include "h2body.h"
 #include "request.h"
 
 /* Keep the traceparent header for server_trace. Several of them are none. */
@@ -191,8 +192,11 @@ static __noinline int server_fill(struct nh_op *op, struct tr_gokey *key, struct
 	op->ev.req_size = obj_u64(x, e->req_clen);
 	if (obj_u64(x, e->req_tls))
 		op->ev.flags |= F_TLS;
-	if (cfg_body & WANT_REQUEST)
+	if ((cfg_body & WANT_REQUEST) && op->ev.proto_major < 2)
 		body_arrived(op, x, e);
+	else if (cfg_body & WANT_REQUEST)
+		h2_arrived(op, x, op->xnet ? &e->xh2 : &e->h2,
+			   read_u64(op->req + e->creq.body + 8));
 	if (!n && !cfg_count_full) {
 		if (!MAY_COUNT)
 			take_method(op, x, e);
@@ -222,6 +226,7 @@ static __noinline struct nh_op *server_new(struct tr_gokey *key, struct tr_proc 
 		op->uri_ptr = 0;
 		op->lite = 0;
 		op->body_left = 0;
+		op->h2_pipe = 0;
 	} else {
 		op = op_insert(&nh_server, key);
 		if (!op)
@@ -389,7 +394,7 @@ static __always_inline bool unwound(struct nh_op *op)
 }
 
 static __noinline int server_finish(struct nh_op *op, struct nh_scratch *x, struct tr_gokey *key,
-				    struct nh_exe *e, __u64 w)
+				    struct nh_exe *e)
 {
 	op->ev.end_ns = bpf_ktime_get_ns();
 	if (op->mux_req)
@@ -408,8 +413,8 @@ static __noinline int server_finish(struct nh_op *op, struct nh_scratch *x, stru
 	}
 	if (!op->ev.str[S_METHOD].len)
 		method_to_tail(op);
-	if (cfg_answer_lens && w && e->body && !unwound(op))
-		put_answers(op, x, read_u64(w + e->w_header));
+	if (cfg_answer_lens && (op->ev.flags & F_ANSWERED))
+		put_answers(op, x);
 	emit(op, NH_SERVER);
 	return 0;
 }
@@ -458,39 +463,13 @@ static __noinline int server_end(struct nh_op *op, struct tr_gokey *key, struct 
 	}
 	if (w)
 		h1_result(op, x, e, w);
-	if (cfg_body && w && !unwound(op))
-		body_ended(op, x, e);
-	server_finish(op, x, key, e, w);
+	if ((cfg_body & WANT_REQUEST) && w && op->body_left && !unwound(op))
+		body_rest(op, e);
+	if (((cfg_body & WANT_RESPONSE) || cfg_answer_lens) && (w || (op->ev.flags & F_H2)) &&
+	    !unwound(op))
+		answered(op, x, e, w);
+	server_finish(op, x, key, e);
 	scratch_put(x);
-	return 0;
-}
-
-static __always_inline int h2_finish(struct pt_regs *ctx, bool xnet)
-{
-	struct tr_gokey key = {};
-	struct nh_exe *e;
-	struct tr_goexe *ge;
-	struct nh_op *op = server_op(&key, ctx, &e, &ge);
-	struct nh_h2 *h2;
-	__u64 rws;
-
-	if (!op) {
-		server_finish_unsampled(&key);
-		return 0;
-	}
-	h2 = xnet ? &e->xh2 : &e->h2;
-	op->ev.flags |= F_H2;
-	rws = read_u64(op->rw + h2->rw_rws);
-	if (rws) {
-		op->ev.status = read_u32(rws + h2->rws_status);
-		op->ev.resp_size = read_u64(rws + h2->rws_wrote_bytes);
-		if (read_u8(rws + h2->rws_wrote_header))
-			op->ev.flags |= F_WROTE_HEADER;
-	}
-	put_unwind(op, ge, GO_G(ctx));
-	op->ev.flags &= ~F_HIJACKED; /* an HTTP/2 stream cannot be taken over */
-	server_end(op, &key, e, 0);
-	server_drop(&key); /* the goroutine ends with the stream */
 	return 0;
 }
 

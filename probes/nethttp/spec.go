@@ -32,6 +32,8 @@ const (
 	groupWrite    = "write"
 	groupH2Write  = "http2-write"
 	groupXWrite   = "x-http2-write"
+	groupH2Reads  = "http2-bodies"
+	groupXReads   = "x-http2-bodies"
 )
 
 // pointMux is attached only until it has shown that it is not needed: see decode.go.
@@ -99,7 +101,7 @@ func New(cfg Config) (*probe.Spec, error) {
 		ID:       ID,
 		Name:     "nethttp",
 		Doc:      "net/http servers and clients, HTTP/1 and HTTP/2",
-		Points:   points(),
+		Points:   points(len(cfg.Bodies.Request) > 0),
 		Groups:   groups(),
 		Fields:   allFields(),
 		Optional: []string{xnet}, // gRPC programs have a part of it, of any version
@@ -153,6 +155,9 @@ func groups() []probe.Group {
 		{Name: groupWrite, What: "traceparent written into HTTP/1 requests", Check: checkWrite},
 		{Name: groupH2Write, What: "traceparent written into HTTP/2 requests", Check: checkH2Write},
 		{Name: groupXWrite, What: "traceparent written into golang.org/x/net/http2 requests", Check: checkXH2Write},
+		{Name: groupH2Reads, What: "bodies of HTTP/2 server requests, for rules of metrics",
+			Check: func(p *probe.Placed) error { return need(p, stdH2(p.Exe.GoVersion().Minor).readFields()) }},
+		{Name: groupXReads, What: "bodies of golang.org/x/net/http2 server requests, for rules of metrics", Check: checkXReads},
 	}, routerGroups()...)
 }
 
@@ -197,10 +202,17 @@ func checkXH2(p *probe.Placed) error {
 	return need(p, h2XNet.fields())
 }
 
+func checkXReads(p *probe.Placed) error {
+	if err := lookUp(p, offsetsJSON, h2XNet.readFields()); err != nil {
+		return err
+	}
+	return need(p, h2XNet.readFields())
+}
+
 // points lists starts before ends: the manager attaches from the last to the first.
 const lostDial = "whether a call's connection is new, and how long it took to make"
 
-func points() []probe.Point {
+func points(bodies bool) []probe.Point {
 	const (
 		b = "net/http.(*http2"
 		i = "net/http/internal/http2.(*"
@@ -214,7 +226,14 @@ func points() []probe.Point {
 		return probe.Site{Kind: probe.CallSite, Funcs: funcs, Callees: []string{callee}}
 	}
 	roundTrip := []string{"net/http.(*Transport).roundTrip"}
-	return append([]probe.Point{
+	var reads []probe.Point
+	if bodies {
+		reads = []probe.Point{
+			{Name: "h2_body", Program: "nh_h2_read", Group: groupH2Reads, Site: entry(b+"dataBuffer).Read", i+"dataBuffer).Read")},
+			{Name: "x_body", Program: "nh_xh2_read", Group: groupXReads, Site: entry(x + "dataBuffer).Read")},
+		}
+	}
+	return slices.Concat(reads, []probe.Point{
 		{Name: "server_start", Program: "nh_serve", Group: groupServer,
 			Site: entry("net/http.serverHandler.ServeHTTP")},
 		{Name: "server_end", Program: "nh_finish", Group: groupServer,
@@ -282,7 +301,7 @@ func points() []probe.Point {
 			Site: call("bufio.(*Writer).Flush", b+"ClientConn).writeHeaders", i+"ClientConn).writeHeaders")},
 		{Name: "x_write_header", Program: "nh_write_xh2", Group: groupXWrite, Writes: true,
 			Site: call("bufio.(*Writer).Flush", x+"ClientConn).writeHeaders")},
-	}, routerPoints()...)
+	}, routerPoints())
 }
 
 // propagation describes nh_props, by enum nh_prop.

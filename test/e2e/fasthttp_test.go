@@ -211,7 +211,7 @@ func TestFasthttpBodies(t *testing.T) {
 			post("fasthttp", "/trades?as=swapped", media, order("THROWN", 64))    // not the client's any more
 			post("fasthttp", "/trades", "application/json5", order("JSON5", 128)) // nor said to be JSON
 			post("fasthttp", "/trades", media, "quantity=256")
-			post("fasthttp", "/slow", media, order("SLOW", 1024)) // still with the handler; its answer is text
+			post("fasthttp", "/slow", media, order("SLOW", 1024))     // still with the handler; its answer is text
 			post("stream", "/trades", media, order("STREAMED", 2048)) // there when the handler has asked for all of it
 			post("stream", "/plain", media, order("UNREAD", 1<<14))
 			post("fiber", "/trades/7", "application/json", order("FIBER", 4096))

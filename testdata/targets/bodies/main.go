@@ -12,6 +12,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strconv"
 	"strings"
@@ -46,6 +47,20 @@ func main() {
 	})
 	mux.HandleFunc("/copy", func(w http.ResponseWriter, r *http.Request) {
 		io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{r.Body}, make([]byte, 1<<15))
+	})
+	// read by another goroutine, in whole or its beginning
+	mux.HandleFunc("/elsewhere", func(w http.ResponseWriter, r *http.Request) {
+		read := make(chan int64)
+		go func() {
+			var first io.Reader = r.Body
+			if n, err := strconv.ParseInt(r.FormValue("n"), 10, 64); err == nil {
+				first = io.LimitReader(r.Body, n)
+			}
+			n, _ := io.Copy(io.Discard, first)
+			read <- n
+		}()
+		<-read
+		io.Copy(io.Discard, r.Body)
 	})
 	mux.HandleFunc("/ignore", func(http.ResponseWriter, *http.Request) {})
 	// answers of a size, in one piece, declared, flushed in between
@@ -106,7 +121,11 @@ func main() {
 			resp.Body.Close()
 		}
 	})
-	fmt.Printf("ready {\"pid\":%d,\"http\":%q}\n", os.Getpid(), l.Addr())
+	h2 := httptest.NewUnstartedServer(mux)
+	h2.EnableHTTP2 = true
+	h2.Config.ErrorLog = log.New(io.Discard, "", 0)
+	h2.StartTLS()
+	fmt.Printf("ready {\"pid\":%d,\"http\":%q,\"https\":%q}\n", os.Getpid(), l.Addr(), h2.Listener.Addr())
 	log.Fatal(http.Serve(l, mux))
 }
 

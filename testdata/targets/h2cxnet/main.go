@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"golang.org/x/net/http2"
@@ -49,6 +50,26 @@ func main() {
 		defer resp.Body.Close()
 		w.WriteHeader(resp.StatusCode)
 		io.Copy(w, resp.Body)
+	})
+	// takes an order and gives it back; places one
+	mux.HandleFunc("/trades", func(w http.ResponseWriter, r *http.Request) {
+		b, err := io.ReadAll(r.Body)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("X-Amount", "1")
+		w.Write(b)
+	})
+	mux.HandleFunc("/order", func(w http.ResponseWriter, r *http.Request) {
+		resp, err := client.Post(r.URL.Query().Get("url"), "application/json", strings.NewReader(`{"symbol":"OUT","quantity":3}`))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
+		defer resp.Body.Close()
+		io.Copy(io.Discard, resp.Body)
 	})
 	go func() { log.Fatal(http.Serve(l, h2c.NewHandler(mux, &http2.Server{}))) }()
 	fmt.Printf("ready {\"pid\":%d,\"http\":%q,\"h2c\":%q}\n", os.Getpid(), l.Addr(), l.Addr())
