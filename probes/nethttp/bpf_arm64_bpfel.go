@@ -170,7 +170,8 @@ type bpfNhCall struct {
 				}
 			}
 			Bias      uint64
-			OwnHeader uint32
+			OwnHeader uint16
+			Written   uint16
 			Hand      uint32
 		}
 		Parent struct {
@@ -262,6 +263,7 @@ type bpfNhExe struct {
 		Header   uint16
 		Body     uint16
 		Response uint16
+		Len      uint16
 	}
 	ResStatus  uint16
 	ResClen    uint16
@@ -279,6 +281,7 @@ type bpfNhExe struct {
 	UrlPath    uint16
 	UrlRawPath uint16
 	UrlQuery   uint16
+	UrlLen     uint16
 	W_conn     uint16
 	HcRwc      uint16
 	Join       uint8
@@ -292,7 +295,7 @@ type bpfNhExe struct {
 	BrBuf      uint16
 	BrR        uint16
 	BrW        uint16
-	_          [6]byte
+	_          [2]byte
 	Net        struct {
 		_        structs.HostLayout
 		TlsConn  uint16
@@ -412,6 +415,7 @@ type bpfNhH2 struct {
 		Header   uint16
 		Body     uint16
 		Response uint16
+		Len      uint16
 	}
 	CresStatus  uint16
 	CresClen    uint16
@@ -437,6 +441,7 @@ type bpfNhH2 struct {
 	RwsBw       uint16
 	RwsHeader   uint16
 	RwsSnap     uint16
+	_           [2]byte
 	End         [3]struct {
 		_     structs.HostLayout
 		Off   int32
@@ -444,7 +449,6 @@ type bpfNhH2 struct {
 		Reg   uint8
 		Pad   uint16
 	}
-	_       [4]byte
 	Callers [2][2]uint64
 }
 
@@ -489,69 +493,74 @@ type bpfNhScratches struct {
 	_    structs.HostLayout
 	Zero uint32
 	Pad  uint32
-	X    [4]struct {
-		_         structs.HostLayout
-		Users     uint32
-		ParentLen uint32
-		Io        struct {
-			_ structs.HostLayout
-			S struct {
-				_   structs.HostLayout
-				Ptr uint64
-				Len uint64
+	Slot [4]struct {
+		_ structs.HostLayout
+		X struct {
+			_         structs.HostLayout
+			Users     uint32
+			ParentLen uint32
+			Io        struct {
+				_ structs.HostLayout
+				S struct {
+					_   structs.HostLayout
+					Ptr uint64
+					Len uint64
+				}
+				C struct {
+					_   structs.HostLayout
+					Sk  uint64
+					Key bpfTrConnkey
+					Isn bpfTrIsn
+					Val bpfTrConn
+					At  struct {
+						_        structs.HostLayout
+						ReadTo   uint32
+						RcvNxt   uint32
+						Una      uint32
+						WroteTo  uint32
+						Received uint64
+						Acked    uint64
+					}
+				}
+				Bias      uint64
+				OwnHeader uint16
+				Written   uint16
+				Hand      uint32
 			}
-			C struct {
-				_   structs.HostLayout
-				Sk  uint64
-				Key bpfTrConnkey
-				Isn bpfTrIsn
-				Val bpfTrConn
-				At  struct {
-					_        structs.HostLayout
-					ReadTo   uint32
-					RcvNxt   uint32
-					Una      uint32
-					WroteTo  uint32
-					Received uint64
-					Acked    uint64
+			Parent struct {
+				_       structs.HostLayout
+				TraceId [2]uint64
+				SpanId  uint64
+				Flags   uint32
+				Ok      uint32
+			}
+			Tp   [80]uint8
+			Obj  [528]uint8
+			Scan struct {
+				_     structs.HostLayout
+				Base  uint64
+				Old   uint64
+				Cur   uint64
+				N     uint32
+				N_old uint32
+				Group uint32
+				More  uint32
+				Fold  uint32
+				Seen  uint32
+				Found uint32
+				_     [4]byte
+				Lens  uint64
+				Word  [3]uint64
+				Copy  [42]uint64
+				At    [32]struct {
+					_   structs.HostLayout
+					Ptr uint64
+					Len uint64
 				}
 			}
-			Bias      uint64
-			OwnHeader uint32
-			Hand      uint32
+			Counted bpfNethttpCounted
 		}
-		Parent struct {
-			_       structs.HostLayout
-			TraceId [2]uint64
-			SpanId  uint64
-			Flags   uint32
-			Ok      uint32
-		}
-		Tp   [80]uint8
-		Obj  [528]uint8
-		Scan struct {
-			_     structs.HostLayout
-			Base  uint64
-			Old   uint64
-			Cur   uint64
-			N     uint32
-			N_old uint32
-			Group uint32
-			More  uint32
-			Fold  uint32
-			Seen  uint32
-			Found uint32
-			_     [4]byte
-			Lens  uint64
-			Word  [3]uint64
-			Copy  [42]uint64
-			At    [32]struct {
-				_   structs.HostLayout
-				Ptr uint64
-				Len uint64
-			}
-		}
-		Counted bpfNethttpCounted
+		W bpfNhWriter
 	}
 }
 
@@ -615,7 +624,8 @@ type bpfNhWriter struct {
 			}
 		}
 		Bias      uint64
-		OwnHeader uint32
+		OwnHeader uint16
+		Written   uint16
 		Hand      uint32
 	}
 	Buf struct {
@@ -700,11 +710,12 @@ type bpfTrConn struct {
 	Tls        uint8
 	Seen       uint8
 	Kernel     uint8
-	Pad        uint8
+	Nat        uint8
 	Tgid       uint32
 	Fd         uint32
 	Rcv        uint32
-	Pad2       uint32
+	Pad        uint32
+	Sk         uint64
 }
 
 type bpfTrConnkey struct {
@@ -811,91 +822,93 @@ type bpfTrScope struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	bpfMapNhClient       = "nh_client"
-	bpfMapNhDials        = "nh_dials"
-	bpfMapNhExes         = "nh_exes"
-	bpfMapNhFaileds      = "nh_faileds"
-	bpfMapNhFresh        = "nh_fresh"
-	bpfMapNhProps        = "nh_props"
-	bpfMapNhReqs         = "nh_reqs"
-	bpfMapNhScratch      = "nh_scratch"
-	bpfMapNhServer       = "nh_server"
-	bpfMapNhWriters      = "nh_writers"
-	bpfMapTrConns        = "tr_conns"
-	bpfMapTrCtxs         = "tr_ctxs"
-	bpfMapTrErrtypes     = "tr_errtypes"
-	bpfMapTrEvents       = "tr_events"
-	bpfMapTrGoexes       = "tr_goexes"
-	bpfMapTrKins         = "tr_kins"
-	bpfMapTrLost         = "tr_lost"
-	bpfMapTrNat          = "tr_nat"
-	bpfMapTrProcs        = "tr_procs"
-	bpfMapTrSaid         = "tr_said"
-	bpfMapTrScopes       = "tr_scopes"
-	bpfProgNhCallEnd     = "nh_call_end"
-	bpfProgNhChi         = "nh_chi"
-	bpfProgNhChi5        = "nh_chi5"
-	bpfProgNhConnEnd     = "nh_conn_end"
-	bpfProgNhDial        = "nh_dial"
-	bpfProgNhDialEnd     = "nh_dial_end"
-	bpfProgNhDialled     = "nh_dialled"
-	bpfProgNhEcho4       = "nh_echo4"
-	bpfProgNhEcho5       = "nh_echo5"
-	bpfProgNhFinish      = "nh_finish"
-	bpfProgNhGetConn     = "nh_get_conn"
-	bpfProgNhGin         = "nh_gin"
-	bpfProgNhGmux        = "nh_gmux"
-	bpfProgNhGotConn     = "nh_got_conn"
-	bpfProgNhH2Call      = "nh_h2_call"
-	bpfProgNhH2CallEnd   = "nh_h2_call_end"
-	bpfProgNhH2End       = "nh_h2_end"
-	bpfProgNhH2Read      = "nh_h2_read"
-	bpfProgNhH2Stream    = "nh_h2_stream"
-	bpfProgNhHijack      = "nh_hijack"
-	bpfProgNhMatch       = "nh_match"
-	bpfProgNhMux         = "nh_mux"
-	bpfProgNhPanic       = "nh_panic"
-	bpfProgNhServe       = "nh_serve"
-	bpfProgNhTls         = "nh_tls"
-	bpfProgNhWriteH1     = "nh_write_h1"
-	bpfProgNhWriteH2     = "nh_write_h2"
-	bpfProgNhWriteXh2    = "nh_write_xh2"
-	bpfProgNhXh2Call     = "nh_xh2_call"
-	bpfProgNhXh2CallEnd  = "nh_xh2_call_end"
-	bpfProgNhXh2End      = "nh_xh2_end"
-	bpfProgNhXh2Read     = "nh_xh2_read"
-	bpfProgNhXh2Stream   = "nh_xh2_stream"
-	bpfProgNhXrun        = "nh_xrun"
-	bpfVarCfgAnswerLens  = "cfg_answer_lens"
-	bpfVarCfgAnswers     = "cfg_answers"
-	bpfVarCfgBody        = "cfg_body"
-	bpfVarCfgCountAll    = "cfg_count_all"
-	bpfVarCfgCountFull   = "cfg_count_full"
-	bpfVarCfgHdrLens     = "cfg_hdr_lens"
-	bpfVarCfgHdrs        = "cfg_hdrs"
-	bpfVarCfgIdSecret    = "cfg_id_secret"
-	bpfVarCfgKeep        = "cfg_keep"
-	bpfVarCfgParentBased = "cfg_parent_based"
-	bpfVarCfgRatioBound  = "cfg_ratio_bound"
-	bpfVarCfgSamplerRoot = "cfg_sampler_root"
-	bpfVarCfgWakeBytes   = "cfg_wake_bytes"
-	bpfVarKeepBody       = "keep_body"
-	bpfVarKeepBodyKind   = "keep_body_kind"
-	bpfVarKeepBodyWant   = "keep_body_want"
-	bpfVarKeepCheck      = "keep_check"
-	bpfVarKeepCounted    = "keep_counted"
-	bpfVarKeepFlag       = "keep_flag"
-	bpfVarKeepPlace      = "keep_place"
-	bpfVarKeepProp       = "keep_prop"
-	bpfVarKeepStr        = "keep_str"
-	bpfVarKeepType       = "keep_type"
-	bpfVarNhDialZero     = "nh_dial_zero"
-	bpfVarNhEntries      = "nh_entries"
-	bpfVarNhFailedNs     = "nh_failed_ns"
-	bpfVarNhForgotten    = "nh_forgotten"
-	bpfVarNhWriterZero   = "nh_writer_zero"
-	bpfVarNhZero         = "nh_zero"
-	bpfVarProbeId        = "probe_id"
+	bpfMapNhClient         = "nh_client"
+	bpfMapNhDials          = "nh_dials"
+	bpfMapNhExes           = "nh_exes"
+	bpfMapNhFaileds        = "nh_faileds"
+	bpfMapNhFresh          = "nh_fresh"
+	bpfMapNhProps          = "nh_props"
+	bpfMapNhReqs           = "nh_reqs"
+	bpfMapNhScratch        = "nh_scratch"
+	bpfMapNhServer         = "nh_server"
+	bpfMapNhWriters        = "nh_writers"
+	bpfMapTrConns          = "tr_conns"
+	bpfMapTrCtxs           = "tr_ctxs"
+	bpfMapTrErrtypes       = "tr_errtypes"
+	bpfMapTrEvents         = "tr_events"
+	bpfMapTrGoexes         = "tr_goexes"
+	bpfMapTrKins           = "tr_kins"
+	bpfMapTrLost           = "tr_lost"
+	bpfMapTrNat            = "tr_nat"
+	bpfMapTrProcs          = "tr_procs"
+	bpfMapTrSaid           = "tr_said"
+	bpfMapTrScopes         = "tr_scopes"
+	bpfProgNhCallEnd       = "nh_call_end"
+	bpfProgNhChi           = "nh_chi"
+	bpfProgNhChi5          = "nh_chi5"
+	bpfProgNhConnEnd       = "nh_conn_end"
+	bpfProgNhDial          = "nh_dial"
+	bpfProgNhDialEnd       = "nh_dial_end"
+	bpfProgNhDialled       = "nh_dialled"
+	bpfProgNhEcho4         = "nh_echo4"
+	bpfProgNhEcho5         = "nh_echo5"
+	bpfProgNhFinish        = "nh_finish"
+	bpfProgNhGetConn       = "nh_get_conn"
+	bpfProgNhGin           = "nh_gin"
+	bpfProgNhGmux          = "nh_gmux"
+	bpfProgNhGotConn       = "nh_got_conn"
+	bpfProgNhH2Call        = "nh_h2_call"
+	bpfProgNhH2CallEnd     = "nh_h2_call_end"
+	bpfProgNhH2End         = "nh_h2_end"
+	bpfProgNhH2Read        = "nh_h2_read"
+	bpfProgNhH2Stream      = "nh_h2_stream"
+	bpfProgNhHijack        = "nh_hijack"
+	bpfProgNhMatch         = "nh_match"
+	bpfProgNhMux           = "nh_mux"
+	bpfProgNhPanic         = "nh_panic"
+	bpfProgNhServe         = "nh_serve"
+	bpfProgNhTls           = "nh_tls"
+	bpfProgNhWriteH1       = "nh_write_h1"
+	bpfProgNhWriteH2       = "nh_write_h2"
+	bpfProgNhWriteXh2      = "nh_write_xh2"
+	bpfProgNhXh2Call       = "nh_xh2_call"
+	bpfProgNhXh2CallEnd    = "nh_xh2_call_end"
+	bpfProgNhXh2End        = "nh_xh2_end"
+	bpfProgNhXh2Read       = "nh_xh2_read"
+	bpfProgNhXh2Stream     = "nh_xh2_stream"
+	bpfProgNhXrun          = "nh_xrun"
+	bpfVarCfgAnswerLens    = "cfg_answer_lens"
+	bpfVarCfgAnswers       = "cfg_answers"
+	bpfVarCfgBody          = "cfg_body"
+	bpfVarCfgCountAll      = "cfg_count_all"
+	bpfVarCfgCountFull     = "cfg_count_full"
+	bpfVarCfgHdrLens       = "cfg_hdr_lens"
+	bpfVarCfgHdrs          = "cfg_hdrs"
+	bpfVarCfgIdSecret      = "cfg_id_secret"
+	bpfVarCfgKeep          = "cfg_keep"
+	bpfVarCfgParentBased   = "cfg_parent_based"
+	bpfVarCfgRatioBound    = "cfg_ratio_bound"
+	bpfVarCfgSamplerRoot   = "cfg_sampler_root"
+	bpfVarCfgWakeBytes     = "cfg_wake_bytes"
+	bpfVarKeepBody         = "keep_body"
+	bpfVarKeepBodyKind     = "keep_body_kind"
+	bpfVarKeepBodyWant     = "keep_body_want"
+	bpfVarKeepCheck        = "keep_check"
+	bpfVarKeepCounted      = "keep_counted"
+	bpfVarKeepFlag         = "keep_flag"
+	bpfVarKeepPlace        = "keep_place"
+	bpfVarKeepProp         = "keep_prop"
+	bpfVarKeepStr          = "keep_str"
+	bpfVarKeepType         = "keep_type"
+	bpfVarNhCalls          = "nh_calls"
+	bpfVarNhCallsForgotten = "nh_calls_forgotten"
+	bpfVarNhDialZero       = "nh_dial_zero"
+	bpfVarNhEntries        = "nh_entries"
+	bpfVarNhFailedNs       = "nh_failed_ns"
+	bpfVarNhForgotten      = "nh_forgotten"
+	bpfVarNhWriterZero     = "nh_writer_zero"
+	bpfVarNhZero           = "nh_zero"
+	bpfVarProbeId          = "probe_id"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -1007,36 +1020,38 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
-	CfgAnswerLens  *ebpf.VariableSpec `ebpf:"cfg_answer_lens"`
-	CfgAnswers     *ebpf.VariableSpec `ebpf:"cfg_answers"`
-	CfgBody        *ebpf.VariableSpec `ebpf:"cfg_body"`
-	CfgCountAll    *ebpf.VariableSpec `ebpf:"cfg_count_all"`
-	CfgCountFull   *ebpf.VariableSpec `ebpf:"cfg_count_full"`
-	CfgHdrLens     *ebpf.VariableSpec `ebpf:"cfg_hdr_lens"`
-	CfgHdrs        *ebpf.VariableSpec `ebpf:"cfg_hdrs"`
-	CfgIdSecret    *ebpf.VariableSpec `ebpf:"cfg_id_secret"`
-	CfgKeep        *ebpf.VariableSpec `ebpf:"cfg_keep"`
-	CfgParentBased *ebpf.VariableSpec `ebpf:"cfg_parent_based"`
-	CfgRatioBound  *ebpf.VariableSpec `ebpf:"cfg_ratio_bound"`
-	CfgSamplerRoot *ebpf.VariableSpec `ebpf:"cfg_sampler_root"`
-	CfgWakeBytes   *ebpf.VariableSpec `ebpf:"cfg_wake_bytes"`
-	KeepBody       *ebpf.VariableSpec `ebpf:"keep_body"`
-	KeepBodyKind   *ebpf.VariableSpec `ebpf:"keep_body_kind"`
-	KeepBodyWant   *ebpf.VariableSpec `ebpf:"keep_body_want"`
-	KeepCheck      *ebpf.VariableSpec `ebpf:"keep_check"`
-	KeepCounted    *ebpf.VariableSpec `ebpf:"keep_counted"`
-	KeepFlag       *ebpf.VariableSpec `ebpf:"keep_flag"`
-	KeepPlace      *ebpf.VariableSpec `ebpf:"keep_place"`
-	KeepProp       *ebpf.VariableSpec `ebpf:"keep_prop"`
-	KeepStr        *ebpf.VariableSpec `ebpf:"keep_str"`
-	KeepType       *ebpf.VariableSpec `ebpf:"keep_type"`
-	NhDialZero     *ebpf.VariableSpec `ebpf:"nh_dial_zero"`
-	NhEntries      *ebpf.VariableSpec `ebpf:"nh_entries"`
-	NhFailedNs     *ebpf.VariableSpec `ebpf:"nh_failed_ns"`
-	NhForgotten    *ebpf.VariableSpec `ebpf:"nh_forgotten"`
-	NhWriterZero   *ebpf.VariableSpec `ebpf:"nh_writer_zero"`
-	NhZero         *ebpf.VariableSpec `ebpf:"nh_zero"`
-	ProbeId        *ebpf.VariableSpec `ebpf:"probe_id"`
+	CfgAnswerLens    *ebpf.VariableSpec `ebpf:"cfg_answer_lens"`
+	CfgAnswers       *ebpf.VariableSpec `ebpf:"cfg_answers"`
+	CfgBody          *ebpf.VariableSpec `ebpf:"cfg_body"`
+	CfgCountAll      *ebpf.VariableSpec `ebpf:"cfg_count_all"`
+	CfgCountFull     *ebpf.VariableSpec `ebpf:"cfg_count_full"`
+	CfgHdrLens       *ebpf.VariableSpec `ebpf:"cfg_hdr_lens"`
+	CfgHdrs          *ebpf.VariableSpec `ebpf:"cfg_hdrs"`
+	CfgIdSecret      *ebpf.VariableSpec `ebpf:"cfg_id_secret"`
+	CfgKeep          *ebpf.VariableSpec `ebpf:"cfg_keep"`
+	CfgParentBased   *ebpf.VariableSpec `ebpf:"cfg_parent_based"`
+	CfgRatioBound    *ebpf.VariableSpec `ebpf:"cfg_ratio_bound"`
+	CfgSamplerRoot   *ebpf.VariableSpec `ebpf:"cfg_sampler_root"`
+	CfgWakeBytes     *ebpf.VariableSpec `ebpf:"cfg_wake_bytes"`
+	KeepBody         *ebpf.VariableSpec `ebpf:"keep_body"`
+	KeepBodyKind     *ebpf.VariableSpec `ebpf:"keep_body_kind"`
+	KeepBodyWant     *ebpf.VariableSpec `ebpf:"keep_body_want"`
+	KeepCheck        *ebpf.VariableSpec `ebpf:"keep_check"`
+	KeepCounted      *ebpf.VariableSpec `ebpf:"keep_counted"`
+	KeepFlag         *ebpf.VariableSpec `ebpf:"keep_flag"`
+	KeepPlace        *ebpf.VariableSpec `ebpf:"keep_place"`
+	KeepProp         *ebpf.VariableSpec `ebpf:"keep_prop"`
+	KeepStr          *ebpf.VariableSpec `ebpf:"keep_str"`
+	KeepType         *ebpf.VariableSpec `ebpf:"keep_type"`
+	NhCalls          *ebpf.VariableSpec `ebpf:"nh_calls"`
+	NhCallsForgotten *ebpf.VariableSpec `ebpf:"nh_calls_forgotten"`
+	NhDialZero       *ebpf.VariableSpec `ebpf:"nh_dial_zero"`
+	NhEntries        *ebpf.VariableSpec `ebpf:"nh_entries"`
+	NhFailedNs       *ebpf.VariableSpec `ebpf:"nh_failed_ns"`
+	NhForgotten      *ebpf.VariableSpec `ebpf:"nh_forgotten"`
+	NhWriterZero     *ebpf.VariableSpec `ebpf:"nh_writer_zero"`
+	NhZero           *ebpf.VariableSpec `ebpf:"nh_zero"`
+	ProbeId          *ebpf.VariableSpec `ebpf:"probe_id"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -1112,36 +1127,38 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
-	CfgAnswerLens  *ebpf.Variable `ebpf:"cfg_answer_lens"`
-	CfgAnswers     *ebpf.Variable `ebpf:"cfg_answers"`
-	CfgBody        *ebpf.Variable `ebpf:"cfg_body"`
-	CfgCountAll    *ebpf.Variable `ebpf:"cfg_count_all"`
-	CfgCountFull   *ebpf.Variable `ebpf:"cfg_count_full"`
-	CfgHdrLens     *ebpf.Variable `ebpf:"cfg_hdr_lens"`
-	CfgHdrs        *ebpf.Variable `ebpf:"cfg_hdrs"`
-	CfgIdSecret    *ebpf.Variable `ebpf:"cfg_id_secret"`
-	CfgKeep        *ebpf.Variable `ebpf:"cfg_keep"`
-	CfgParentBased *ebpf.Variable `ebpf:"cfg_parent_based"`
-	CfgRatioBound  *ebpf.Variable `ebpf:"cfg_ratio_bound"`
-	CfgSamplerRoot *ebpf.Variable `ebpf:"cfg_sampler_root"`
-	CfgWakeBytes   *ebpf.Variable `ebpf:"cfg_wake_bytes"`
-	KeepBody       *ebpf.Variable `ebpf:"keep_body"`
-	KeepBodyKind   *ebpf.Variable `ebpf:"keep_body_kind"`
-	KeepBodyWant   *ebpf.Variable `ebpf:"keep_body_want"`
-	KeepCheck      *ebpf.Variable `ebpf:"keep_check"`
-	KeepCounted    *ebpf.Variable `ebpf:"keep_counted"`
-	KeepFlag       *ebpf.Variable `ebpf:"keep_flag"`
-	KeepPlace      *ebpf.Variable `ebpf:"keep_place"`
-	KeepProp       *ebpf.Variable `ebpf:"keep_prop"`
-	KeepStr        *ebpf.Variable `ebpf:"keep_str"`
-	KeepType       *ebpf.Variable `ebpf:"keep_type"`
-	NhDialZero     *ebpf.Variable `ebpf:"nh_dial_zero"`
-	NhEntries      *ebpf.Variable `ebpf:"nh_entries"`
-	NhFailedNs     *ebpf.Variable `ebpf:"nh_failed_ns"`
-	NhForgotten    *ebpf.Variable `ebpf:"nh_forgotten"`
-	NhWriterZero   *ebpf.Variable `ebpf:"nh_writer_zero"`
-	NhZero         *ebpf.Variable `ebpf:"nh_zero"`
-	ProbeId        *ebpf.Variable `ebpf:"probe_id"`
+	CfgAnswerLens    *ebpf.Variable `ebpf:"cfg_answer_lens"`
+	CfgAnswers       *ebpf.Variable `ebpf:"cfg_answers"`
+	CfgBody          *ebpf.Variable `ebpf:"cfg_body"`
+	CfgCountAll      *ebpf.Variable `ebpf:"cfg_count_all"`
+	CfgCountFull     *ebpf.Variable `ebpf:"cfg_count_full"`
+	CfgHdrLens       *ebpf.Variable `ebpf:"cfg_hdr_lens"`
+	CfgHdrs          *ebpf.Variable `ebpf:"cfg_hdrs"`
+	CfgIdSecret      *ebpf.Variable `ebpf:"cfg_id_secret"`
+	CfgKeep          *ebpf.Variable `ebpf:"cfg_keep"`
+	CfgParentBased   *ebpf.Variable `ebpf:"cfg_parent_based"`
+	CfgRatioBound    *ebpf.Variable `ebpf:"cfg_ratio_bound"`
+	CfgSamplerRoot   *ebpf.Variable `ebpf:"cfg_sampler_root"`
+	CfgWakeBytes     *ebpf.Variable `ebpf:"cfg_wake_bytes"`
+	KeepBody         *ebpf.Variable `ebpf:"keep_body"`
+	KeepBodyKind     *ebpf.Variable `ebpf:"keep_body_kind"`
+	KeepBodyWant     *ebpf.Variable `ebpf:"keep_body_want"`
+	KeepCheck        *ebpf.Variable `ebpf:"keep_check"`
+	KeepCounted      *ebpf.Variable `ebpf:"keep_counted"`
+	KeepFlag         *ebpf.Variable `ebpf:"keep_flag"`
+	KeepPlace        *ebpf.Variable `ebpf:"keep_place"`
+	KeepProp         *ebpf.Variable `ebpf:"keep_prop"`
+	KeepStr          *ebpf.Variable `ebpf:"keep_str"`
+	KeepType         *ebpf.Variable `ebpf:"keep_type"`
+	NhCalls          *ebpf.Variable `ebpf:"nh_calls"`
+	NhCallsForgotten *ebpf.Variable `ebpf:"nh_calls_forgotten"`
+	NhDialZero       *ebpf.Variable `ebpf:"nh_dial_zero"`
+	NhEntries        *ebpf.Variable `ebpf:"nh_entries"`
+	NhFailedNs       *ebpf.Variable `ebpf:"nh_failed_ns"`
+	NhForgotten      *ebpf.Variable `ebpf:"nh_forgotten"`
+	NhWriterZero     *ebpf.Variable `ebpf:"nh_writer_zero"`
+	NhZero           *ebpf.Variable `ebpf:"nh_zero"`
+	ProbeId          *ebpf.Variable `ebpf:"probe_id"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.
