@@ -185,7 +185,7 @@ type bpfFhOp struct {
 		Ok      uint32
 	}
 	Tp [80]uint8
-	Kv [576]uint8
+	Kv [72]uint64
 }
 
 type bpfFhStr uint32

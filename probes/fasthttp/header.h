@@ -21,31 +21,26 @@
 #define X_FORWAR W('x', '-', 'f', 'o', 'r', 'w', 'a', 'r')
 #define FORWARDE W('f', 'o', 'r', 'w', 'a', 'r', 'd', 'e')
 
-/* Look for the header in op->key, op->val among the configured ones; the first of a name
- * counts. */
-static __noinline int configured(struct fh_op *op)
+/* The slot of the configured header whose name has len bytes at ptr, SLOTS if there is none.
+ * Not static (goctx.h). */
+__noinline int fh_hdr_slot(__u64 ptr, __u64 len)
 {
 	const volatile struct hdr_rule *r;
-	__u64 *w, len;
+	__u64 w[3] = {};
 
-	if (!op)
-		return 0;
-	w = op->word;
-	len = op->key.len;
-	if (len >= MAX_HDR_LEN || !(op->lens >> len & 1))
-		return 0;
+	if (len >= MAX_HDR_LEN)
+		return SLOTS;
 	r = cfg_hdrs[len];
 	asm volatile("" : "+r"(r)); /* not computed again from len */
-	w[0] = w[1] = w[2] = 0;
 	if (len <= 24) {
 		__u32 n = len;
 
 		asm volatile("%0 &= 31" : "+r"(n));
 		if (n <= 24)
-			bpf_probe_read_user(w, n, (void *)op->key.ptr);
+			bpf_probe_read_user(w, n, (void *)ptr);
 	} else {
-		bpf_probe_read_user(w, 16, (void *)op->key.ptr);
-		bpf_probe_read_user(&w[2], 8, (void *)(op->key.ptr + len - 8));
+		bpf_probe_read_user(w, 16, (void *)ptr);
+		bpf_probe_read_user(&w[2], 8, (void *)(ptr + len - 8));
 	}
 	for (int i = 0; i < RULES_PER_LEN; i++, r++) {
 		__u64 diff = ((w[0] | LOWER) ^ (r->word[0] | LOWER)) |
@@ -53,13 +48,24 @@ static __noinline int configured(struct fh_op *op)
 			     ((w[2] | LOWER) ^ (r->word[2] | LOWER));
 		__u32 slot = r->slot; /* volatile: read once, then checked */
 
-		if (!diff && r->wanted && slot < SLOTS) {
-			if (!op->found[slot].ptr)
-				op->found[slot] = op->val;
-			break;
-		}
+		if (!diff && r->wanted && slot < SLOTS)
+			return slot;
 	}
-	return 0;
+	return SLOTS;
+}
+
+/* Look for the header in op->key, op->val among the configured ones; the first of a name
+ * counts. */
+static __always_inline void configured(struct fh_op *op)
+{
+	__u64 len = op->key.len;
+	__u32 slot;
+
+	if (len >= MAX_HDR_LEN || !(op->lens >> len & 1))
+		return;
+	slot = fh_hdr_slot(op->key.ptr, len);
+	if (slot < SLOTS && !op->found[slot].ptr)
+		op->found[slot] = op->val;
 }
 
 /* Look at the header in op->key, op->val. */
@@ -121,8 +127,8 @@ static __noinline int batch(struct fh_op *op, struct fh_exe *e, __u64 at, __u64 
 
 		if (i >= have)
 			break;
-		op->key = *(struct go_str *)&op->kv[(off + e->kv_key) & 511];
-		op->val = *(struct go_str *)&op->kv[(off + e->kv_value) & 511];
+		op->key = *(struct go_str *)&op->kv[(off + e->kv_key) / 8 & 63];
+		op->val = *(struct go_str *)&op->kv[(off + e->kv_value) / 8 & 63];
 		header(op);
 	}
 	return 1;

@@ -78,7 +78,7 @@ struct fh_op {
 	struct tr_goio io;
 	struct traceparent parent;
 	__u8 tp[80];
-	__u8 kv[BATCH * KV_MAX + 64];
+	__u64 kv[(BATCH * KV_MAX + 64) / 8]; /* headers: of words, as slices lie */
 };
 
 struct fh_exe {

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs test/kernels inside other kernels, one virtual machine after the other, and
+# Runs test/kernels inside other kernels, a virtual machine for each, and
 # keeps what each said in out/kernels/KERNEL.jsonl, of which COMPATIBILITY.md is made.
 # Installs what it needs by apt when it is missing.
 #

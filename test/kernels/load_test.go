@@ -36,7 +36,7 @@ const maxStack = 48
 
 // maxInsns is how many instructions the verifier may look at for one program, of the
 // 1,000,000 that it allows: a program is waited for when an executable is instrumented
-// (ADR 38). Most of it is of fasthttp's and differs from kernel to kernel.
+// (ADR 38). The counts differ from kernel to kernel.
 const maxInsns = 130_000
 
 // privateStack is how a program on x86-64 begins that has such a stack:
