@@ -95,6 +95,9 @@ type pool struct {
 	sticky     bool
 	bad        int // readings in a row that were not sane
 	ignored    bool
+	// What calls told of waiting; a library that counts itself knows better.
+	waits    int64
+	waitTime time.Duration
 }
 
 var _ metrics.Source = (*Registry)(nil)
@@ -175,6 +178,20 @@ func (r *Registry) Add(key telemetry.ProcessKey, lib Lib, at uint64, d Pool) {
 	}
 }
 
+// Waited adds to what callers have waited for connections of a pool that is known and whose
+// library does not count that.
+func (r *Registry) Waited(key telemetry.ProcessKey, lib Lib, at uint64, times int64, d time.Duration) {
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if p := r.procs[key][poolKey{lib, at}]; p != nil {
+		p.waits += times
+		p.waitTime += d
+	}
+}
+
 // Count is how many pools of a library a process has.
 func (r *Registry) Count(key telemetry.ProcessKey, lib Lib) int {
 	if r == nil {
@@ -232,7 +249,10 @@ type reading struct {
 	key   poolKey
 	p     *pool
 	stats Stats
-	err   error
+
+	waits    int64
+	waitTime time.Duration
+	err      error
 }
 
 // read reads all pools of a process. Decoders do not wait for it.
@@ -244,7 +264,7 @@ func (r *Registry) read(key telemetry.ProcessKey, observe telemetry.Observe) {
 		case !p.sticky && r.now().Sub(p.lastUsed) > idleFor:
 			delete(r.procs[key], k)
 		case !p.ignored:
-			all = append(all, reading{key: k, p: p})
+			all = append(all, reading{key: k, p: p, waits: p.waits, waitTime: p.waitTime})
 		}
 	}
 	r.mu.Unlock()
@@ -256,6 +276,9 @@ func (r *Registry) read(key telemetry.ProcessKey, observe telemetry.Observe) {
 		s, err := all[i].p.layout(m, all[i].key.at)
 		if err == nil && !s.sane() {
 			err = fmt.Errorf("no sane numbers: %+v", s)
+		}
+		if s.Waits == Unknown && s.WaitTime == Unknown && all[i].waits > 0 {
+			s.Waits, s.WaitTime = all[i].waits, all[i].waitTime
 		}
 		all[i].stats, all[i].err = s, err
 	}

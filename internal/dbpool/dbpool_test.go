@@ -62,6 +62,13 @@ func TestReadsMemory(t *testing.T) {
 	if len(got) != 3 {
 		t.Errorf("what is not known is there: %v", got)
 	}
+	r.Waited(key, lib, at, 1, time.Second)
+	r.Waited(key, lib, at, 2, 500*time.Millisecond)
+	r.Waited(key, lib, at+8, 1, time.Hour) // of no pool
+	got = collected(r, key)
+	if n, d := got["db.client.connection.waitsdb.client.connection.pool.name=db"], got["db.client.connection.wait_durationdb.client.connection.pool.name=db"]; n != 3 || d != 1.5 {
+		t.Errorf("%v waits of %v s, want 3 of 1.5: %v", n, d, got)
+	}
 	pool.open = 0 // the pool stays alive until here
 }
 

@@ -56,6 +56,10 @@ type bpfMgOp struct {
 	Head      [64]uint8
 	PlainId   uint32
 	PlainTail uint32
+	WaitFrom  uint64
+	WaitedNs  uint64
+	Waits     uint32
+	Pad       uint32
 }
 
 type bpfMongoEvent struct {
@@ -79,8 +83,9 @@ type bpfMongoEvent struct {
 		Off uint16
 		Len uint16
 	}
-	Pad        uint32
+	Waits      uint32
 	Pool       uint64
+	WaitedNs   uint64
 	RequestLen uint32
 	Sent       int32
 	Request    struct {
@@ -240,6 +245,8 @@ const (
 	bpfProgMgReadV2      = "mg_read_v2"
 	bpfProgMgUnpackV1    = "mg_unpack_v1"
 	bpfProgMgUnpackV2    = "mg_unpack_v2"
+	bpfProgMgWait        = "mg_wait"
+	bpfProgMgWaited      = "mg_waited"
 	bpfProgMgWriteFailed = "mg_write_failed"
 	bpfProgMgWriteV1     = "mg_write_v1"
 	bpfProgMgWriteV2     = "mg_write_v2"
@@ -308,6 +315,8 @@ type bpfProgramSpecs struct {
 	MgReadV2      *ebpf.ProgramSpec `ebpf:"mg_read_v2"`
 	MgUnpackV1    *ebpf.ProgramSpec `ebpf:"mg_unpack_v1"`
 	MgUnpackV2    *ebpf.ProgramSpec `ebpf:"mg_unpack_v2"`
+	MgWait        *ebpf.ProgramSpec `ebpf:"mg_wait"`
+	MgWaited      *ebpf.ProgramSpec `ebpf:"mg_waited"`
 	MgWriteFailed *ebpf.ProgramSpec `ebpf:"mg_write_failed"`
 	MgWriteV1     *ebpf.ProgramSpec `ebpf:"mg_write_v1"`
 	MgWriteV2     *ebpf.ProgramSpec `ebpf:"mg_write_v2"`
@@ -428,6 +437,8 @@ type bpfPrograms struct {
 	MgReadV2      *ebpf.Program `ebpf:"mg_read_v2"`
 	MgUnpackV1    *ebpf.Program `ebpf:"mg_unpack_v1"`
 	MgUnpackV2    *ebpf.Program `ebpf:"mg_unpack_v2"`
+	MgWait        *ebpf.Program `ebpf:"mg_wait"`
+	MgWaited      *ebpf.Program `ebpf:"mg_waited"`
 	MgWriteFailed *ebpf.Program `ebpf:"mg_write_failed"`
 	MgWriteV1     *ebpf.Program `ebpf:"mg_write_v1"`
 	MgWriteV2     *ebpf.Program `ebpf:"mg_write_v2"`
@@ -441,6 +452,8 @@ func (p *bpfPrograms) Close() error {
 		p.MgReadV2,
 		p.MgUnpackV1,
 		p.MgUnpackV2,
+		p.MgWait,
+		p.MgWaited,
 		p.MgWriteFailed,
 		p.MgWriteV1,
 		p.MgWriteV2,

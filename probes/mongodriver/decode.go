@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 	"unsafe"
 
 	"github.com/tracer-agent/tracer-agent/internal/event"
@@ -21,6 +22,8 @@ type record struct {
 	errs                            []byte
 	sent, got                       int32
 	pool                            uint64
+	waits                           uint32
+	waited                          time.Duration
 	addr, request, end, reply, text []byte
 }
 
@@ -74,9 +77,10 @@ func parseRecord(raw []byte) (record, error) {
 	}
 	r := record{Call: c, errs: own}
 	ne, b := binary.NativeEndian, own[probe.ErrsLen:]
-	r.got, r.pool, r.sent = int32(ne.Uint32(b[4:])), ne.Uint64(b[24:]), int32(ne.Uint32(b[36:]))
+	r.got, r.sent = int32(ne.Uint32(b[4:])), int32(ne.Uint32(b[44:]))
+	r.waits, r.pool, r.waited = ne.Uint32(b[20:]), ne.Uint64(b[24:]), time.Duration(ne.Uint64(b[32:]))
 	str := func(at int) []byte { return probe.Str(tail, ne.Uint16(b[at:]), ne.Uint16(b[at+2:])) }
-	r.addr, r.reply, r.text, r.request, r.end = str(8), str(12), str(16), str(40), str(44)
+	r.addr, r.reply, r.text, r.request, r.end = str(8), str(12), str(16), str(48), str(52)
 	return r, nil
 }
 
@@ -105,6 +109,7 @@ func (d *decoder) command(rec event.Record, r *record, emit func(*telemetry.Oper
 	if reqErr != nil {
 		req = mongo.Request{Command: mongo.Other, Documents: -1}
 	}
+	d.pool(rec, r)
 	if req.Monitoring() {
 		return nil
 	}
@@ -112,7 +117,6 @@ func (d *decoder) command(rec event.Record, r *record, emit func(*telemetry.Oper
 		req.Documents = int(r.sent)
 	}
 	op := r.Operation(rec, Name)
-	d.pool(rec, r)
 	a := d.request(op, &req, r)
 	switch {
 	case r.Flags&uint32(bpfMgFlagF_FAILED) != 0:

@@ -24,20 +24,22 @@ func TestLayout(t *testing.T) {
 	var c bpfTrCall
 	var e bpfMongoEvent
 	for name, pair := range map[string][2]uintptr{
-		"tr_call":             {unsafe.Sizeof(c), probe.CallLen},
-		"tr_call.flags":       {unsafe.Offsetof(c.Flags), event.HeaderLen + 56},
-		"tr_call.tail_len":    {unsafe.Offsetof(c.TailLen), event.HeaderLen + 64},
-		"tr_call.trace_flags": {unsafe.Offsetof(c.TraceFlags), event.HeaderLen + 68},
-		"tr_errs":             {unsafe.Sizeof(bpfTrErrs{}), probe.ErrsLen},
-		"mongo_event.err":     {unsafe.Offsetof(e.Err), probe.CallLen},
-		"mongo_event.got":     {unsafe.Offsetof(e.Got), probe.CallLen + probe.ErrsLen + 4},
-		"mongo_event.addr":    {unsafe.Offsetof(e.Addr), probe.CallLen + probe.ErrsLen + 8},
-		"mongo_event.reply":   {unsafe.Offsetof(e.Reply), probe.CallLen + probe.ErrsLen + 12},
-		"mongo_event.text":    {unsafe.Offsetof(e.Text), probe.CallLen + probe.ErrsLen + 16},
-		"mongo_event.pool":    {unsafe.Offsetof(e.Pool), probe.CallLen + probe.ErrsLen + 24},
-		"mongo_event.sent":    {unsafe.Offsetof(e.Sent), probe.CallLen + probe.ErrsLen + 36},
-		"mongo_event.request": {unsafe.Offsetof(e.Request), probe.CallLen + probe.ErrsLen + 40},
-		"mongo_event.end":     {unsafe.Offsetof(e.End), probe.CallLen + probe.ErrsLen + 44},
+		"tr_call":               {unsafe.Sizeof(c), probe.CallLen},
+		"tr_call.flags":         {unsafe.Offsetof(c.Flags), event.HeaderLen + 56},
+		"tr_call.tail_len":      {unsafe.Offsetof(c.TailLen), event.HeaderLen + 64},
+		"tr_call.trace_flags":   {unsafe.Offsetof(c.TraceFlags), event.HeaderLen + 68},
+		"tr_errs":               {unsafe.Sizeof(bpfTrErrs{}), probe.ErrsLen},
+		"mongo_event.err":       {unsafe.Offsetof(e.Err), probe.CallLen},
+		"mongo_event.got":       {unsafe.Offsetof(e.Got), probe.CallLen + probe.ErrsLen + 4},
+		"mongo_event.addr":      {unsafe.Offsetof(e.Addr), probe.CallLen + probe.ErrsLen + 8},
+		"mongo_event.reply":     {unsafe.Offsetof(e.Reply), probe.CallLen + probe.ErrsLen + 12},
+		"mongo_event.text":      {unsafe.Offsetof(e.Text), probe.CallLen + probe.ErrsLen + 16},
+		"mongo_event.pool":      {unsafe.Offsetof(e.Pool), probe.CallLen + probe.ErrsLen + 24},
+		"mongo_event.waits":     {unsafe.Offsetof(e.Waits), probe.CallLen + probe.ErrsLen + 20},
+		"mongo_event.waited_ns": {unsafe.Offsetof(e.WaitedNs), probe.CallLen + probe.ErrsLen + 32},
+		"mongo_event.sent":      {unsafe.Offsetof(e.Sent), probe.CallLen + probe.ErrsLen + 44},
+		"mongo_event.request":   {unsafe.Offsetof(e.Request), probe.CallLen + probe.ErrsLen + 48},
+		"mongo_event.end":       {unsafe.Offsetof(e.End), probe.CallLen + probe.ErrsLen + 52},
 	} {
 		if pair[0] != pair[1] {
 			t.Errorf("%s: %d in C, %d in Go", name, pair[0], pair[1])

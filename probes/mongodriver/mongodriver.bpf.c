@@ -10,11 +10,13 @@
  * and, attached when user space has met what it cannot read, or not count, compressed:
  *   pack    in (*Connection).CompressWireMessage, at the call of CompressPayload
  *   end     in Operation.decompressWireMessage, the branch after DecompressPayload
+ * and in (*pool).checkOut, before and after a caller waits for a connection.
  * A driver's goroutine writes and reads one command at a time, so the goroutine is the
  * key. Taken along are the first bytes of the command and of its reply, as they are on
  * the wire; user space parses them. What lies beyond is only counted (documents).
  *
- * Lost by design: the number of documents past MAX_DOCS.
+ * Lost by design: the number of documents past MAX_DOCS; waits that no command of the
+ * goroutine's follows.
  * Minimum kernel: 5.10. Maps: mg_ops, mg_exes; tr_*.
  */
 #include "packed.h"
@@ -46,6 +48,11 @@ static __noinline int fill(struct mg_op *op, struct mg_driver *d, __u64 c, __u64
 	if (d->pool != OFF_NONE)
 		op->ev.pool = read_u64(c + d->pool);
 	op->ev.got = -1;
+	if (op->waits) {
+		op->ev.waits = op->waits;
+		op->ev.waited_ns = op->waited_ns;
+		op->waits = op->waited_ns = 0;
+	}
 	if (is_plain(op))
 		op->ev.call.tail_len = op->plain_tail;
 	else
@@ -174,6 +181,40 @@ int mg_no_reply(struct pt_regs *ctx)
 		return 0;
 	op->ev.call.flags |= F_NO_REPLY;
 	finish(op, &w.key);
+	return 0;
+}
+
+/* in func (p *pool) checkOut(ctx context.Context) (*connection, error), at the call of
+ * runtime.selectgo, which those come to for whom no connection is idle */
+SEC("uprobe")
+int mg_wait(struct pt_regs *ctx)
+{
+	struct mg_op *op;
+	struct tr_who w;
+
+	if (!who_runs(&w, ctx))
+		return 0;
+	op = next_op(&w);
+	if (op)
+		op->wait_from = bpf_ktime_get_ns();
+	return 0;
+}
+
+/* after it */
+SEC("uprobe")
+int mg_waited(struct pt_regs *ctx)
+{
+	struct mg_op *op;
+	struct tr_who w;
+
+	if (!who_runs(&w, ctx))
+		return 0;
+	op = bpf_map_lookup_elem(&mg_ops, &w.key);
+	if (!op || !op->wait_from)
+		return 0;
+	op->waits++;
+	op->waited_ns += bpf_ktime_get_ns() - op->wait_from;
+	op->wait_from = 0;
 	return 0;
 }
 

@@ -56,8 +56,11 @@ struct mongo_event {
 	__u32 reply_len; /* of the whole message, bytes */
 	__s32 got;       /* like sent, in a reply's batch */
 	struct tr_str addr, reply, text;
-	__u32 pad;
+	/* How often and how long the goroutine has waited for a connection since its last
+	 * command. */
+	__u32 waits;
 	__u64 pool; /* *topology.pool of the connection, 0 if not known */
+	__u64 waited_ns;
 	/* Of the command; from here on nothing is cleared when an entry is used again,
 	 * because it may have been written before the command was compressed. */
 	__u32 request_len;
@@ -74,6 +77,9 @@ struct mg_op {
 	/* The command that the entry has from before it was compressed: its request id, 0 if
 	 * there is none, and where it ends in the tail. */
 	__u32 plain_id, plain_tail;
+	/* Of waits for a connection: when this one began, all since the last command. */
+	__u64 wait_from, waited_ns;
+	__u32 waits, pad;
 };
 
 /* One major version's part. */
@@ -126,6 +132,27 @@ static __noinline struct mg_op *begin(struct tr_who *w, __u64 g, __u64 context)
 static __always_inline struct mg_op *open_op(struct tr_who *w)
 {
 	return call_open(&mg_ops, w);
+}
+
+/* The entry of the goroutine's next command. */
+static __noinline struct mg_op *next_op(struct tr_who *w)
+{
+	struct mg_op *op;
+
+	if (!w || !w->proc)
+		return NULL;
+	op = bpf_map_lookup_elem(&mg_ops, &w->key);
+	if (op)
+		return op;
+	if (bpf_map_update_elem(&mg_ops, &w->key, &mg_zero, BPF_NOEXIST))
+		return NULL; /* what is written will say so */
+	__sync_fetch_and_add(&call_entries, 1);
+	op = bpf_map_lookup_elem(&mg_ops, &w->key);
+	if (op) {
+		call_fill(&op->ev.call, w);
+		op->ev.call.open = 0;
+	}
+	return op;
 }
 
 static __always_inline void finish(struct mg_op *op, struct tr_gokey *key)

@@ -24,27 +24,6 @@ static __noinline int is_packed(struct mg_op *op, __u64 wm)
 	       u32_at(&op->head[12]) == OP_COMPRESSED;
 }
 
-/* The entry of the goroutine's next command. */
-static __noinline struct mg_op *next_op(struct tr_who *w)
-{
-	struct mg_op *op;
-
-	if (!w || !w->proc)
-		return NULL;
-	op = bpf_map_lookup_elem(&mg_ops, &w->key);
-	if (op)
-		return op;
-	if (bpf_map_update_elem(&mg_ops, &w->key, &mg_zero, BPF_NOEXIST))
-		return NULL; /* what is written will say so */
-	__sync_fetch_and_add(&call_entries, 1);
-	op = bpf_map_lookup_elem(&mg_ops, &w->key);
-	if (op) {
-		call_fill(&op->ev.call, w);
-		op->ev.call.open = 0;
-	}
-	return op;
-}
-
 /* Keep a command that is going to be compressed. */
 static __noinline int keep_plain(struct mg_op *op, __u64 wm, __u64 len)
 {

@@ -60,9 +60,12 @@ func (cfg Config) learnPools(p *probe.Placed, d driver) {
 func (d *decoder) pool(rec event.Record, r *record) {
 	key := telemetry.ProcessKey{PID: rec.PID, StartNs: rec.ProcStartNs}
 	for _, v := range drivers {
-		if lib := v.lib(rec.ExeID); !d.cfg.Pools.Known(key, lib, r.pool) {
+		lib := v.lib(rec.ExeID)
+		if !d.cfg.Pools.Known(key, lib, r.pool) {
 			d.cfg.Pools.Add(key, lib, r.pool, dbpool.Pool{Name: strings.Clone(string(r.addr))})
-			return
+		}
+		if r.waits > 0 {
+			d.cfg.Pools.Waited(key, lib, r.pool, int64(r.waits), r.waited)
 		}
 	}
 }

@@ -70,6 +70,9 @@ func New(cfg Config) *probe.Spec {
 	}
 	for _, d := range drivers {
 		s.Points = append(s.Points, d.points()...)
+		if cfg.Pools != nil {
+			s.Points = append(s.Points, d.waitPoints()...)
+		}
 		s.Fields = append(append(s.Fields, d.addr()), d.poolFields()...)
 		s.Groups = append(s.Groups, probe.Group{
 			Name: d.group, What: "commands of " + d.module,
@@ -119,6 +122,19 @@ func (d driver) points() []probe.Point {
 			Site: probe.Site{Kind: probe.CallSite, Funcs: []string{d.module + "/x/mongo/driver/topology.(*Connection).CompressWireMessage"},
 				Callees: []string{d.module + "/x/mongo/driver.CompressPayload"}},
 			Lost: "names of commands of more than a kilobyte that are compressed with zstd"},
+	}
+}
+
+// waitPoints are where callers wait for a connection: who gets an idle one does not come there.
+func (d driver) waitPoints() []probe.Point {
+	checkOut := []string{d.module + "/x/mongo/driver/topology.(*pool).checkOut"}
+	sel := []string{"runtime.selectgo"}
+	const lost = "how long callers wait for connections"
+	return []probe.Point{
+		{Name: d.group + "_wait", Program: "mg_wait", Group: d.group, Optional: true, Lost: lost,
+			Site: probe.Site{Kind: probe.CallSite, Funcs: checkOut, Callees: sel}},
+		{Name: d.group + "_waited", Program: "mg_waited", Group: d.group, Optional: true, Lost: lost,
+			Site: probe.Site{Kind: probe.AfterCall, Funcs: checkOut, Callees: sel, Results: 1}},
 	}
 }
 
