@@ -12,6 +12,10 @@ func epochOffset(value btf.Type, nesting int) (uint32, bool) {
 	return memberOffset(value, "epoch", 4, nesting)
 }
 
+// OpenOffset returns where a map's values say, in two bytes, whether their operation is in
+// flight; those of 0 are kept for a next one.
+func OpenOffset(value btf.Type) (uint32, bool) { return memberOffset(value, "open", 2, 0) }
+
 // memberOffset finds the first member of a name, which must be of a size.
 func memberOffset(value btf.Type, name string, size, nesting int) (uint32, bool) {
 	if value == nil || nesting > maxNesting {

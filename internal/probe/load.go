@@ -132,7 +132,7 @@ func (m *Manager) loadSpec(s *Spec, shared map[string]*ebpf.Map) (*ebpf.Collecti
 		} else if f.MaxAge != 0 {
 			return nil, fmt.Errorf("%s: no member start_ns to tell an entry's age by", f.Map)
 		}
-		if at, ok := memberOffset(spec.Maps[f.Map].Value, "open", 2, 0); ok {
+		if at, ok := OpenOffset(spec.Maps[f.Map].Value); ok {
 			m.opens[f.Map] = at
 		}
 	}

@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tracer-agent/tracer-agent/internal/probe"
+	"github.com/tracer-agent/tracer-agent/internal/redact"
+	"github.com/tracer-agent/tracer-agent/probes/nethttp"
 	"github.com/tracer-agent/tracer-agent/test/e2e/harness"
 )
 
@@ -19,6 +22,10 @@ import (
 func TestExec(t *testing.T) {
 	needs(t)
 	src := harness.Build{Dir: httpmatrix}.Path(t)
+	spec, err := nethttp.New(nethttp.Config{Redact: redact.New(nil)})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name  string
 		other bool // into another file, which has another inode
@@ -43,7 +50,7 @@ func TestExec(t *testing.T) {
 			agent := harness.StartAgent(t, args...)
 			agent.WaitInstrumented(tg.PID)
 			peer := harness.StartTarget(t, src)
-			x := &execs{t: t, tg: tg, peer: peer, agent: agent}
+			x := &execs{t: t, tg: tg, peer: peer, agent: agent, spec: spec}
 			for gen := range 3 {
 				x.round(gen, next)
 			}
@@ -56,6 +63,7 @@ type execs struct {
 	t        *testing.T
 	tg, peer *harness.Target
 	agent    *harness.Agent
+	spec     *probe.Spec
 }
 
 // round sends the program work, and in the midst of it makes it exec. What it works
@@ -72,7 +80,7 @@ func (x *execs) round(gen int, path string) {
 		})
 		wg.Go(func() { _, _ = harness.TryGet(x.tg.CallURL(x.peer.URL("/plain"), "n", "1000000", "cut", "1")) })
 	}
-	x.waitFor("work under way", func() bool { return x.agent.Entries("nh_client", x.tg.PID) >= 20 })
+	x.waitFor("work under way", func() bool { return x.agent.OpenEntries(x.spec, "nh_client", x.tg.PID) >= 20 })
 	_, _ = harness.TryGet(x.tg.URL("/exec?cut=1&path=" + path))
 	wg.Wait()
 	x.waitFor("the next program", func() bool {
@@ -88,6 +96,9 @@ func (x *execs) round(gen int, path string) {
 		harness.Get(x.t, x.tg.URL("/plain?ready=1"))
 		time.Sleep(20 * time.Millisecond)
 		return len(harness.Of(x.agent.Since(mark), harness.Kind("server"))) > 0
+	})
+	x.waitFor("the calls of the program before to be gone", func() bool {
+		return x.agent.Entries("nh_client", x.tg.PID) == 0
 	})
 }
 
@@ -134,7 +145,7 @@ func (x *execs) check(gens int) {
 	x.parents(gens)
 	http.DefaultClient.CloseIdleConnections()
 	x.waitFor("the maps to hold the last program's operations only", func() bool {
-		return x.agent.Entries("nh_client", x.tg.PID) == 0 && x.agent.Entries("nh_server", x.tg.PID) <= 2
+		return x.agent.OpenEntries(x.spec, "nh_client", x.tg.PID) == 0 && x.agent.Entries("nh_server", x.tg.PID) <= 2
 	})
 	for _, s := range x.agent.Since(0) {
 		whole := s.Attr("http.response.status_code") == "200"

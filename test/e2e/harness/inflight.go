@@ -24,9 +24,28 @@ func (a *Agent) Entries(mapName string, pid int) int {
 // for the goroutine's next call: its last member says so.
 func (a *Agent) OpenCalls(mapName string, pid int) int {
 	a.t.Helper()
+	return a.openAt(mapName, pid, probe.CallLen-2)
+}
+
+// OpenEntries counts those of one of a probe's maps that are not kept for a next operation.
+func (a *Agent) OpenEntries(s *probe.Spec, mapName string, pid int) int {
+	a.t.Helper()
+	spec, err := s.Load()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	at, ok := probe.OpenOffset(spec.Maps[mapName].Value)
+	if !ok {
+		a.t.Fatalf("the values of %s do not say whether they are open", mapName)
+	}
+	return a.openAt(mapName, pid, at)
+}
+
+func (a *Agent) openAt(mapName string, pid int, at uint32) int {
+	a.t.Helper()
 	return a.entries(mapName, pid, func(m *ebpf.Map, key []byte) bool {
 		value, err := m.LookupBytes(key)
-		return err == nil && value != nil && binary.NativeEndian.Uint16(value[probe.CallLen-2:]) != 0
+		return err == nil && value != nil && binary.NativeEndian.Uint16(value[at:]) != 0
 	})
 }
 
