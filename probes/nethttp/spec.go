@@ -102,7 +102,7 @@ func New(cfg Config) (*probe.Spec, error) {
 		Name:     "nethttp",
 		Doc:      "net/http servers and clients, HTTP/1 and HTTP/2",
 		Points:   points(len(cfg.Bodies.Request) > 0),
-		Groups:   groups(),
+		Groups:   groups(len(cfg.Bodies.Request) > 0),
 		Fields:   allFields(),
 		Optional: []string{xnet}, // gRPC programs have a part of it, of any version
 		Table:    func() (*offsets.Table, error) { return offsets.Parse(offsetsJSON) },
@@ -142,8 +142,16 @@ func New(cfg Config) (*probe.Spec, error) {
 	}, nil
 }
 
-func groups() []probe.Group {
-	return append([]probe.Group{
+func groups(bodies bool) []probe.Group {
+	var reads []probe.Group
+	if bodies {
+		reads = []probe.Group{
+			{Name: groupH2Reads, What: "bodies of HTTP/2 server requests, for rules of metrics",
+				Check: func(p *probe.Placed) error { return need(p, stdH2(p.Exe.GoVersion().Minor).readFields()) }},
+			{Name: groupXReads, What: "bodies of golang.org/x/net/http2 server requests, for rules of metrics", Check: checkXReads},
+		}
+	}
+	return slices.Concat([]probe.Group{
 		{Name: groupServer, What: "HTTP/1 server requests",
 			Check: func(p *probe.Placed) error { return need(p, serverFields()) }},
 		{Name: groupClient, What: "HTTP/1 client calls",
@@ -155,10 +163,7 @@ func groups() []probe.Group {
 		{Name: groupWrite, What: "traceparent written into HTTP/1 requests", Check: checkWrite},
 		{Name: groupH2Write, What: "traceparent written into HTTP/2 requests", Check: checkH2Write},
 		{Name: groupXWrite, What: "traceparent written into golang.org/x/net/http2 requests", Check: checkXH2Write},
-		{Name: groupH2Reads, What: "bodies of HTTP/2 server requests, for rules of metrics",
-			Check: func(p *probe.Placed) error { return need(p, stdH2(p.Exe.GoVersion().Minor).readFields()) }},
-		{Name: groupXReads, What: "bodies of golang.org/x/net/http2 server requests, for rules of metrics", Check: checkXReads},
-	}, routerGroups()...)
+	}, reads, routerGroups())
 }
 
 // handsOn says which requests are written into.
