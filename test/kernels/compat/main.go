@@ -155,7 +155,7 @@ without the agent, and are the same but for one header. SDK: services that trace
 with the OpenTelemetry SDK and traced ones continue each other's traces. gRPC: traceparent
 written into the metadata of grpc 1.40 (old), 1.64 (mid) and 1.85; which of them. Hits: per served request / per
 call of the newest Go, with the header written. A kernel that is not in the table was not tried; "-": not in
-this kernel. Of arm64 the programs are built; none was loaded unless it is in the table.
+this kernel. On arm64 the programs are loaded and verified; nothing was traced there.
 
 | kernel | arch | lockdown | programs load | largest, verified instructions | chain, by Go version | join | memory | whole traces | bytes | SDK | gRPC | kernel | agent killed, started again | hits |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
