@@ -31,6 +31,7 @@
 #define MAX_NAT         16384
 #define JOIN_WINDOW     (1U << 24) /* bytes: the largest header net/http reads, with room */
 #define JOIN_MAX_AGE_NS (120ULL * 1000000000ULL)
+#define NAT_AGAIN_NS    1000000000ULL /* a connection that rests may leave tr_nat */
 #define AF_INET         2
 #define AF_INET6        10
 #define IPPROTO_TCP     6
@@ -274,7 +275,8 @@ static __noinline int conn_say(struct conn_sock *c)
 	bool same = v && v->sk == c->val.sk && c->val.seq - v->seq < JOIN_WINDOW;
 
 	if (!c->key.netns)
-		c->val.nat = (same && v->nat) || conn_remember(c);
+		c->val.nat = (same && v->nat && c->val.said_ns - v->said_ns < NAT_AGAIN_NS) ||
+			     conn_remember(c);
 	if (!same)
 		return !bpf_map_update_elem(&tr_conns, &c->key, &c->val, BPF_ANY);
 	v->used = 1; /* nobody takes what is half written */

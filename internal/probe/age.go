@@ -3,6 +3,7 @@ package probe
 import (
 	"context"
 	"encoding/binary"
+	"math"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -42,7 +43,7 @@ func (m *Manager) age(ctx context.Context) {
 func (m *Manager) dropOld(nowNs uint64) {
 	for _, s := range m.opts.Specs {
 		for _, f := range s.InFlight {
-			if f.MaxAge != 0 {
+			if _, kept := m.opens[f.Map]; kept || f.MaxAge != 0 {
 				m.dropOldOf(s, f, nowNs)
 			}
 		}
@@ -57,7 +58,15 @@ func (m *Manager) dropOldOf(s *Spec, f InFlight, nowNs uint64) {
 		keys[goKey{binary.NativeEndian.Uint64(raw), binary.NativeEndian.Uint64(raw[8:])}] = true
 	})
 	limit, crowded := f.MaxAge, len(keys) > m.opts.MaxInFlight/2
-	if crowded {
+	// Programs keep closed ones up to half of the room: those that nobody comes back to make
+	// room for others' before that.
+	filling := len(keys) > m.opts.MaxInFlight*3/8
+	switch {
+	case limit == 0 && !filling:
+		return
+	case limit == 0:
+		limit = math.MaxInt64
+	case crowded:
 		limit = min(limit, crowdedAge)
 		if f.Note {
 			limit = min(limit, crowdedNoteAge)
@@ -78,7 +87,7 @@ func (m *Manager) dropOldOf(s *Spec, f InFlight, nowNs uint64) {
 		closed := open != 0 && binary.NativeEndian.Uint16(value[open:]) == 0
 		// A goroutine may begin its next operation in a closed one at any time: one is
 		// only taken away when the room is needed.
-		if closed && (!crowded || age <= keptAge) || !closed && age <= limit || mp.Delete(k) != nil {
+		if closed && (!filling || age <= keptAge) || !closed && age <= limit || mp.Delete(k) != nil {
 			continue
 		}
 		forgotten++

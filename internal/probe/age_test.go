@@ -28,6 +28,9 @@ func TestDropOld(t *testing.T) {
 		{"crowded", []time.Duration{0, 0, 0, 0, time.Minute, time.Minute, 6 * time.Minute, 6 * time.Minute, 61 * time.Minute}, false, time.Hour, 6, 3},
 		{"without a limit", []time.Duration{100 * time.Hour}, false, 0, 1, 0},
 		{"closed", []time.Duration{0, 2 * time.Minute, 2 * time.Hour}, true, time.Hour, 3, 0},
+		{"closed, filling", []time.Duration{0, 0, 0, 0, 0, 2 * time.Minute, 2 * time.Hour}, true, time.Hour, 5, 0},
+		{"closed, filling, without a limit", []time.Duration{0, 0, 0, 0, 0, 2 * time.Minute, 2 * time.Hour}, true, 0, 5, 0},
+		{"crowded, without a limit", []time.Duration{0, 0, 0, 0, 0, 0, 0, 2 * time.Minute, 2 * time.Hour}, false, 0, 9, 0},
 		{"closed, crowded", []time.Duration{0, 0, 0, 0, 0, 0, 0, 2 * time.Minute, 2 * time.Hour}, true, time.Hour, 7, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {

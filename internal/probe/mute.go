@@ -50,8 +50,15 @@ func (m *Manager) attachAgain(a *Attached, s *Spec) error {
 	// Here, and not where nothing changes: it waits while a program is verified.
 	defer m.releaseParsed()
 	var errs []error
+	writes := s.writeGroups()
+	// First what writes: the others' programs count on it, and are told if it cannot be.
 	for _, g := range s.Groups {
-		if a.Placed[s.Name].Groups[g.Name] {
+		if writes[g.Name] && a.Placed[s.Name].Groups[g.Name] && !m.attachOrRefuse(context.Background(), a, s, g) {
+			errs = append(errs, a.Placed[s.Name].Refused[g.Name])
+		}
+	}
+	for _, g := range s.Groups {
+		if !writes[g.Name] && a.Placed[s.Name].Groups[g.Name] {
 			errs = append(errs, m.attachGroup(context.Background(), a, s, g))
 		}
 	}

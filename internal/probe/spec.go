@@ -165,7 +165,8 @@ type InFlight struct {
 	// "" if the programs do not ask.
 	Forgotten string
 	// MaxAge: an entry that is older is deleted and counted as lost, because its end will
-	// not come or has not been seen. 0: the ends of all are seen.
+	// not come or has not been seen. 0: the ends of all are seen, and only what is kept for
+	// a next operation is taken away, when the room is needed.
 	MaxAge time.Duration
 	// Note: the entries are notes for programs that write into their process, and no
 	// operations: none is lost with one, and none is taken away before its MaxAge from a

@@ -227,8 +227,7 @@ static __always_inline bool h2_followed(struct pt_regs *ctx, struct tr_proc *pro
 static __always_inline void client_away(struct nh_op *op, struct tr_gokey *key)
 {
 	op->open = 0;
-	/* Signed: what user space deletes is not all of what is counted here. */
-	if ((__s64)(nh_calls - nh_calls_forgotten) > (__s64)cfg_keep &&
+	if (nh_calls - nh_calls_forgotten > cfg_keep &&
 	    !bpf_map_delete_elem(&nh_client, key))
 		__sync_fetch_and_add(&nh_calls, -1);
 }
@@ -328,6 +327,8 @@ static __always_inline void client_finish(struct nh_op *op, struct tr_gokey *key
 		emit(op, NH_CLIENT);
 	if (call_of(op)->bw) {
 		/* never written: the connection failed, or it was not ours to write to */
+		if (op->ev.status)
+			count_prop(PROP_UNKNOWN);
 		struct tr_gokey writer = { .tgid = key->tgid, .id = call_of(op)->bw };
 		__u64 *goid = bpf_map_lookup_elem(&nh_reqs, &writer);
 

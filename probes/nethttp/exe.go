@@ -1,7 +1,6 @@
 package nethttp
 
 import (
-	"slices"
 	"strings"
 	"structs"
 
@@ -163,9 +162,15 @@ func flag(b bool) uint8 {
 	return 0
 }
 
-// extent is how many bytes from first on hold two words at each of offs.
+// extent is how many bytes from first on hold two words at each of offs that is known.
 func extent(first uint16, offs ...uint16) uint16 {
-	return slices.Max(offs) + 16 - first
+	last := first
+	for _, at := range offs {
+		if at != uint16(probe.OffNone) {
+			last = max(last, at)
+		}
+	}
+	return last + 16 - first
 }
 
 // loc mirrors struct go_loc.

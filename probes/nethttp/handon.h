@@ -26,13 +26,11 @@ static __always_inline void expect_write(struct nh_op *op, struct tr_gokey *key,
 	call_of(op)->bw = read_u64(pc + e->pc_bw);
 	if (!call_of(op)->bw)
 		return;
-	call_of(op)->x.io.written = 1;
 	key->id = call_of(op)->bw;
 	known = bpf_map_lookup_elem(&nh_reqs, key);
 	if (known)
 		*known = goid;
-	else
-		bpf_map_update_elem(&nh_reqs, key, &goid, BPF_ANY);
+	call_of(op)->x.io.written = known || !bpf_map_update_elem(&nh_reqs, key, &goid, BPF_ANY);
 	key->id = goid;
 }
 

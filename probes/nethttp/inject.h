@@ -140,10 +140,9 @@ static __noinline int h1_write(struct nh_writer *w, struct tr_gokey *key, struct
 	} else if (!h1_inject(w, ge, e, GO_ARG2(ctx))) {
 		announce(&w->io, ge, e, w->conn + e->pc_conn, 0);
 	}
-	/* The connection may carry the next request before this call's end is seen. */
 	op = writer_op(w, key);
-	if (op)
-		call_of(op)->bw = 0;
+	if (op && call_of(op)->bw == GO_ARG2(ctx))
+		call_of(op)->bw = 0; /* it has been written */
 	return 0;
 }
 

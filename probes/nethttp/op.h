@@ -60,7 +60,7 @@ enum nh_flag {
 	F_GOT_CONN = 1 << 18,        /* client: a connection was had */
 	F_NEW_CONN = 1 << 19,        /* client: and nobody had it before; dial is set */
 	F_ANSWERED = 1 << 20,        /* the response's headers were looked at */
-	F_LOOKED_REQUEST = 1 << 21,  /* HTTP/2: its body was, had it been JSON */
+	F_LOOKED_REQUEST = 1 << 21,  /* its body was looked at, had it been JSON */
 	F_LOOKED_RESPONSE = 1 << 22, /* the same of the response */
 	F_ROUTE_ECHO = 1 << 24, /* server: echo v4's, which may give the path where it has none */
 };
@@ -251,9 +251,10 @@ struct {
 
 /* A goroutine that writes a request's headers for the one that called: what it needs
  * of the operation, copied, because the call may end at any moment and its entry be
- * another's. Key: tgid, goid of the writer. Inserted when the writing begins, deleted
- * when the header is written; user space ages out those of writes that failed before. No
- * LRU map: an entry must not become another's while its goroutine writes. */
+ * another's. Of HTTP/1 in the processor's scratch, of HTTP/2 in nh_writers. Key: tgid, goid
+ * of the writer. Inserted when the writing begins, deleted when the header is written; user
+ * space ages out those of writes that failed before. No LRU map: an entry must not become
+ * another's while its goroutine writes. */
 struct nh_writer {
 	__u64 start_ns;    /* of the note */
 	__u64 op_start_ns; /* of the operation */

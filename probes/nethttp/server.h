@@ -194,7 +194,7 @@ static __noinline int server_fill(struct nh_op *op, struct tr_gokey *key, struct
 		op->ev.flags |= F_TLS;
 	if ((cfg_body & WANT_REQUEST) && op->ev.proto_major < 2)
 		body_arrived(op, x, e);
-	else if (cfg_body & WANT_REQUEST)
+	else if ((cfg_body & WANT_REQUEST) && obj_u64(x, e->req_major) == 2) /* not of an upgrade */
 		h2_arrived(op, x, op->xnet ? &e->xh2 : &e->h2,
 			   read_u64(op->req + e->creq.body + 8));
 	if (!n && !cfg_count_full) {

@@ -109,7 +109,7 @@ func New(cfg Config) (*probe.Spec, error) {
 		Load:     loadBpf,
 		InFlight: []probe.InFlight{
 			{Map: "nh_server", Active: httpattr.ServerActive, Forgotten: "nh_forgotten"},
-			{Map: "nh_client", Forgotten: "nh_calls_forgotten"},
+			{Map: "nh_client", MaxAge: probe.CallMaxAge, Forgotten: "nh_calls_forgotten"},
 			{Map: "nh_writers", MaxAge: probe.NoteMaxAge, Note: true},
 		},
 		Prepare: func(cs *ebpf.CollectionSpec) error {

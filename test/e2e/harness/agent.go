@@ -29,9 +29,9 @@ type Agent struct {
 	fences atomic.Int64
 }
 
-// patience stretches the time limits below: TRACER_TEST_PATIENCE, for machines in
+// Patience stretches time limits: TRACER_TEST_PATIENCE, for machines in
 // software emulation; 1 without it.
-var patience = func() time.Duration {
+var Patience = func() time.Duration {
 	n, err := strconv.Atoi(os.Getenv("TRACER_TEST_PATIENCE"))
 	if err != nil || n < 1 {
 		return 1
@@ -41,7 +41,7 @@ var patience = func() time.Duration {
 
 // attachWait is how long an agent may take until a process is instrumented;
 // what it should take is measured by bench, not asserted on a busy machine.
-var attachWait = patience * 30 * time.Second
+var attachWait = Patience * 30 * time.Second
 
 // StartAgent runs `tracer-agent run` with arguments and JSON output. It is ended
 // with the test. Lines on its standard error go to the test's log on failure.
@@ -204,7 +204,7 @@ const fencePath = "/fence/"
 // It returns all spans since the mark; more or fewer than n are the caller's to judge.
 func (a *Agent) Settle(mark, n int, fence *Target) []Span {
 	a.t.Helper()
-	deadline := time.Now().Add(patience * 10 * time.Second)
+	deadline := time.Now().Add(Patience * 10 * time.Second)
 	for len(a.Since(mark)) < n && time.Now().Before(deadline) {
 		time.Sleep(2 * time.Millisecond)
 	}
@@ -214,7 +214,7 @@ func (a *Agent) Settle(mark, n int, fence *Target) []Span {
 		a.t.Fatalf("fence request: %v", err)
 	}
 	resp.Body.Close()
-	a.wait(patience*10*time.Second, "the fence's span", func() bool {
+	a.wait(Patience*10*time.Second, "the fence's span", func() bool {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		for i := len(a.spans) - 1; i >= mark; i-- {
@@ -231,7 +231,7 @@ func (a *Agent) Settle(mark, n int, fence *Target) []Span {
 // which. It costs less than Settle when they are many.
 func (a *Agent) Await(mark, n int) {
 	a.t.Helper()
-	deadline := time.Now().Add(patience*10*time.Second + time.Duration(n)*time.Millisecond)
+	deadline := time.Now().Add(Patience*10*time.Second + time.Duration(n)*time.Millisecond)
 	for a.Mark()-mark < n && time.Now().Before(deadline) {
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -242,7 +242,7 @@ func (a *Agent) Await(mark, n int) {
 func (a *Agent) WaitSpans(mark, n int, f func(Span) bool) []Span {
 	a.t.Helper()
 	var got []Span
-	a.wait(patience*20*time.Second, fmt.Sprintf("%d spans", n), func() bool {
+	a.wait(Patience*20*time.Second, fmt.Sprintf("%d spans", n), func() bool {
 		got = Of(a.Since(mark), f)
 		return len(got) >= n
 	})
@@ -258,8 +258,8 @@ func (a *Agent) Stop() time.Duration {
 	_ = a.cmd.Process.Signal(syscall.SIGINT)
 	select {
 	case <-a.exited:
-	case <-time.After(patience * 20 * time.Second):
-		a.t.Fatalf("the agent does not end on SIGINT within %v", patience*20*time.Second)
+	case <-time.After(Patience * 20 * time.Second):
+		a.t.Fatalf("the agent does not end on SIGINT within %v", Patience*20*time.Second)
 	}
 	took := time.Since(start)
 	if a.err != nil {

@@ -113,7 +113,7 @@ func CountObjects(t testing.TB) KernelObjects {
 // them after a grace period.
 func WaitObjects(t testing.TB, before KernelObjects) {
 	t.Helper()
-	deadline := time.Now().Add(patience * 10 * time.Second)
+	deadline := time.Now().Add(Patience * 10 * time.Second)
 	for {
 		now := CountObjects(t)
 		if now.Programs <= before.Programs && now.Maps <= before.Maps && now.Links <= before.Links {
@@ -135,7 +135,7 @@ func (a *Agent) Metrics() map[string]float64 {
 		a.t.Fatalf("signal the agent: %v", err)
 	}
 	var text string
-	a.wait(patience*20*time.Second, "self-metrics", func() bool {
+	a.wait(Patience*20*time.Second, "self-metrics", func() bool {
 		text = a.stderr.String()[from:]
 		return strings.Contains(text, "tracer_agent_resident_memory_bytes ")
 	})

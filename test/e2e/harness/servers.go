@@ -73,7 +73,7 @@ func StartPostgres(t testing.TB) *Server {
 	s := startServer(t, port, as(exec.Command(postgres, "-D", data, "-p", port, "-c", "listen_addresses=127.0.0.1",
 		"-c", "unix_socket_directories=", "-c", "fsync=off")))
 	isReady := tool(t, "pg_isready")
-	deadline := time.Now().Add(patience * 30 * time.Second)
+	deadline := time.Now().Add(Patience * 30 * time.Second)
 	for exec.Command(isReady, "-h", "127.0.0.1", "-p", port).Run() != nil { // it listens before it can answer
 		if time.Now().After(deadline) {
 			t.Fatal("PostgreSQL does not get ready")
@@ -146,7 +146,7 @@ func startServer(t testing.TB, port string, cmd *exec.Cmd) *Server {
 		s.Kill()
 		closeQuietly(log)
 	})
-	deadline := time.Now().Add(patience * 30 * time.Second)
+	deadline := time.Now().Add(Patience * 30 * time.Second)
 	for {
 		if c, err := net.Dial("tcp", s.Addr); err == nil {
 			closeQuietly(c)

@@ -44,7 +44,7 @@ type Target struct {
 
 // readyWait is how long a target may take to listen; generous, because other
 // builds may have the processors.
-var readyWait = patience * 30 * time.Second
+var readyWait = Patience * 30 * time.Second
 
 // StartTarget starts an executable that prints "ready {json}", or "ready URL", and waits for that
 // line. It is stopped when the test ends.
