@@ -64,6 +64,7 @@ static __noinline int fill(struct mg_op *op, struct mg_driver *d, __u64 c, __u64
 /* AX c, BX CX ctx, DI SI wm */
 static __always_inline int write_start(struct pt_regs *ctx, int major)
 {
+	struct mg_driver *d;
 	struct mg_exe *e;
 	struct mg_op *op;
 	struct tr_who w;
@@ -74,10 +75,18 @@ static __always_inline int write_start(struct pt_regs *ctx, int major)
 	e = bpf_map_lookup_elem(&mg_exes, &w.proc->exe_id);
 	if (!e)
 		return 0;
+	d = &e->v[major];
+	if (d->unpacks) {
+		op = open_op(&w);
+		if (op && op->ev.call.flags & F_PACKED) {
+			d->unpacks = 0; /* the point is not there any more */
+			finish(op, &w.key);
+		}
+	}
 	op = begin(&w, GO_G(ctx), GO_ARG2(ctx));
 	if (!op)
 		return 0;
-	bad = fill(op, &e->v[major], GO_ARG0(ctx), GO_ARG3(ctx), go_reg(ctx, 4));
+	bad = fill(op, d, GO_ARG0(ctx), GO_ARG3(ctx), go_reg(ctx, 4));
 	if (bad) {
 		call_unsane(&op->ev.call, bad);
 		call_away(&mg_ops, &w.key, &op->ev.call);

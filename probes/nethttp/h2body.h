@@ -15,6 +15,8 @@
 #include "answer.h"
 #include "body.h"
 
+#define MIN_CHUNK 1024 /* of a dataBuffer: dataChunkSizeClasses in x/net/http2/databuffer.go */
+
 /* The handler of a request is about to start; body is the data pointer of Request.Body, a
  * *requestBody. */
 static __noinline int h2_arrived(struct nh_op *op, struct nh_scratch *x, struct nh_h2 *h2,
@@ -34,7 +36,7 @@ static __noinline int h2_arrived(struct nh_op *op, struct nh_scratch *x, struct 
 /* A Read with room bytes begins to take from the dataBuffer at buf, under the pipe's lock. Only
  * what lies in its first chunk is looked at, and only as long as all of that was read by this
  * goroutine: r is how much of it was, and nothing was before the first chunk if what has come
- * of the body is what is in the buffer. Chunks of 1 KiB and more take what a frame brings, or
+ * of the body is in the buffer, or about to be. Chunks of 1 KiB and more take what a frame brings, or
  * what the request said it will send. */
 static __noinline int h2_piece(struct nh_op *op, struct nh_h2 *h2, __u64 buf, __u64 room)
 {
@@ -51,8 +53,10 @@ static __noinline int h2_piece(struct nh_op *op, struct nh_h2 *h2, __u64 buf, __
 	if (!op->h2_chunk) {
 		__u64 rws = read_u64(op->rw + h2->rw_rws);
 
-		if (r || read_u64(read_u64(rws + h2->rws_stream) + h2->stream_bytes) !=
-				 read_u64(buf + h2->db_size))
+		/* What was taken is at least a chunk; less that is missing is a frame that
+		 * waits for the lock. */
+		if (r || read_u64(read_u64(rws + h2->rws_stream) + h2->stream_bytes) -
+					 read_u64(buf + h2->db_size) >= MIN_CHUNK)
 			goto last; /* another goroutine reads, too */
 		op->h2_chunk = chunk;
 	} else if (op->h2_chunk != chunk || op->h2_next != r) {
