@@ -85,16 +85,22 @@ if [ -n "${TRACER_BYTES_REQUESTS:-}" ] && [ -n "${amd64:-}" ] && [ "$(uname -m)"
   settings+=(-e TRACER_BYTES_PLAIN=/plain.gob)
 fi
 
+# The packages come first, one by one: two apt on the same lists get in each other's way.
+failed=()
+declare -A packages=()
+for name in "$@"; do
+  arch=amd64
+  if [[ $name == *-arm64 ]]; then arch=arm64; fi
+  if package=$(scripts/vm/kernel.sh "${name%%-*}" $arch); then packages[$name]=$package; else failed+=("$name"); fi
+done
+
 # one runs the tests inside a kernel; its status is 0 when they passed.
 one() {
-  local name=$1 arch=amd64 words='' only=${RUN:-} said package status
+  local name=$1 arch=amd64 words='' only=${RUN:-} said=$out/$1${PART:+.$PART} status
   case $name in
     *-arm64) arch=arm64 only=${RUN:-TestLoadAll} ;;
     *-lockdown) words=lockdown=integrity ;;
   esac
-  said=$out/$name${PART:+.$PART}
-  echo "== kernel $name ($(date -u +%H:%M:%S))"
-  package=$(scripts/vm/kernel.sh "${name%%-*}" $arch) || return
   # A guest that dies in the middle was tripped by the emulation as a rule: once more. What
   # we did to it dies again.
   for try in 1 2 3; do
@@ -102,7 +108,7 @@ one() {
     scripts/vm/boot.sh -a $arch -k "$words" -t $((minutes * 60 + 120)) -f "$out/bin-$arch/tracer-agent:/tracer-agent" -f "$out/targets-$arch:/targets" ${plain[@]+"${plain[@]}"} \
       -e TRACER_AGENT_BIN=/tracer-agent -e TRACER_TARGETS=/targets -e TRACER_RESULTS=1 \
       -e TRACER_REQUIRE_KERNEL=1 -e TRACER_TEST_PATIENCE="${TRACER_TEST_PATIENCE:-6}" ${settings[@]+"${settings[@]}"} \
-      "$package" "$out/bin-$arch/kernels.test" -test.v -test.timeout "${minutes}m" ${only:+-test.run "$only"} \
+      "${packages[$name]}" "$out/bin-$arch/kernels.test" -test.v -test.timeout "${minutes}m" ${only:+-test.run "$only"} \
       >"$said.log" || status=$?
     if [ "$status" != 125 ]; then break; fi
     echo "matrix: kernel $name died in try $try" >&2
@@ -118,14 +124,31 @@ one() {
   return 1
 }
 
-failed=() running=()
+# A job is a process group of its own, QEMU in it, so that all of it ends when this script
+# does: what is started in the background ignores the interrupt of a terminal.
+set -m
+running=()
+stop() {
+  trap '' INT TERM
+  for job in ${running[@]+"${running[@]}"}; do kill -TERM -- "-${job#*=}" 2>/dev/null || true; done
+  wait
+}
+trap stop EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# reap prints what the first job said only when that has ended: in one piece.
 reap() {
-  wait "${running[0]#*=}" || failed+=("${running[0]%%=*}")
+  local name=${running[0]%%=*}
+  wait "${running[0]#*=}" || failed+=("$name")
   running=("${running[@]:1}")
+  cat "$out/$name.said"
 }
 for name in "$@"; do
+  if [ -z "${packages[$name]:-}" ]; then continue; fi
   if [ ${#running[@]} -ge "${JOBS:-1}" ]; then reap; fi
-  one "$name" &
+  echo "== kernel $name ($(date -u +%H:%M:%S))"
+  one "$name" >"$out/$name.said" 2>&1 &
   running+=("$name=$!")
 done
 while [ ${#running[@]} -gt 0 ]; do reap; done
