@@ -14,6 +14,7 @@ import (
 	"mime"
 	"net/http"
 	"net/http/httputil"
+	"slices"
 	"strings"
 	"time"
 
@@ -46,7 +47,7 @@ func (f Fields) Want() (want uint32) {
 const (
 	missIncomplete = "incomplete" // not all of it was in the program's buffers
 	missNotJSON    = "not_json"
-	missEncoded    = "encoded"
+	missEncoded    = "encoded" // compressed, and of a request or not by gzip
 )
 
 // RecordType is the type of these records, in every probe that has them.
@@ -70,7 +71,7 @@ const (
 	headLen   = event.HeaderLen + 32 // of struct tr_body, before what it holds
 	bodyMax   = 4096                 // BODY_MAX
 	maxBodies = 4096                 // operations in flight of which something is known
-	maxUnread = 4 << 20              // bytes of bodies that wait for more
+	maxUnread = 4 << 20              // bytes that are kept of bodies that wait for more
 	maxText   = 256                  // bytes of a field that is a text; longer ones are cut
 	// maxWait is how long an operation's bodies are kept for it, in ns: its record may be
 	// lost, or its program gone.
@@ -95,6 +96,9 @@ type pieces struct {
 	size int64 // of the whole, -1: not known
 }
 
+// whole says that nothing is missing.
+func (p *pieces) whole() bool { return p.size >= 0 && int64(len(p.raw)) >= p.size }
+
 // body is what is known of an operation's bodies before its own record comes.
 type body struct {
 	request, response map[string]any
@@ -103,14 +107,29 @@ type body struct {
 	missed            [][2]string
 }
 
-// unread is how much of it waits for more.
+// unread is how much memory is held by what waits for more.
 func (at *body) unread() (n int) {
 	for _, p := range []*pieces{at.given, at.answered} {
 		if p != nil {
-			n += len(p.raw)
+			n += cap(p.raw)
 		}
 	}
-	return n + len(at.begun)
+	return n + cap(at.begun)
+}
+
+// lost are the bodies that are forgotten with it: those that wait for more and, when known
+// too, those whose fields are there.
+func (at *body) lost(known bool) [][2]string {
+	missed := at.missed
+	add := func(which string, open, read bool) {
+		noted := slices.ContainsFunc(missed, func(m [2]string) bool { return m[0] == which })
+		if !noted && (open || read && known) {
+			missed = append(missed, [2]string{which, missIncomplete})
+		}
+	}
+	add(inRequest, at.begun != nil || at.given != nil && !at.given.whole(), at.request != nil || at.given != nil)
+	add(inResponse, at.answered != nil && !at.answered.whole(), at.response != nil || at.answered != nil)
+	return missed
 }
 
 // Redactor hides secrets.
@@ -168,13 +187,12 @@ func (b *Open) Take(rec event.Record) error {
 	at := b.open[key]
 	if at == nil {
 		if len(b.open) >= maxBodies {
-			clear(b.open) // operations that never came to an end; those in flight lose theirs
-			b.unread = 0
+			b.clear()
 		}
 		at = &body{}
 		b.open[key] = at
 	}
-	b.unread -= at.unread()
+	before := at.unread()
 	switch kind {
 	case Request:
 		b.begin(at, raw, size)
@@ -191,8 +209,17 @@ func (b *Open) Take(rec event.Record) error {
 	case Answer:
 		b.piece(&at.answered, raw, size, offset)
 	}
-	b.unread += at.unread()
+	b.unread += at.unread() - before
 	return nil
+}
+
+// clear forgets all: mostly operations that never came to an end. Those in flight lose theirs.
+func (b *Open) clear() {
+	for _, at := range b.open {
+		b.count(at.lost(true))
+	}
+	clear(b.open)
+	b.unread = 0
 }
 
 // sweep forgets bodies whose operation began long before now, ns of the kernel's clock.
@@ -201,7 +228,7 @@ func (b *Open) sweep(now uint64) {
 	for key, at := range b.open {
 		if key.Start+maxWait < now {
 			b.unread -= at.unread()
-			b.count(append(at.missed, [2]string{inRequest, missIncomplete}))
+			b.count(at.lost(false)) // what is known of it would have been its own, which is lost
 			delete(b.open, key)
 		}
 	}
@@ -224,7 +251,7 @@ func (b *Open) begin(at *body, raw []byte, size int64) {
 		b.raw.Reset(raw)
 		plain, err := io.ReadAll(httputil.NewChunkedReader(&b.raw))
 		at.request = b.fields(b.request, at, inRequest, plain, err == nil)
-	case int64(len(raw)) < size && size <= int64(2*bodyMax) && b.unread+len(raw) <= maxUnread:
+	case int64(len(raw)) < size && size <= int64(2*bodyMax) && b.unread+int(size) <= maxUnread:
 		at.begun = append(make([]byte, 0, size), raw...) // its capacity says how much there will be
 	default:
 		at.request = b.fields(b.request, at, inRequest, raw, int64(len(raw)) >= size)
@@ -239,26 +266,27 @@ func (b *Open) piece(to **pieces, raw []byte, size int64, offset int) {
 	p := *to
 	p.size = size
 	have := len(p.raw)
-	if offset == have && have+len(raw) <= bodyMax && b.unread+have+len(raw) <= maxUnread {
+	if offset == have && have+len(raw) <= bodyMax && b.unread+2*bodyMax <= maxUnread { // append may double it
 		p.raw = append(p.raw, raw...)
 	}
 }
 
 // joined are the fields of a body that came in pieces.
 func (b *Open) joined(paths *jsonfields.Paths, at *body, which string, p *pieces) map[string]any {
-	whole := p.size >= 0 && int64(len(p.raw)) >= p.size
-	if bytes.HasPrefix(p.raw, gzipMagic) {
+	if which == inResponse && bytes.HasPrefix(p.raw, gzipMagic) {
 		return b.unzipped(paths, at, which, p.raw)
 	}
-	return b.fields(paths, at, which, p.raw, whole)
+	return b.fields(paths, at, which, p.raw, p.whole())
 }
 
 // fields are the wanted ones of a body; whole says that nothing is missing of it.
 func (b *Open) fields(paths *jsonfields.Paths, at *body, which string, plain []byte, whole bool) map[string]any {
 	values, err := paths.Values(plain)
 	switch {
-	case errors.Is(err, jsonfields.ErrCut) && !whole:
+	case errors.Is(err, jsonfields.ErrLarge), errors.Is(err, jsonfields.ErrCut) && !whole:
 		at.missed = append(at.missed, [2]string{which, missIncomplete})
+	case bytes.HasPrefix(plain, gzipMagic):
+		at.missed = append(at.missed, [2]string{which, missEncoded})
 	case err != nil:
 		at.missed = append(at.missed, [2]string{which, missNotJSON})
 	}
@@ -304,7 +332,8 @@ func (b *Open) wire(at *body, raw []byte) map[string]any {
 // gzipMagic is what gzip's data begin with, and JSON never.
 var gzipMagic = []byte{0x1f, 0x8b}
 
-// unzipped are the fields of a body that is compressed.
+// unzipped are the fields of a response that is compressed. A request is not unpacked: what a
+// stranger sends is not to become sixteen times as much work.
 func (b *Open) unzipped(paths *jsonfields.Paths, at *body, which string, raw []byte) map[string]any {
 	z, err := gzip.NewReader(bytes.NewReader(raw))
 	if err != nil {

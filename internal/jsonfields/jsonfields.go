@@ -21,12 +21,20 @@ const (
 	maxDepth = 8   // its elements
 )
 
+// Bounds of what is read.
+const (
+	maxTokens = 1 << 14
+	maxOpen   = 256 // objects and arrays within each other
+)
+
 // What became of an input.
 var (
 	// ErrCut: the input ends before the JSON does. The values up to there are known.
 	ErrCut = errors.New("ends early")
 	// ErrSyntax: it is not JSON.
 	ErrSyntax = errors.New("not JSON")
+	// ErrLarge: it is nested too deeply or has too many values. Those up to there are known.
+	ErrLarge = errors.New("too large")
 )
 
 // Paths are the fields that are wanted. It is never changed after New.
@@ -94,13 +102,13 @@ type level struct {
 
 // Values returns the wanted values in data by their paths: texts, numbers (int where it is
 // one, else float64) and bools. What is null, an object, an array or too big a number is not
-// there. Of a name that is there twice the last value holds. The error is ErrCut or ErrSyntax.
+// there. Of a name that is there twice the last value holds. The error is ErrCut, ErrSyntax or ErrLarge.
 func (p *Paths) Values(data []byte) (map[string]any, error) {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber()
 	out := map[string]any{}
 	var open []level
-	for {
+	for range maxTokens {
 		token, err := dec.Token()
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
@@ -115,6 +123,9 @@ func (p *Paths) Values(data []byte) (map[string]any, error) {
 			open = open[:len(open)-1]
 		} else if n, isValue := next(open, token, p.root); isValue {
 			if ok {
+				if len(open) == maxOpen {
+					return out, ErrLarge
+				}
 				open = append(open, level{node: n, array: delim == '[', isKey: delim == '{'})
 			} else if n != nil && n.path != "" {
 				put(out, n.path, token)
@@ -124,6 +135,7 @@ func (p *Paths) Values(data []byte) (map[string]any, error) {
 			return out, nil
 		}
 	}
+	return out, ErrLarge
 }
 
 // next says where in the paths a token is that begins a value; a key is none.

@@ -41,8 +41,11 @@ func TestValues(t *testing.T) {
 		"broken":          {json: `{"symbol":"a",,}`, want: map[string]any{"symbol": "a"}, err: ErrSyntax},
 		"closed wrongly":  {json: `{"symbol":"a"]`, want: map[string]any{"symbol": "a"}, err: ErrSyntax},
 		"only closed":     {json: `}`, want: map[string]any{}, err: ErrSyntax},
-		"deep":            {json: strings.Repeat(`{"signal":`, 400), want: map[string]any{}, err: ErrCut},
-		"deep array":      {json: strings.Repeat(`[`, 4096), want: map[string]any{}, err: ErrCut},
+		"deep":            {json: `{"ok":true,"signal":` + strings.Repeat(`{"signal":`, maxOpen-1), want: map[string]any{"ok": true}, err: ErrCut},
+		"too deep":        {json: `{"ok":true,"signal":` + strings.Repeat(`{"signal":`, maxOpen), want: map[string]any{"ok": true}, err: ErrLarge},
+		"too deep array":  {json: strings.Repeat(`[`, 1<<16), want: map[string]any{}, err: ErrLarge},
+		"much":            {json: `{"x":[` + strings.Repeat(`1,`, maxTokens-8) + `1],"ok":true}`, want: map[string]any{"ok": true}},
+		"too much":        {json: `{"ok":true,"x":[` + strings.Repeat(`1,`, maxTokens) + `1]}`, want: map[string]any{"ok": true}, err: ErrLarge},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, err := New(paths)
