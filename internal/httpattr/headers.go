@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/textproto"
+	"slices"
 )
 
 // Wanted is a header that the BPF side of a probe looks for.
@@ -19,6 +20,38 @@ func Canonical(name string) (string, error) {
 		return "", fmt.Errorf("%q is not a header name of 1 to 63 bytes", name)
 	}
 	return c, nil
+}
+
+// Captured are the request headers of these names, their slots from first on; at most most.
+func Captured(names []string, first uint32, most int) ([]Wanted, error) {
+	return wanted("capture headers", names, first, most)
+}
+
+// Answers are the response headers of these names, as Captured; one that is also looked for in
+// requests has that one's slot.
+func Answers(names []string, first uint32, most int, requests []Wanted) ([]Wanted, error) {
+	hdrs, err := wanted("response headers", names, first, most)
+	for i, h := range hdrs {
+		if at := slices.IndexFunc(requests, func(r Wanted) bool { return r.Name == h.Name }); at >= 0 {
+			hdrs[i].Slot = requests[at].Slot
+		}
+	}
+	return hdrs, err
+}
+
+func wanted(what string, names []string, first uint32, most int) ([]Wanted, error) {
+	if len(names) > most {
+		return nil, fmt.Errorf("%s: %d given, at most %d", what, len(names), most)
+	}
+	var hdrs []Wanted
+	for i, name := range names {
+		c, err := Canonical(name)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", what, err)
+		}
+		hdrs = append(hdrs, Wanted{Name: c, Slot: first + uint32(i)})
+	}
+	return hdrs, nil
 }
 
 // HeaderRules builds cfg_hdrs: by length, the wanted names.

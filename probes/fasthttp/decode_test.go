@@ -1,14 +1,17 @@
 package fasthttp
 
 import (
+	"encoding/binary"
+	"errors"
 	"maps"
 	"testing"
 	"unsafe"
 
+	"github.com/google/go-cmp/cmp"
 	"go.opentelemetry.io/otel/codes"
 
 	"github.com/tracer-agent/tracer-agent/internal/event"
-	"github.com/tracer-agent/tracer-agent/internal/httpattr"
+	"github.com/tracer-agent/tracer-agent/internal/httpbody"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/redact"
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
@@ -21,12 +24,34 @@ func raw(e *bpfFhEvent) []byte {
 	return append([]byte(nil), unsafe.Slice((*byte)(unsafe.Pointer(e)), n)...)
 }
 
-func decodeRaw(b []byte, emit func(*telemetry.Operation)) error {
-	rec, err := event.Parse(b)
-	if err != nil {
-		return err
+// all is a configuration with everything on that adds to a request.
+func all() Config {
+	return Config{
+		Redact: redact.New(nil), CaptureHeaders: []string{"X-Request-ID"}, AnswerHeaders: []string{"X-Fee", "x-request-id"},
+		Bodies: httpbody.Fields{Request: []string{"symbol"}, Response: []string{"id"}},
 	}
-	return (&decoder{duration: httpattr.NewServerDuration(), cfg: Config{Redact: redact.New(nil)}, env: probe.DecoderEnv{Refuse: func(uint32, string) {}}}).Decode(rec, emit)
+}
+
+func decodeWith(cfg Config, raws ...[]byte) (ops []*telemetry.Operation, err error) {
+	d := newDecoder(probe.DecoderEnv{Refuse: func(uint32, string) {}}, cfg)
+	for _, b := range raws {
+		rec, err := event.Parse(b)
+		if err != nil {
+			return ops, err
+		}
+		if err := d.Decode(rec, func(op *telemetry.Operation) { ops = append(ops, op) }); err != nil {
+			return ops, err
+		}
+	}
+	return ops, nil
+}
+
+func decodeRaw(b []byte, emit func(*telemetry.Operation)) error {
+	ops, err := decodeWith(Config{Redact: redact.New(nil)}, b)
+	for _, op := range ops {
+		emit(op)
+	}
+	return err
 }
 
 func TestServer(t *testing.T) {
@@ -131,9 +156,60 @@ func TestTruncatedRecords(t *testing.T) {
 	}
 }
 
+// body is the record of a body of operation (goid 7, start 1000), struct tr_body.
+func body(kind httpbody.Kind, text string) []byte {
+	ne := binary.NativeEndian
+	b := make([]byte, event.HeaderLen, event.HeaderLen+32+len(text))
+	ne.PutUint16(b, uint16(ID))
+	b[2] = httpbody.RecordType
+	ne.PutUint32(b[4:], uint32(event.HeaderLen+32+len(text)))
+	for _, v := range []uint64{7, 1000, uint64(len(text)), uint64(kind) | uint64(len(text))<<32} {
+		b = ne.AppendUint64(b, v)
+	}
+	return append(b, text...)
+}
+
+// TestBodyRecord: a request gets the fields of its bodies; where nobody asked for them a body
+// is an error.
+func TestBodyRecord(t *testing.T) {
+	e := &bpfFhEvent{Status: 200}
+	e.Call.Goid, e.Call.StartNs = 7, 1000
+	put(e, bpfFhStrFS_METHOD, "POST")
+	ops, err := decodeWith(all(), body(httpbody.Piece, `{"symbol":"A"}`), body(httpbody.Answer, `{"id":3}`), raw(e), raw(e))
+	if err != nil || len(ops) != 2 {
+		t.Fatalf("%d operations, %v", len(ops), err)
+	}
+	want := []map[string]any{{"symbol": "A"}, {"id": 3}, nil, nil}
+	got := []map[string]any{ops[0].RequestFields, ops[0].ResponseFields, ops[1].RequestFields, ops[1].ResponseFields}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if _, err := decodeWith(Config{Redact: redact.New(nil)}, body(httpbody.Piece, "{}")); !errors.Is(err, probe.ErrRecord) {
+		t.Errorf("nobody asks for bodies: %v", err)
+	}
+}
+
 func FuzzDecode(f *testing.F) {
-	f.Add(raw(&bpfFhEvent{}))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		_ = decodeRaw(b, func(*telemetry.Operation) {})
+	whole := &bpfFhEvent{Status: 200}
+	whole.Call.Goid, whole.Call.StartNs = 7, 1000
+	for i := range bpfFhStrFS_COUNT {
+		put(whole, i, "/a?b=c")
+	}
+	f.Add(raw(&bpfFhEvent{}), body(httpbody.Piece, `{"symbol":"A"}`))
+	f.Add(raw(whole), body(httpbody.Answer, "\x1f\x8b{"))
+	cfg := all()
+	f.Fuzz(func(t *testing.T, b, first []byte) {
+		d := newDecoder(probe.DecoderEnv{Refuse: func(uint32, string) {}}, cfg)
+		for _, raw := range [][]byte{first, b} { // whatever comes first, what follows is read
+			rec, err := event.Parse(raw)
+			if err != nil {
+				continue
+			}
+			_ = d.Decode(rec, func(op *telemetry.Operation) {
+				if len(op.RequestFields) > 1 || len(op.ResponseFields) > 1 {
+					t.Errorf("fields %v and %v", op.RequestFields, op.ResponseFields)
+				}
+			})
+		}
 	})
 }

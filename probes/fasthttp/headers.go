@@ -1,7 +1,6 @@
 package fasthttp
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
@@ -24,29 +23,16 @@ type answers struct {
 // headers are the configured headers, by slots of struct fh_op: a request's have that of
 // their string, a response's those behind, unless a request's has the same name.
 func headers(cfg Config) (captured []httpattr.Wanted, a answers, err error) {
-	if len(cfg.CaptureHeaders) > maxCapture || len(cfg.AnswerHeaders) > maxAnswers {
-		return nil, a, fmt.Errorf("headers: %d of requests, %d of responses given, at most %d and %d",
-			len(cfg.CaptureHeaders), len(cfg.AnswerHeaders), maxCapture, maxAnswers)
+	if captured, err = httpattr.Captured(cfg.CaptureHeaders, 0, maxCapture); err != nil {
+		return nil, a, err
 	}
-	for i, name := range cfg.CaptureHeaders {
-		c, err := httpattr.Canonical(name)
-		if err != nil {
-			return nil, a, fmt.Errorf("capture headers: %w", err)
-		}
-		captured = append(captured, httpattr.Wanted{Name: c, Slot: uint32(i)})
+	if a.all, err = httpattr.Answers(cfg.AnswerHeaders, uint32(maxCapture), maxAnswers, captured); err != nil {
+		return nil, a, err
 	}
-	for i, name := range cfg.AnswerHeaders {
-		c, err := httpattr.Canonical(name)
-		if err != nil {
-			return nil, a, fmt.Errorf("response headers: %w", err)
-		}
-		h := httpattr.Wanted{Name: c, Slot: uint32(maxCapture + i)}
-		if at := slices.IndexFunc(captured, func(r httpattr.Wanted) bool { return r.Name == c }); at >= 0 {
-			h = captured[at]
-		} else {
+	for i, h := range a.all {
+		if !slices.Contains(captured, h) {
 			a.own = append(a.own, h)
 		}
-		a.all = append(a.all, h)
 		a.slots[i] = uint8(h.Slot + 1)
 	}
 	return captured, a, nil
