@@ -297,6 +297,7 @@ func TestPipelinedBodies(t *testing.T) {
 // TestBodyHits: to look at bodies costs no hit, but one for a read of HTTP/2, and without a rule
 // none is looked at.
 func TestBodyHits(t *testing.T) {
+	needs(t)
 	harness.CountRuns(t)
 	for name, rules := range map[string]string{"with rules": bodyRules, "without": "metrics: {}\n"} {
 		t.Run(name, func(t *testing.T) {

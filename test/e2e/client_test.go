@@ -93,6 +93,7 @@ func addresses(tg *harness.Target) *strings.Replacer {
 // configuration has for the host. The program that is called is another process, which is not
 // traced.
 func TestClient(t *testing.T) {
+	needs(t)
 	tg := harness.StartTarget(t, harness.Build{Dir: httpmatrix}.Path(t))
 	agent := traceWith(t, tg, "peers:\n  - {host: \"*.invalid\", name: nobody}\n  - {host: 127.0.0.1, name: broker}\n")
 	peer := harness.StartTarget(t, harness.Build{Dir: httpmatrix}.Path(t))

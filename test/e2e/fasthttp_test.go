@@ -175,6 +175,7 @@ func TestFasthttpHitBudget(t *testing.T) {
 // TestFasthttpBodies: fields of JSON bodies and headers become metrics, of what is surely the
 // request's and its answer's, at no hit.
 func TestFasthttpBodies(t *testing.T) {
+	needs(t)
 	harness.CountRuns(t)
 	for _, b := range []harness.Build{
 		{Dir: fasthttpDir, Mode: harness.Stripped},

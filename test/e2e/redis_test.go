@@ -22,6 +22,7 @@ const canary = "CANARY"
 // tracedRedis starts a server, the target with database 3, and an agent on it.
 func tracedRedis(t *testing.T, b harness.Build) (*harness.Target, *harness.Agent, *harness.Server) {
 	t.Helper()
+	needs(t)
 	srv := harness.StartRedis(t)
 	tg := harness.StartTarget(t, b.Path(t), "-redis", srv.Addr, "-db", "3")
 	return tg, harness.Trace(t, tg), srv
@@ -117,6 +118,7 @@ func TestRedis(t *testing.T) {
 
 // TestRedisTLS: below TLS redigo's connections lead to the server just as well.
 func TestRedisTLS(t *testing.T) {
+	needs(t)
 	cert, _ := harness.Certificate(t)
 	proxy := startMongoProxy(t, harness.StartRedis(t).Addr, &tls.Config{Certificates: []tls.Certificate{cert}})
 	tg := harness.StartTarget(t, redisTarget.Path(t), "-redis-tls", proxy.addr, "-db", "3")
@@ -192,6 +194,7 @@ func checkCanary(t *testing.T, spans []harness.Span) {
 // TestRedisHits: a command costs two hits, a pipeline two, exactly; of redigo one for
 // its start and one for each reply (ADR 2 says why).
 func TestRedisHits(t *testing.T) {
+	needs(t)
 	srv := harness.StartRedis(t)
 	tg := harness.StartTarget(t, redisTarget.Path(t), "-redis", srv.Addr)
 	harness.CountRuns(t)

@@ -16,6 +16,7 @@ var sqlTarget = harness.Build{Dir: "testdata/targets/sql"}
 
 func startSQL(t *testing.T, b harness.Build) (*harness.Target, *harness.Server) {
 	t.Helper()
+	needs(t)
 	srv := harness.StartPostgres(t)
 	return harness.StartTarget(t, b.Path(t), "-dsn", "postgres://tester@"+srv.Addr+"/postgres?sslmode=disable"), srv
 }
