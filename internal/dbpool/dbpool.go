@@ -3,6 +3,7 @@ package dbpool
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -26,8 +27,11 @@ const (
 	maxConns = 1 << 20
 )
 
-// Unknown stands for a number that a library does not keep.
-const Unknown = -1
+// What stands for a number that a library does not keep.
+const (
+	Unknown = -1
+	Told    = -2 // as Stats.Waits: calls tell, see Registry.Waited
+)
 
 // Stats are the numbers of a pool at one moment.
 type Stats struct {
@@ -43,7 +47,7 @@ type Stats struct {
 func (s *Stats) sane() bool {
 	ok := func(n int64) bool { return n >= Unknown && n <= maxConns }
 	// Idle and Open are not read in one moment, nor changed in one.
-	return ok(s.Open) && ok(s.Idle) && s.Max >= 0 && ok(s.Pending) && s.Waits >= Unknown && s.Timeouts >= Unknown &&
+	return ok(s.Open) && ok(s.Idle) && s.Max >= 0 && ok(s.Pending) && s.Waits >= Told && s.Timeouts >= Unknown &&
 		s.WaitTime >= Unknown
 }
 
@@ -80,6 +84,16 @@ type Registry struct {
 	mu      sync.Mutex
 	layouts map[Lib]Layout
 	procs   map[telemetry.ProcessKey]map[poolKey]*pool
+	// What calls told of waiting, by the names of pools, of which several may have one. A
+	// counter does not fall, so that this stays until the process ends.
+	waited map[telemetry.ProcessKey]map[attribute.Distinct]waited
+}
+
+// waited is how often and how long callers have waited.
+type waited struct {
+	name  attribute.Set
+	times int64
+	d     time.Duration
 }
 
 type poolKey struct {
@@ -95,16 +109,16 @@ type pool struct {
 	sticky     bool
 	bad        int // readings in a row that were not sane
 	ignored    bool
-	// What calls told of waiting; a library that counts itself knows better.
-	waits    int64
-	waitTime time.Duration
 }
 
 var _ metrics.Source = (*Registry)(nil)
 
 // New returns an empty registry.
 func New(log *slog.Logger) *Registry {
-	return &Registry{log: log, now: time.Now, layouts: map[Lib]Layout{}, procs: map[telemetry.ProcessKey]map[poolKey]*pool{}}
+	return &Registry{
+		log: log, now: time.Now, layouts: map[Lib]Layout{}, procs: map[telemetry.ProcessKey]map[poolKey]*pool{},
+		waited: map[telemetry.ProcessKey]map[attribute.Distinct]waited{},
+	}
 }
 
 // Learn says how a library's pools are read in an executable; with a nil layout, why
@@ -163,6 +177,7 @@ func (r *Registry) Add(key telemetry.ProcessKey, lib Lib, at uint64, d Pool) {
 	if of == nil {
 		if len(r.procs) >= maxProcesses {
 			clear(r.procs) // what is in use comes again
+			clear(r.waited)
 		}
 		of = map[poolKey]*pool{}
 		r.procs[key] = of
@@ -187,8 +202,24 @@ func (r *Registry) Waited(key telemetry.ProcessKey, lib Lib, at uint64, times in
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if p := r.procs[key][poolKey{lib, at}]; p != nil {
-		p.waits += times
-		p.waitTime += d
+		r.wait(key, p, times, d)
+	}
+}
+
+// wait adds to what callers have waited for a pool; the waits of the first maxPools names of
+// a process are counted.
+func (r *Registry) wait(key telemetry.ProcessKey, p *pool, times int64, d time.Duration) {
+	if r.procs[key] == nil {
+		return // has ended
+	}
+	of := r.waited[key]
+	if of == nil {
+		of = map[attribute.Distinct]waited{}
+		r.waited[key] = of
+	}
+	id := p.name.Equivalent()
+	if was, ok := of[id]; ok || len(of) < maxPools {
+		of[id] = waited{p.name, was.times + times, was.d + d}
 	}
 }
 
@@ -226,6 +257,7 @@ func (r *Registry) Remove(key telemetry.ProcessKey) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.procs, key)
+	delete(r.waited, key)
 }
 
 // Open implements metrics.Source.
@@ -233,7 +265,13 @@ func (r *Registry) Open(key telemetry.ProcessKey) (metrics.Reading, time.Time) {
 	if r == nil || key == metrics.Agent {
 		return nil, time.Time{}
 	}
-	return func(observe telemetry.Observe) { r.read(key, observe) }, startOf(key)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	w := waitReader{before: maps.Clone(r.waited[key]), shown: map[attribute.Distinct]bool{}}
+	return func(observe telemetry.Observe) {
+		r.read(key, observe)
+		r.observeWaited(key, &w, observe)
+	}, startOf(key)
 }
 
 // startOf is when a process began: its counters count since.
@@ -249,10 +287,7 @@ type reading struct {
 	key   poolKey
 	p     *pool
 	stats Stats
-
-	waits    int64
-	waitTime time.Duration
-	err      error
+	err   error
 }
 
 // read reads all pools of a process. Decoders do not wait for it.
@@ -264,7 +299,7 @@ func (r *Registry) read(key telemetry.ProcessKey, observe telemetry.Observe) {
 		case !p.sticky && r.now().Sub(p.lastUsed) > idleFor:
 			delete(r.procs[key], k)
 		case !p.ignored:
-			all = append(all, reading{key: k, p: p, waits: p.waits, waitTime: p.waitTime})
+			all = append(all, reading{key: k, p: p})
 		}
 	}
 	r.mu.Unlock()
@@ -276,9 +311,6 @@ func (r *Registry) read(key telemetry.ProcessKey, observe telemetry.Observe) {
 		s, err := all[i].p.layout(m, all[i].key.at)
 		if err == nil && !s.sane() {
 			err = fmt.Errorf("no sane numbers: %+v", s)
-		}
-		if s.Waits == Unknown && s.WaitTime == Unknown && all[i].waits > 0 {
-			s.Waits, s.WaitTime = all[i].waits, all[i].waitTime
 		}
 		all[i].stats, all[i].err = s, err
 	}
@@ -300,6 +332,9 @@ func (r *Registry) judge(key telemetry.ProcessKey, all []reading) {
 	for _, x := range all {
 		if x.err == nil {
 			x.p.bad = 0
+			if x.stats.Waits == Told {
+				r.wait(key, x.p, 0, 0)
+			}
 		} else {
 			x.p.bad++
 		}
@@ -321,12 +356,34 @@ func (x *reading) observe(observe telemetry.Observe) {
 		i *telemetry.Instrument
 		n int64
 	}{{pending, s.Pending}, {waits, s.Waits}, {timeouts, s.Timeouts}} {
-		if v.n != Unknown {
+		if v.n >= 0 {
 			observe(v.i, float64(v.n), p.name)
 		}
 	}
 	if s.WaitTime != Unknown {
 		observe(waitTime, s.WaitTime.Seconds(), p.name)
+	}
+}
+
+// waitReader is one reader of a process's waits. A series that is shown to it for the first
+// time shows what there was when the reader came, so that what was added since is seen to be
+// added.
+type waitReader struct {
+	before map[attribute.Distinct]waited
+	shown  map[attribute.Distinct]bool
+}
+
+func (r *Registry) observeWaited(key telemetry.ProcessKey, from *waitReader, observe telemetry.Observe) {
+	r.mu.Lock()
+	all := maps.Clone(r.waited[key])
+	r.mu.Unlock()
+	for id, w := range all {
+		name := w.name
+		if !from.shown[id] {
+			from.shown[id], w = true, from.before[id]
+		}
+		observe(waits, float64(w.times), name)
+		observe(waitTime, w.d.Seconds(), name)
 	}
 }
 
