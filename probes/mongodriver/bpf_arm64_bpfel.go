@@ -39,6 +39,7 @@ type bpfMgExe struct {
 		Pad     [2]uint8
 		End     [7]bpfGoLoc
 		Out     [5]bpfGoLoc
+		Chosen  bpfGoLoc
 	}
 }
 
@@ -246,7 +247,8 @@ const (
 	bpfProgMgUnpackV1    = "mg_unpack_v1"
 	bpfProgMgUnpackV2    = "mg_unpack_v2"
 	bpfProgMgWait        = "mg_wait"
-	bpfProgMgWaited      = "mg_waited"
+	bpfProgMgWaitedV1    = "mg_waited_v1"
+	bpfProgMgWaitedV2    = "mg_waited_v2"
 	bpfProgMgWriteFailed = "mg_write_failed"
 	bpfProgMgWriteV1     = "mg_write_v1"
 	bpfProgMgWriteV2     = "mg_write_v2"
@@ -316,7 +318,8 @@ type bpfProgramSpecs struct {
 	MgUnpackV1    *ebpf.ProgramSpec `ebpf:"mg_unpack_v1"`
 	MgUnpackV2    *ebpf.ProgramSpec `ebpf:"mg_unpack_v2"`
 	MgWait        *ebpf.ProgramSpec `ebpf:"mg_wait"`
-	MgWaited      *ebpf.ProgramSpec `ebpf:"mg_waited"`
+	MgWaitedV1    *ebpf.ProgramSpec `ebpf:"mg_waited_v1"`
+	MgWaitedV2    *ebpf.ProgramSpec `ebpf:"mg_waited_v2"`
 	MgWriteFailed *ebpf.ProgramSpec `ebpf:"mg_write_failed"`
 	MgWriteV1     *ebpf.ProgramSpec `ebpf:"mg_write_v1"`
 	MgWriteV2     *ebpf.ProgramSpec `ebpf:"mg_write_v2"`
@@ -438,7 +441,8 @@ type bpfPrograms struct {
 	MgUnpackV1    *ebpf.Program `ebpf:"mg_unpack_v1"`
 	MgUnpackV2    *ebpf.Program `ebpf:"mg_unpack_v2"`
 	MgWait        *ebpf.Program `ebpf:"mg_wait"`
-	MgWaited      *ebpf.Program `ebpf:"mg_waited"`
+	MgWaitedV1    *ebpf.Program `ebpf:"mg_waited_v1"`
+	MgWaitedV2    *ebpf.Program `ebpf:"mg_waited_v2"`
 	MgWriteFailed *ebpf.Program `ebpf:"mg_write_failed"`
 	MgWriteV1     *ebpf.Program `ebpf:"mg_write_v1"`
 	MgWriteV2     *ebpf.Program `ebpf:"mg_write_v2"`
@@ -453,7 +457,8 @@ func (p *bpfPrograms) Close() error {
 		p.MgUnpackV1,
 		p.MgUnpackV2,
 		p.MgWait,
-		p.MgWaited,
+		p.MgWaitedV1,
+		p.MgWaitedV2,
 		p.MgWriteFailed,
 		p.MgWriteV1,
 		p.MgWriteV2,

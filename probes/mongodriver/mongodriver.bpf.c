@@ -16,7 +16,7 @@
  * the wire; user space parses them. What lies beyond is only counted (documents).
  *
  * Lost by design: the number of documents past MAX_DOCS; waits that no command of the
- * goroutine's follows.
+ * goroutine's follows, and those that more goroutines at a time begin than are kept.
  * Minimum kernel: 5.10. Maps: mg_ops, mg_exes; tr_*.
  */
 #include "packed.h"
@@ -128,6 +128,32 @@ static __always_inline int read_end(struct pt_regs *ctx, int major)
 	return 0;
 }
 
+/* What checkOut's select chose: the compiler numbers what is received from the last case to
+ * the first (walk/select.go), and that the connection is there is the first of two. */
+#define CHOSE_READY 1
+
+static __always_inline int waited(struct pt_regs *ctx, int major)
+{
+	struct mg_exe *e;
+	struct mg_op *op;
+	struct tr_who w;
+	__u64 from;
+
+	if (!who_runs(&w, ctx))
+		return 0;
+	e = bpf_map_lookup_elem(&mg_exes, &w.proc->exe_id);
+	op = bpf_map_lookup_elem(&mg_ops, &w.key);
+	if (!e || !op || !op->wait_from)
+		return 0;
+	from = op->wait_from;
+	op->wait_from = 0;
+	if ((__u32)go_loc_read(ctx, &e->v[major].chosen) != CHOSE_READY)
+		return 0; /* the caller's context was over */
+	op->waits = 1;
+	op->waited_ns = bpf_ktime_get_ns() - from;
+	return 0;
+}
+
 /* in func (c *connection) writeWireMessage(ctx context.Context, wm []byte) error, at the
  * call of func (c *connection) write(ctx context.Context, wm []byte) error */
 SEC("uprobe")
@@ -203,28 +229,26 @@ int mg_wait(struct pt_regs *ctx)
 
 	if (!who_runs(&w, ctx))
 		return 0;
-	op = next_op(&w);
-	if (op)
-		op->wait_from = bpf_ktime_get_ns();
+	op = next_op(&w, true);
+	if (!op)
+		return 0;
+	op->wait_from = bpf_ktime_get_ns();
+	/* Who got a connection would have written a command. */
+	op->waits = op->waited_ns = 0;
 	return 0;
 }
 
 /* after it */
 SEC("uprobe")
-int mg_waited(struct pt_regs *ctx)
+int mg_waited_v1(struct pt_regs *ctx)
 {
-	struct mg_op *op;
-	struct tr_who w;
+	return waited(ctx, 0);
+}
 
-	if (!who_runs(&w, ctx))
-		return 0;
-	op = bpf_map_lookup_elem(&mg_ops, &w.key);
-	if (!op || !op->wait_from)
-		return 0;
-	op->waits++;
-	op->waited_ns += bpf_ktime_get_ns() - op->wait_from;
-	op->wait_from = 0;
-	return 0;
+SEC("uprobe")
+int mg_waited_v2(struct pt_regs *ctx)
+{
+	return waited(ctx, 1);
 }
 
 /* in func (c *Connection) CompressWireMessage(src, dst []byte) ([]byte, error), at the call of
@@ -239,7 +263,7 @@ int mg_pack(struct pt_regs *ctx)
 
 	if (!who_runs(&w, ctx))
 		return 0;
-	op = next_op(&w);
+	op = next_op(&w, false);
 	if (op)
 		keep_plain(op, GO_ARG0(ctx) - HEADER_LEN, GO_ARG1(ctx) + HEADER_LEN);
 	return 0;

@@ -56,9 +56,7 @@ struct mongo_event {
 	__u32 reply_len; /* of the whole message, bytes */
 	__s32 got;       /* like sent, in a reply's batch */
 	struct tr_str addr, reply, text;
-	/* How often and how long the goroutine has waited for a connection since its last
-	 * command. */
-	__u32 waits;
+	__u32 waits; /* 1: the goroutine has waited for the connection, waited_ns */
 	__u64 pool; /* *topology.pool of the connection, 0 if not known */
 	__u64 waited_ns;
 	/* Of the command; from here on nothing is cleared when an entry is used again,
@@ -77,7 +75,7 @@ struct mg_op {
 	/* The command that the entry has from before it was compressed: its request id, 0 if
 	 * there is none, and where it ends in the tail. */
 	__u32 plain_id, plain_tail;
-	/* Of waits for a connection: when this one began, all since the last command. */
+	/* Of the wait for a connection: when it began; for the next command. */
 	__u64 wait_from, waited_ns;
 	__u32 waits, pad;
 };
@@ -92,6 +90,7 @@ struct mg_driver {
 	__u8 pad[2];
 	struct go_loc end[7]; /* bytes, length, capacity, text (2), error (2) */
 	struct go_loc out[5]; /* decompressed bytes, length, capacity, error (2) */
+	struct go_loc chosen; /* of checkOut's select: the index of the case */
 };
 
 struct mg_exe {
@@ -134,8 +133,10 @@ static __always_inline struct mg_op *open_op(struct tr_who *w)
 	return call_open(&mg_ops, w);
 }
 
-/* The entry of the goroutine's next command. */
-static __noinline struct mg_op *next_op(struct tr_who *w)
+/* The entry of the goroutine's next command. If that may be long in coming, or never comes,
+ * a new one takes only of the room for those that are kept: of a command that is under way
+ * it shall take none. */
+static __noinline struct mg_op *next_op(struct tr_who *w, bool spare)
 {
 	struct mg_op *op;
 
@@ -144,6 +145,8 @@ static __noinline struct mg_op *next_op(struct tr_who *w)
 	op = bpf_map_lookup_elem(&mg_ops, &w->key);
 	if (op)
 		return op;
+	if (spare && (__s64)(call_entries - call_forgotten) > (__s64)cfg_keep)
+		return NULL;
 	if (bpf_map_update_elem(&mg_ops, &w->key, &mg_zero, BPF_NOEXIST))
 		return NULL; /* what is written will say so */
 	__sync_fetch_and_add(&call_entries, 1);

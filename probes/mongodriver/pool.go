@@ -41,11 +41,15 @@ func (cfg Config) learnPools(p *probe.Placed, d driver) {
 	}
 	conns, idle, wait, limit := off[1], off[2], off[3], off[4]
 	head, headPos, tail, state := wait+off[5], wait+off[6], wait+off[7], off[8]
+	waits := int64(dbpool.Unknown)
+	if _, ok := p.Points[d.group+"_waited"]; ok {
+		waits = dbpool.Told
+	}
 	size := max(conns, idle, head, headPos, tail, limit, state) + 24
 	cfg.Pools.Learn(d.lib(p.ExeID), func(m dbpool.Memory, at uint64) (dbpool.Stats, error) {
 		w := m.Words(at, size)
 		s := dbpool.Stats{
-			Closed: w.Int(state) == poolClosed, Idle: w.Int(idle + 8), Max: w.Int(limit), Timeouts: dbpool.Unknown, Waits: dbpool.Unknown, WaitTime: dbpool.Unknown,
+			Closed: w.Int(state) == poolClosed, Idle: w.Int(idle + 8), Max: w.Int(limit), Timeouts: dbpool.Unknown, Waits: waits, WaitTime: dbpool.Unknown,
 			Pending: w.Int(head+8) - w.Int(headPos) + w.Int(tail+8),
 		}
 		if w.Err == nil { // a map begins with how many it has, in every release of Go

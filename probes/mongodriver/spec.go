@@ -133,7 +133,7 @@ func (d driver) waitPoints() []probe.Point {
 	return []probe.Point{
 		{Name: d.group + "_wait", Program: "mg_wait", Group: d.group, Optional: true, Lost: lost,
 			Site: probe.Site{Kind: probe.CallSite, Funcs: checkOut, Callees: sel}},
-		{Name: d.group + "_waited", Program: "mg_waited", Group: d.group, Optional: true, Lost: lost,
+		{Name: d.group + "_waited", Program: "mg_waited_" + d.group, Group: d.group, Optional: true, Lost: lost,
 			Site: probe.Site{Kind: probe.AfterCall, Funcs: checkOut, Callees: sel, Results: 1}},
 	}
 }
@@ -147,6 +147,9 @@ func (cfg Config) attachExe(c *ebpf.Collection, p *probe.Placed) error {
 		}
 		setLocs(v.V[i].End[:], p.Points[d.group+"_read"])
 		setLocs(v.V[i].Out[:], p.Points[d.unpack()])
+		chosen := [1]bpfGoLoc{}
+		setLocs(chosen[:], p.Points[d.group+"_waited"])
+		v.V[i].Chosen = chosen[0]
 	}
 	return probe.PutExe(c.Maps["mg_exes"], p.ExeID, &v)
 }

@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -59,20 +61,68 @@ func TestPools(t *testing.T) {
 				}
 			})
 			c := poolCase{proxy.addr, 3, 2, 3, tg.URL("/do?op=findOne"), tg.URL("/burst?n=5&c=5&op=findOne"), true}
-			checkPoolHeld(t, tg, c, func() { proxy.gate.Lock(); held = true }, func() { proxy.gate.Unlock(); held = false })
+			var value func(string, ...string) int
+			one := &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}} // served by one goroutine
+			get := func(path string) {
+				resp, err := one.Get(tg.URL(path))
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, _ = io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+			}
+			checkPoolHeld(t, tg, c, func() { proxy.gate.Lock(); held = true },
+				func(agent *harness.Agent, v func(string, ...string) int) {
+					value = v
+					get("/do?op=findOne&timeout=50ms")
+					checkCrowd(t, tg, agent, value)
+					proxy.gate.Unlock()
+					held = false
+				})
+			get("/do?op=findOne") // whose goroutine has not got a connection the time before
+			if n := value("_waits_total"); n != c.pending {
+				t.Errorf("%d waits, want %d: of those that got a connection", n, c.pending)
+			}
 		})
 	}
 }
 
+// checkCrowd: callers that wait in thousands do not take the room of commands under way.
+func checkCrowd(t *testing.T, tg *harness.Target, agent *harness.Agent, value func(string, ...string) int) {
+	t.Helper()
+	const crowd = 5000
+	ctx, cancel := context.WithCancel(t.Context())
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, tg.URL(fmt.Sprintf("/burst?n=%d&c=%d&op=findOne", crowd, crowd)), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if resp, err := http.DefaultClient.Do(req); err == nil {
+			resp.Body.Close()
+		}
+	})
+	for deadline := time.Now().Add(30 * time.Second); value("_pending_requests") < crowd; time.Sleep(30 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d wait, want %d", value("_pending_requests"), crowd)
+		}
+	}
+	if n := agent.Entries("mg_ops", tg.PID); n < 1000 || n > 3000 {
+		t.Errorf("%d entries of mg_ops, want about half of 4096", n)
+	}
+	cancel() // the driver's queue keeps them until a connection is free
+	wg.Wait()
+}
+
 func checkPool(t *testing.T, tg *harness.Target, c poolCase) {
 	t.Helper()
-	checkPoolHeld(t, tg, c, func() {}, func() {})
+	checkPoolHeld(t, tg, c, func() {}, func(*harness.Agent, func(string, ...string) int) {})
 }
 
 // checkPoolHeld polls: a pool's numbers are those of one moment.
-func checkPoolHeld(t *testing.T, tg *harness.Target, c poolCase, hold, release func()) {
+func checkPoolHeld(t *testing.T, tg *harness.Target, c poolCase, hold func(), release func(*harness.Agent, func(string, ...string) int)) {
 	t.Helper()
-	_, from := countingAgent(t, tg, "always_off")
+	agent, from := countingAgent(t, tg, "always_off")
 	value := func(metric string, texts ...string) int {
 		lines := scrape(t, from, "db_client_connection"+metric)
 		for _, line := range lines {
@@ -112,7 +162,7 @@ func checkPoolHeld(t *testing.T, tg *harness.Target, c poolCase, hold, release f
 	if held := time.Now(); c.waits {
 		until("waiting", func() bool { return time.Since(held) > 700*time.Millisecond })
 	}
-	release()
+	release(agent, value)
 	wg.Wait()
 	until("idle", func() bool {
 		// Drivers of SQL close the connections of calls that were cancelled.
