@@ -34,6 +34,12 @@ type bpfRdExe struct {
 		ConnPending uint16
 		ConnErr     uint16
 		ConnNet     uint16
+		TlsConn     uint16
+		ConnFd      uint16
+		FdLaddr     uint16
+		FdRaddr     uint16
+		AddrIp      uint16
+		AddrPort    uint16
 		Sane        uint8
 		Pad         [3]uint8
 		ErrName     int32

@@ -36,8 +36,8 @@ type decoder struct {
 	ev   bpfRedisEvent
 	tail []byte
 
-	pools     dbpool.Finder   // redigo's
-	databases map[connKey]int // which they have selected
+	pools     dbpool.Finder // redigo's
+	databases databases     // which its connections have selected
 	duration  *telemetry.DurationOf
 }
 

@@ -54,7 +54,23 @@ func encodeExe(p *probe.Placed) *bpfRdExe {
 		rg.ErrName = probe.OnlyName(names[redigoErrType]) // else errors of the server's are not told from other replies
 		rg.TcpName, rg.TlsName = probe.OnlyName(names[tcp]), probe.OnlyName(names[tls])
 	}
+	if !setPeer(v, p) {
+		rg.TcpName = 0
+	}
 	return v
+}
+
+// setPeer says how a connection leads to its addresses; false if that is not known.
+func setPeer(v *bpfRdExe, p *probe.Placed) bool {
+	rg, f := &v.Lib[bpfRdLibLIB_REDIGO], peerFields()
+	if p.Need(f, "") != nil {
+		return false
+	}
+	const data = 8 // of an interface
+	rg.TlsConn, rg.ConnFd = p.Offset(f[0]), p.Offset(f[1])+p.Offset(f[2])
+	rg.FdLaddr, rg.FdRaddr = p.Offset(f[3])+data, p.Offset(f[4])+data
+	rg.AddrIp, rg.AddrPort = p.Offset(f[5]), p.Offset(f[6])
+	return true
 }
 
 // errWord is which of the result words of go-redis's _process is the error's first:

@@ -58,12 +58,13 @@ enum rd_str {
 struct redis_event {
 	struct tr_call call;
 	struct tr_errs err;
-	__u64 pool[2]; /* go-redis: baseClient.connPool, itab and data; 0 if not known */
+	/* go-redis: baseClient.connPool, itab and data; 0 if not known. redigo: its *conn, 0. */
+	__u64 pool[2];
 	__s32 db;
 	__u32 batch;
 	__u32 lib;
-	/* redigo, which does not know where a connection leads: its remote address, and what tells
-	 * connections apart, the local port. */
+	/* redigo, which does not know where a connection leads: its remote address, and what, with
+	 * its *conn, tells connections apart, the local port. */
 	__u8 peer[16];
 	__u32 peer_len; /* 4, 16; 0: not known */
 	__u16 peer_port, local_port;
@@ -113,10 +114,14 @@ struct rd_libexe {
 	__u16 cmd_args, cmd_err;             /* baseCmd, which every command begins with */
 	__u16 conn_pending, conn_err;        /* redigo's conn */
 	__u16 conn_net;                      /* conn.conn, OFF_NONE if not known */
+	__u16 tls_conn, conn_fd;             /* tls.Conn.conn, net.conn.fd */
+	__u16 fd_laddr, fd_raddr;            /* netFD.laddr, raddr: the data of each */
+	__u16 addr_ip, addr_port;            /* TCPAddr */
 	__u8 sane;                           /* set here */
 	__u8 pad[3];
 	__s32 err_name;                /* redigo: nameOff of its Error, 0 = not there */
-	__s32 tcp_name, tls_name;      /* of *net.TCPConn, *tls.Conn, 0 = not there */
+	/* Of *net.TCPConn, *tls.Conn, 0 = not there, or the offsets are not known. */
+	__s32 tcp_name, tls_name;
 	struct go_loc end[3];          /* whether to try again, error type, error data */
 	struct go_loc batch_end[2][2]; /* error type, data: pipeline, transaction */
 	struct go_loc reply[2][4];     /* redigo: reply type, data; error type, data */

@@ -5,19 +5,67 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"time"
 
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
 )
 
-// connKey tells connections of redigo's apart.
+// connKey tells connections of redigo's apart. That one ends is not seen, and ports and
+// addresses are used again; that both come together within selectedFor is unlikely.
 type connKey struct {
 	process   telemetry.ProcessKey
+	conn      uint64 // its *conn
 	server    netip.AddrPort
 	localPort uint16
 }
 
-// maxDatabases bounds the connections whose database is remembered.
-const maxDatabases = 16384
+const (
+	// selectedFor is how long a connection's database is remembered that is not used.
+	selectedFor = uint64(time.Minute)
+	// maxDatabases bounds the connections whose database is remembered.
+	maxDatabases = 16384
+)
+
+type selected struct {
+	db     int
+	usedNs uint64
+}
+
+// databases are those that connections have selected, in two halves: what is used is in the
+// recent one, and when that is full or old the other is dropped.
+type databases struct {
+	recent, older map[connKey]selected
+	sinceNs       uint64
+}
+
+func (d *databases) forget(key connKey) {
+	delete(d.recent, key)
+	delete(d.older, key)
+}
+
+func (d *databases) put(key connKey, db int, nowNs uint64) {
+	if _, ok := d.recent[key]; !ok && len(d.recent) >= maxDatabases/2 || d.recent == nil || nowNs > d.sinceNs+selectedFor {
+		d.recent, d.older, d.sinceNs = map[connKey]selected{}, d.recent, nowNs
+	}
+	d.recent[key] = selected{db, nowNs}
+}
+
+// use returns the database of a connection that is used now.
+func (d *databases) use(key connKey, nowNs uint64) (db int, ok bool) {
+	s, ok := d.recent[key]
+	if !ok {
+		s, ok = d.older[key]
+	}
+	if !ok {
+		return 0, false
+	}
+	if nowNs > s.usedNs+selectedFor {
+		d.forget(key)
+		return 0, false
+	}
+	d.put(key, s.db, nowNs)
+	return s.db, true
+}
 
 // peer is where the connection of redigo's call leads; not valid if it is not known.
 func (d *decoder) peer() netip.AddrPort {
@@ -49,19 +97,22 @@ func (d *decoder) database(process telemetry.ProcessKey) (db int, known bool) {
 	if !server.IsValid() {
 		return 0, false
 	}
-	key := connKey{process, server, d.ev.LocalPort}
-	if !d.has(bpfRdFlagF_BATCH) && !d.has(bpfRdFlagF_ERROR) && commandName(d.str(int(bpfRdStrS_NAME0))) == "SELECT" {
-		if selected, ok := d.number(0); ok {
-			if len(d.databases) >= maxDatabases {
-				clear(d.databases)
-			}
-			d.databases[key] = selected
-		} else {
-			delete(d.databases, key)
+	key, now := connKey{process, d.ev.Pool[0], server, d.ev.LocalPort}, d.ev.Call.EndNs
+	if d.has(bpfRdFlagF_BATCH) {
+		d.databases.forget(key) // any command of it may have been SELECT
+		return 0, false
+	}
+	switch name := commandName(d.str(int(bpfRdStrS_NAME0))); {
+	case d.has(bpfRdFlagF_ERROR):
+	case name == "RESET":
+		d.databases.forget(key)
+	case name == "SELECT":
+		d.databases.forget(key)
+		if n, ok := d.number(0); ok {
+			d.databases.put(key, n, now)
 		}
 	}
-	db, known = d.databases[key]
-	return db, known
+	return d.databases.use(key, now)
 }
 
 // number is the value of argument i if it is one, or its digits.

@@ -10,12 +10,6 @@
 
 #include "op.h"
 
-/* src/net and src/crypto/tls, the same in Go 1.18 to 1.27: TCPConn { conn { fd *netFD }},
- * netFD.laddr and raddr, TCPAddr { IP; Port }, tls.Conn { conn net.Conn. */
-#define FD_LADDR  96
-#define FD_RADDR  112
-#define ADDR_PORT 24
-
 static __always_inline bool is_conn(struct tr_goexe *ge, __u64 itab, __s32 name)
 {
 	return itab && name && (__s32)read_u32(read_u64(itab + 8) + ge->type_str) == name;
@@ -31,13 +25,13 @@ static __noinline int put_peer(struct rd_op *op, struct tr_goexe *ge, struct rd_
 	if (bpf_probe_read_user(op->iface, sizeof(op->iface), (void *)(c + e->conn_net)))
 		return 0;
 	if (is_conn(ge, op->iface[0], e->tls_name) &&
-	    bpf_probe_read_user(op->iface, sizeof(op->iface), (void *)op->iface[1]))
+	    bpf_probe_read_user(op->iface, sizeof(op->iface), (void *)(op->iface[1] + e->tls_conn)))
 		return 0;
 	if (!is_conn(ge, op->iface[0], e->tcp_name))
 		return 0;
-	fd = read_u64(op->iface[1]);
-	addr = read_u64(fd + FD_RADDR + 8);
-	if (!addr || bpf_probe_read_user(&op->s, sizeof(op->s), (void *)addr))
+	fd = read_u64(op->iface[1] + e->conn_fd);
+	addr = read_u64(fd + e->fd_raddr);
+	if (!addr || bpf_probe_read_user(&op->s, sizeof(op->s), (void *)(addr + e->addr_ip)))
 		return 0;
 	if (op->s.len == 4)
 		bpf_probe_read_user(op->ev.peer, 4, (void *)op->s.ptr);
@@ -46,8 +40,8 @@ static __noinline int put_peer(struct rd_op *op, struct tr_goexe *ge, struct rd_
 	else
 		return 0;
 	op->ev.peer_len = op->s.len;
-	op->ev.peer_port = read_u32(addr + ADDR_PORT);
-	op->ev.local_port = read_u32(read_u64(fd + FD_LADDR + 8) + ADDR_PORT);
+	op->ev.peer_port = read_u32(addr + e->addr_port);
+	op->ev.local_port = read_u32(read_u64(fd + e->fd_laddr) + e->addr_port);
 	return 0;
 }
 
@@ -82,6 +76,7 @@ static __always_inline int redigo_do(struct pt_regs *ctx)
 		return 0;
 	op->depth = go_depth(ctx);
 	op->ev.lib = LIB_REDIGO;
+	op->ev.pool[0] = GO_ARG0(ctx);
 	op->n_cmds = pending + !!go_reg(ctx, 3);
 	if (pending) {
 		op->ev.call.flags |= F_BATCH;

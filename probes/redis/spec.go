@@ -87,7 +87,7 @@ func New(cfg Config) *probe.Spec {
 		},
 		AttachExe: cfg.attachExe,
 		NewDecoder: func(env probe.DecoderEnv) probe.Decoder {
-			return &decoder{env: env, cfg: cfg, databases: map[connKey]int{}, duration: probe.NewDBDuration(),
+			return &decoder{env: env, cfg: cfg, duration: probe.NewDBDuration(),
 				pools: dbpool.Finder{Pools: cfg.Pools, Point: pointSeek, SetPoint: env.SetPoint, Library: pathRedigo}}
 		},
 	}
@@ -171,8 +171,17 @@ func redigoFields() []goexe.Field {
 // redigoConn leads to the server's address.
 var redigoConn = goexe.Field{Module: pathRedigo, Type: pathRedigo + "/redis.conn", Name: "conn"}
 
+// peerFields lead from a connection to its addresses.
+func peerFields() []goexe.Field {
+	return []goexe.Field{
+		probe.Std("crypto/tls.Conn", "conn"), probe.Std("net.TCPConn", "conn"), probe.Std("net.conn", "fd"),
+		probe.Std("net.netFD", "laddr"), probe.Std("net.netFD", "raddr"),
+		probe.Std("net.TCPAddr", "IP"), probe.Std("net.TCPAddr", "Port"),
+	}
+}
+
 func allFields() []goexe.Field {
-	return slices.Concat(clientFields(pathV8), clientFields(pathV9), redigoFields(), []goexe.Field{redigoConn}, redigoPoolFields(), poolFields(pathV8), poolFields(pathV9))
+	return slices.Concat(clientFields(pathV8), clientFields(pathV9), redigoFields(), []goexe.Field{redigoConn}, peerFields(), redigoPoolFields(), poolFields(pathV8), poolFields(pathV9))
 }
 
 // need is the error of a group that cannot do without fields, which are of one module.

@@ -85,6 +85,9 @@ func (c redisCase) want(lib string, srv *harness.Server) map[string]string {
 	for k, v := range c.attrs {
 		m[k] = v
 	}
+	if call, _, _ := strings.Cut(c.call, "?"); lib == "redigo" && (call == "pipeline" || call == "tx" || call == "block") {
+		delete(m, "db.namespace") // from a pipeline on, which may have selected another, until the pool dials
+	}
 	return m
 }
 
