@@ -15,12 +15,12 @@ import (
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
 )
 
-// points keeps the last value of what counts waits.
+// points keeps the last values of what counts waits, of all pools together.
 type points struct {
 	temporality metricdata.Temporality
 	waits       float64
 	seconds     float64
-	there       bool
+	pools       int
 }
 
 var _ exporter.Metrics = (*points)(nil)
@@ -34,18 +34,21 @@ func (p *points) Aggregation(i sdkmetric.InstrumentKind) sdkmetric.Aggregation {
 }
 
 func (p *points) ExportMetrics(_ context.Context, rm *metricdata.ResourceMetrics) error {
-	p.there = false
+	p.waits, p.seconds, p.pools = 0, 0, 0
 	for _, sm := range rm.ScopeMetrics {
 		for _, m := range sm.Metrics {
 			sum, ok := m.Data.(metricdata.Sum[float64])
 			if !ok {
 				continue
 			}
-			switch m.Name {
-			case waits.Name:
-				p.waits, p.there = sum.DataPoints[0].Value, true
-			case waitTime.Name:
-				p.seconds = sum.DataPoints[0].Value
+			for _, point := range sum.DataPoints {
+				switch m.Name {
+				case waits.Name:
+					p.waits += point.Value
+					p.pools++
+				case waitTime.Name:
+					p.seconds += point.Value
+				}
 			}
 		}
 	}
@@ -73,22 +76,24 @@ func TestWaitsTold(t *testing.T) {
 		what         string
 		do           func()
 		delta, total float64
+		pools        int
 	}{
 		{"seen with a call that had waited", func() {
 			r.Add(key, lib, at, Pool{Name: "db"})
 			r.Waited(key, lib, at, 1, time.Second)
-		}, 0, 0},
-		{"a burst", func() { r.Waited(key, lib, at, 5, 5*time.Second) }, 6, 6},
-		{"nothing", func() {}, 0, 6},
-		{"idle, and forgotten", func() { now = now.Add(idleFor + time.Second) }, 0, 6},
-		{"forgotten", func() {}, 0, 6},
+		}, 0, 0, 1},
+		{"a burst", func() { r.Waited(key, lib, at, 5, 5*time.Second) }, 6, 6, 1},
+		{"nothing", func() {}, 0, 6, 1},
+		{"idle, and forgotten", func() { now = now.Add(idleFor + time.Second) }, 0, 6, 1},
+		{"forgotten", func() {}, 0, 6, 1},
 		{"another of that name", func() {
 			if r.Count(key, lib) != 0 {
 				t.Error("not forgotten")
 			}
 			r.Add(key, lib, other, Pool{Name: "db"})
 			r.Waited(key, lib, other, 2, 2*time.Second)
-		}, 2, 8},
+		}, 2, 8, 1},
+		{"one that nobody has waited for", func() { r.Add(key, lib, at, Pool{Name: "quiet"}) }, 0, 8, 2},
 	}
 	for _, step := range steps {
 		step.do()
@@ -99,8 +104,8 @@ func TestWaitsTold(t *testing.T) {
 			got  *points
 			want float64
 		}{"delta": {delta, step.delta}, "total": {total, step.total}} {
-			if !c.got.there || c.got.waits != c.want || c.got.seconds != c.want {
-				t.Errorf("%s: %s is %v of %v s, want %v: %v", step.what, name, c.got.waits, c.got.seconds, c.want, c.got.there)
+			if c.got.pools != step.pools || c.got.waits != c.want || c.got.seconds != c.want {
+				t.Errorf("%s: %s is %v of %v s, want %v: of %d pools", step.what, name, c.got.waits, c.got.seconds, c.want, c.got.pools)
 			}
 		}
 	}
