@@ -57,7 +57,7 @@ struct mongo_event {
 	__s32 got;       /* like sent, in a reply's batch */
 	struct tr_str addr, reply, text;
 	__u32 waits; /* 1: the goroutine has waited for the connection, waited_ns */
-	__u64 pool; /* *topology.pool of the connection, 0 if not known */
+	__u64 pool;  /* *topology.pool of the connection, 0 if not known */
 	__u64 waited_ns;
 	/* Of the command; from here on nothing is cleared when an entry is used again,
 	 * because it may have been written before the command was compressed. */

@@ -119,7 +119,7 @@ struct rd_libexe {
 	__u16 addr_ip, addr_port;            /* TCPAddr */
 	__u8 sane;                           /* set here */
 	__u8 pad[3];
-	__s32 err_name;                /* redigo: nameOff of its Error, 0 = not there */
+	__s32 err_name; /* redigo: nameOff of its Error, 0 = not there */
 	/* Of *net.TCPConn, *tls.Conn, 0 = not there, or the offsets are not known. */
 	__s32 tcp_name, tls_name;
 	struct go_loc end[3];          /* whether to try again, error type, error data */
