@@ -148,7 +148,7 @@ for name in "$@"; do
   if [ -z "${packages[$name]:-}" ]; then continue; fi
   if [ ${#running[@]} -ge "${JOBS:-1}" ]; then reap; fi
   echo "== kernel $name ($(date -u +%H:%M:%S))"
-  one "$name" >"$out/$name.said" 2>&1 &
+  one "$name" </dev/null >"$out/$name.said" 2>&1 &
   running+=("$name=$!")
 done
 while [ ${#running[@]} -gt 0 ]; do reap; done
