@@ -227,8 +227,7 @@ static __always_inline bool h2_followed(struct pt_regs *ctx, struct tr_proc *pro
 static __always_inline void client_away(struct nh_op *op, struct tr_gokey *key)
 {
 	op->open = 0;
-	if (nh_calls - nh_calls_forgotten > cfg_keep &&
-	    !bpf_map_delete_elem(&nh_client, key))
+	if (nh_calls - nh_calls_forgotten > cfg_keep && !bpf_map_delete_elem(&nh_client, key))
 		__sync_fetch_and_add(&nh_calls, -1);
 }
 

@@ -36,8 +36,8 @@ static __noinline int h2_arrived(struct nh_op *op, struct nh_scratch *x, struct 
 /* A Read with room bytes begins to take from the dataBuffer at buf, under the pipe's lock. Only
  * what lies in its first chunk is looked at, and only as long as all of that was read by this
  * goroutine: r is how much of it was, and nothing was before the first chunk if what has come
- * of the body is in the buffer, or about to be. Chunks of 1 KiB and more take what a frame brings, or
- * what the request said it will send. */
+ * of the body is in the buffer, or about to be. Chunks of 1 KiB and more take what a frame brings,
+ * or what the request said it will send. */
 static __noinline int h2_piece(struct nh_op *op, struct nh_h2 *h2, __u64 buf, __u64 room)
 {
 	__u64 chunks, chunk, r, end;
@@ -56,7 +56,8 @@ static __noinline int h2_piece(struct nh_op *op, struct nh_h2 *h2, __u64 buf, __
 		/* What was taken is at least a chunk; less that is missing is a frame that
 		 * waits for the lock. */
 		if (r || read_u64(read_u64(rws + h2->rws_stream) + h2->stream_bytes) -
-					 read_u64(buf + h2->db_size) >= MIN_CHUNK)
+					 read_u64(buf + h2->db_size) >=
+				 MIN_CHUNK)
 			goto last; /* another goroutine reads, too */
 		op->h2_chunk = chunk;
 	} else if (op->h2_chunk != chunk || op->h2_next != r) {
