@@ -279,21 +279,9 @@ static __noinline int conn_say(struct conn_sock *c)
 			     conn_remember(c);
 	if (!same)
 		return !bpf_map_update_elem(&tr_conns, &c->key, &c->val, BPF_ANY);
-	v->used = 1; /* nobody takes what is half written */
+	v->used = c->val.used = 1; /* nobody takes what is half written */
 	barrier();
-	v->trace_id[0] = c->val.trace_id[0];
-	v->trace_id[1] = c->val.trace_id[1];
-	v->span_id = c->val.span_id;
-	v->said_ns = c->val.said_ns;
-	v->trace_flags = c->val.trace_flags;
-	v->seq = c->val.seq;
-	v->rcv = c->val.rcv;
-	v->tls = c->val.tls;
-	v->kernel = c->val.kernel;
-	v->seen = 0;
-	v->nat = c->val.nat;
-	v->tgid = c->val.tgid;
-	v->fd = c->val.fd;
+	*v = c->val;
 	barrier();
 	v->used = 0;
 	return 1;

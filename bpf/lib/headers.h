@@ -174,6 +174,36 @@ __noinline int tr_is_traceparent(__u64 ptr)
 #define HDR_NONE 0xff
 #define HDR_FOLD 0x100
 
+/* The words of the key of len bytes at ptr, as a rule has them. */
+static __always_inline void hdr_words(__u64 w[3], __u64 ptr, __u64 len)
+{
+	__u32 n = len;
+
+	if (len > 24) {
+		bpf_probe_read_user(w, 16, (void *)ptr);
+		bpf_probe_read_user(&w[2], 8, (void *)(ptr + len - 8));
+		return;
+	}
+	asm volatile("%0 &= 31" : "+r"(n));
+	if (n <= 24)
+		bpf_probe_read_user(w, n, (void *)ptr);
+}
+
+/* The slot, below slots, of that of a length's rules that has the words w but for the bits
+ * of any_case; HDR_NONE if there is none. */
+static __always_inline __u32 hdr_match(const volatile struct hdr_rule *r, const __u64 w[3],
+				       __u64 any_case, __u32 slots)
+{
+	for (int i = 0; i < RULES_PER_LEN; i++, r++) {
+		__u64 diff = (w[0] ^ r->word[0]) | (w[1] ^ r->word[1]) | (w[2] ^ r->word[2]);
+		__u32 slot = r->slot; /* volatile: read once, then checked */
+
+		if (!(diff & ~any_case) && r->wanted && slot < slots)
+			return slot;
+	}
+	return HDR_NONE;
+}
+
 /* Which slot the key of len bytes at ptr has. Not static (goctx.h): it is asked for every
  * slot of every group. */
 __noinline int tr_hdr_slot(__u64 ptr, __u64 len)
@@ -189,24 +219,10 @@ __noinline int tr_hdr_slot(__u64 ptr, __u64 len)
 	if (len == sizeof("traceparent") - 1 && tr_is_traceparent(ptr)) {
 		fold = HDR_FOLD;
 		__builtin_memcpy(w, "Traceparent", sizeof("traceparent") - 1);
-	} else if (len <= 24) {
-		__u32 n = len;
-
-		asm volatile("%0 &= 31" : "+r"(n));
-		if (n <= 24)
-			bpf_probe_read_user(w, n, (void *)ptr);
 	} else {
-		bpf_probe_read_user(w, 16, (void *)ptr);
-		bpf_probe_read_user(&w[2], 8, (void *)(ptr + len - 8));
+		hdr_words(w, ptr, len);
 	}
-	for (int i = 0; i < RULES_PER_LEN; i++, r++) {
-		__u64 diff = (w[0] ^ r->word[0]) | (w[1] ^ r->word[1]) | (w[2] ^ r->word[2]);
-		__u32 slot = r->slot; /* volatile: read once, then checked */
-
-		if (!diff && r->wanted && slot < MAX_HDR_SLOTS)
-			return fold | slot;
-	}
-	return fold | HDR_NONE;
+	return fold | hdr_match(r, w, 0, MAX_HDR_SLOTS);
 }
 
 /* If the key is wanted, note where its value slice is. */

@@ -21,7 +21,7 @@
 #define X_FORWAR W('x', '-', 'f', 'o', 'r', 'w', 'a', 'r')
 #define FORWARDE W('f', 'o', 'r', 'w', 'a', 'r', 'd', 'e')
 
-/* The slot of the configured header whose name has len bytes at ptr, SLOTS if there is none.
+/* The slot of the configured header whose name has len bytes at ptr, HDR_NONE if there is none.
  * Not static (goctx.h). */
 __noinline int fh_hdr_slot(__u64 ptr, __u64 len)
 {
@@ -29,29 +29,11 @@ __noinline int fh_hdr_slot(__u64 ptr, __u64 len)
 	__u64 w[3] = {};
 
 	if (len >= MAX_HDR_LEN)
-		return SLOTS;
+		return HDR_NONE;
 	r = cfg_hdrs[len];
 	asm volatile("" : "+r"(r)); /* not computed again from len */
-	if (len <= 24) {
-		__u32 n = len;
-
-		asm volatile("%0 &= 31" : "+r"(n));
-		if (n <= 24)
-			bpf_probe_read_user(w, n, (void *)ptr);
-	} else {
-		bpf_probe_read_user(w, 16, (void *)ptr);
-		bpf_probe_read_user(&w[2], 8, (void *)(ptr + len - 8));
-	}
-	for (int i = 0; i < RULES_PER_LEN; i++, r++) {
-		__u64 diff = ((w[0] | LOWER) ^ (r->word[0] | LOWER)) |
-			     ((w[1] | LOWER) ^ (r->word[1] | LOWER)) |
-			     ((w[2] | LOWER) ^ (r->word[2] | LOWER));
-		__u32 slot = r->slot; /* volatile: read once, then checked */
-
-		if (!diff && r->wanted && slot < SLOTS)
-			return slot;
-	}
-	return SLOTS;
+	hdr_words(w, ptr, len);
+	return hdr_match(r, w, LOWER, SLOTS);
 }
 
 /* Look for the header in op->key, op->val among the configured ones; the first of a name
