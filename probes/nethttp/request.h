@@ -7,6 +7,18 @@
 
 #include "lite.h"
 
+/* Look for the headers of lens in a request's map. */
+static __noinline int scan_request(struct tr_goexe *ge, struct nh_scratch *x, struct nh_exe *e,
+				   __u64 map, __u64 lens)
+{
+	if (!ge || !x || !e)
+		return 0;
+	scan_reset(&x->scan, lens);
+	x->scan.consts = x->io.bias + e->keys.addr;
+	scan_headers(ge, &x->scan, map, &e->keys);
+	return 0;
+}
+
 /* Append the values of the configured request headers. */
 static __noinline int put_captured(struct nh_op *op, struct hdr_scan *sc)
 {
@@ -58,7 +70,7 @@ static __noinline int peer_port(struct nh_op *op)
 
 /* RemoteAddr, which is the same string for all of a connection's requests; so is the
  * goroutine, and the entry, with HTTP/1. It comes first in the tail. */
-static __noinline int put_remote(struct nh_op *op, struct nh_scratch *x, struct nh_exe *e)
+static __always_inline int put_remote(struct nh_op *op, struct nh_scratch *x, struct nh_exe *e)
 {
 	struct go_str *v = (struct go_str *)&x->obj[e->req_remote & (REQ_MAX - 1)];
 
@@ -75,7 +87,7 @@ static __noinline int put_remote(struct nh_op *op, struct nh_scratch *x, struct 
 }
 
 /* The method; and the target, if it is its neighbour in the line that was received. */
-static __noinline int put_line(struct nh_op *op, struct nh_scratch *x, struct nh_exe *e)
+static __always_inline int put_line(struct nh_op *op, struct nh_scratch *x, struct nh_exe *e)
 {
 	struct go_str *m = (struct go_str *)&x->obj[e->req_method & (REQ_MAX - 1)];
 	struct go_str *u = (struct go_str *)&x->obj[e->req_uri & (REQ_MAX - 1)];
@@ -131,8 +143,7 @@ static __noinline int server_details(struct nh_op *op, struct nh_scratch *x, str
 	if (MAY_COUNT) {
 		if (!op->ev.str[S_METHOD].len)
 			put_line(op, x, e);
-		scan_reset(&x->scan, cfg_hdr_lens);
-		scan_headers(ge, &x->scan, obj_u64(x, e->req_header));
+		scan_request(ge, x, e, obj_u64(x, e->req_header), cfg_hdr_lens);
 	}
 	if (!op->ev.str[S_URI].len)
 		put_field(op, x, S_URI, e->req_uri);

@@ -94,7 +94,7 @@ static __noinline int server_trace(struct nh_op *op, struct nh_scratch *x, struc
 	return true;
 }
 
-static __noinline int scope_open(struct nh_op *op, struct tr_gokey *key, struct nh_scratch *x)
+static __always_inline int scope_open(struct nh_op *op, struct tr_gokey *key, struct nh_scratch *x)
 {
 	struct tr_scope *s = scope_get(key);
 	__u64 last_ns;
@@ -176,8 +176,7 @@ static __noinline int server_fill(struct nh_op *op, struct tr_gokey *key, struct
 
 	if (!e || !server_read(op, x, e))
 		return -1;
-	scan_reset(&x->scan, MAY_COUNT ? FIRST_LENS : cfg_hdr_lens);
-	scan_headers(ge, &x->scan, obj_u64(x, e->req_header));
+	scan_request(ge, x, e, obj_u64(x, e->req_header), MAY_COUNT ? FIRST_LENS : cfg_hdr_lens);
 	get_traceparent(x);
 	if (op->xnet && op->ev.proto_major == 1 && server_upgraded(op, ge))
 		n = op->ev.trace_flags & TRACE_FLAG_SAMPLED;
@@ -210,8 +209,8 @@ static __noinline int server_fill(struct nh_op *op, struct tr_gokey *key, struct
 }
 
 /* The entry of a request that begins now: the goroutine's last one's, or a new one. */
-static __noinline struct nh_op *server_new(struct tr_gokey *key, struct tr_proc *proc,
-					   struct nh_op *op)
+static __always_inline struct nh_op *server_new(struct tr_gokey *key, struct tr_proc *proc,
+						struct nh_op *op)
 {
 	if (op) {
 		if (op->epoch != proc->epoch)
@@ -238,7 +237,8 @@ static __noinline struct nh_op *server_new(struct tr_gokey *key, struct tr_proc 
 }
 
 /* Follow the request that op->req is. */
-static __noinline int server_begin(struct nh_op *op, struct tr_gokey *key, struct tr_proc *proc)
+static __always_inline int server_begin(struct nh_op *op, struct tr_gokey *key,
+					struct tr_proc *proc)
 {
 	struct tr_goexe *ge = bpf_map_lookup_elem(&tr_goexes, &op->ev.hdr.exe_id);
 	struct nh_scratch *x = scratch_get();
@@ -393,8 +393,8 @@ static __always_inline bool unwound(struct nh_op *op)
 	return op->ev.flags & (F_HIJACKED | F_PANIC | F_GOEXIT);
 }
 
-static __noinline int server_finish(struct nh_op *op, struct nh_scratch *x, struct tr_gokey *key,
-				    struct nh_exe *e)
+static __always_inline int server_finish(struct nh_op *op, struct nh_scratch *x,
+					 struct tr_gokey *key, struct nh_exe *e)
 {
 	op->ev.end_ns = bpf_ktime_get_ns();
 	if (op->mux_req)
