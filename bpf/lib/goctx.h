@@ -300,7 +300,7 @@ static __always_inline bool ctx_of_own(struct tr_goexe *ge, const struct tr_scop
 {
 	if (own->end_ns || !own->ctx || own->trace_flags & SCOPE_SHARED)
 		return false;
-	return tr_ctx_from(ctx, own->ctx, ge->timer_ptr);
+	return ctx == own->ctx || tr_ctx_from(ctx, own->ctx, ge->timer_ptr);
 }
 
 /* Follow context.Context values from ctx to the context of a known scope: the goid of the

@@ -37,6 +37,7 @@ type bpfMgExe struct {
 		Sane    uint8
 		Unpacks uint8
 		Pad     [2]uint8
+		MadeNs  uint64
 		End     [7]bpfGoLoc
 		Out     [5]bpfGoLoc
 		Chosen  bpfGoLoc
@@ -52,29 +53,17 @@ const (
 )
 
 type bpfMgOp struct {
-	_         structs.HostLayout
-	Ev        bpfMongoEvent
-	Head      [64]uint8
-	PlainId   uint32
-	PlainTail uint32
-	WaitFrom  uint64
-	WaitedNs  uint64
-	Waits     uint32
-	Pad       uint32
+	_    structs.HostLayout
+	Ev   bpfMongoEvent
+	Head [64]uint8
 }
 
 type bpfMongoEvent struct {
 	_        structs.HostLayout
 	Call     bpfTrCall
-	Err      bpfTrErrs
 	ReplyLen uint32
 	Got      int32
-	Addr     struct {
-		_   structs.HostLayout
-		Off uint16
-		Len uint16
-	}
-	Reply struct {
+	Reply    struct {
 		_   structs.HostLayout
 		Off uint16
 		Len uint16
@@ -84,9 +73,19 @@ type bpfMongoEvent struct {
 		Off uint16
 		Len uint16
 	}
-	Waits      uint32
+	Errs struct {
+		_   structs.HostLayout
+		Off uint16
+		Len uint16
+	}
+	Addr struct {
+		_   structs.HostLayout
+		Off uint16
+		Len uint16
+	}
 	Pool       uint64
 	WaitedNs   uint64
+	Waits      uint32
 	RequestLen uint32
 	Sent       int32
 	Request    struct {
@@ -99,8 +98,14 @@ type bpfMongoEvent struct {
 		Off uint16
 		Len uint16
 	}
-	Tail [2317]uint8
-	_    [3]byte
+	PlainId   uint32
+	PlainTail uint32
+	Epoch     uint32
+	MadeNs    uint64
+	Conn      uint64
+	WaitFrom  uint64
+	Tail      [2317]uint8
+	_         [3]byte
 }
 
 type bpfMongoEventType uint32
@@ -240,6 +245,8 @@ const (
 	bpfMapTrLost         = "tr_lost"
 	bpfMapTrProcs        = "tr_procs"
 	bpfMapTrScopes       = "tr_scopes"
+	bpfProgMgConnectV1   = "mg_connect_v1"
+	bpfProgMgConnectV2   = "mg_connect_v2"
 	bpfProgMgNoReply     = "mg_no_reply"
 	bpfProgMgPack        = "mg_pack"
 	bpfProgMgReadV1      = "mg_read_v1"
@@ -311,6 +318,8 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
+	MgConnectV1   *ebpf.ProgramSpec `ebpf:"mg_connect_v1"`
+	MgConnectV2   *ebpf.ProgramSpec `ebpf:"mg_connect_v2"`
 	MgNoReply     *ebpf.ProgramSpec `ebpf:"mg_no_reply"`
 	MgPack        *ebpf.ProgramSpec `ebpf:"mg_pack"`
 	MgReadV1      *ebpf.ProgramSpec `ebpf:"mg_read_v1"`
@@ -434,6 +443,8 @@ type bpfVariables struct {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
+	MgConnectV1   *ebpf.Program `ebpf:"mg_connect_v1"`
+	MgConnectV2   *ebpf.Program `ebpf:"mg_connect_v2"`
 	MgNoReply     *ebpf.Program `ebpf:"mg_no_reply"`
 	MgPack        *ebpf.Program `ebpf:"mg_pack"`
 	MgReadV1      *ebpf.Program `ebpf:"mg_read_v1"`
@@ -450,6 +461,8 @@ type bpfPrograms struct {
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
+		p.MgConnectV1,
+		p.MgConnectV2,
 		p.MgNoReply,
 		p.MgPack,
 		p.MgReadV1,

@@ -8,6 +8,7 @@ import (
 	"unsafe"
 
 	"github.com/tracer-agent/tracer-agent/internal/event"
+	"github.com/tracer-agent/tracer-agent/internal/goerror"
 	"github.com/tracer-agent/tracer-agent/internal/probe"
 	"github.com/tracer-agent/tracer-agent/internal/telemetry"
 	"github.com/tracer-agent/tracer-agent/probes/wire/mongo"
@@ -75,12 +76,12 @@ func parseRecord(raw []byte) (record, error) {
 	if err != nil {
 		return record{}, err
 	}
-	r := record{Call: c, errs: own}
-	ne, b := binary.NativeEndian, own[probe.ErrsLen:]
-	r.got, r.sent = int32(ne.Uint32(b[4:])), int32(ne.Uint32(b[44:]))
-	r.waits, r.pool, r.waited = ne.Uint32(b[20:]), ne.Uint64(b[24:]), time.Duration(ne.Uint64(b[32:]))
+	r := record{Call: c}
+	ne, b := binary.NativeEndian, own
+	r.got, r.sent = int32(ne.Uint32(b[4:])), int32(ne.Uint32(b[48:]))
+	r.pool, r.waited, r.waits = ne.Uint64(b[24:]), time.Duration(ne.Uint64(b[32:])), ne.Uint32(b[40:])
 	str := func(at int) []byte { return probe.Str(tail, ne.Uint16(b[at:]), ne.Uint16(b[at+2:])) }
-	r.addr, r.reply, r.text, r.request, r.end = str(8), str(12), str(16), str(48), str(52)
+	r.reply, r.text, r.errs, r.addr, r.request, r.end = str(8), str(12), str(16), str(20), str(52), str(56)
 	return r, nil
 }
 
@@ -120,7 +121,10 @@ func (d *decoder) command(rec event.Record, r *record, emit func(*telemetry.Oper
 	a := d.request(op, &req, r)
 	switch {
 	case r.Flags&uint32(bpfMgFlagF_FAILED) != 0:
-		info := d.env.ErrorInfo(rec.ExeID, r.errs, r.text)
+		var info goerror.Info
+		if len(r.errs) == probe.ErrsLen {
+			info = d.env.ErrorInfo(rec.ExeID, r.errs, r.text)
+		}
 		a.network(&info)
 	case len(r.reply) > 0:
 		var reply mongo.Reply

@@ -29,17 +29,17 @@ func TestLayout(t *testing.T) {
 		"tr_call.tail_len":      {unsafe.Offsetof(c.TailLen), event.HeaderLen + 64},
 		"tr_call.trace_flags":   {unsafe.Offsetof(c.TraceFlags), event.HeaderLen + 68},
 		"tr_errs":               {unsafe.Sizeof(bpfTrErrs{}), probe.ErrsLen},
-		"mongo_event.err":       {unsafe.Offsetof(e.Err), probe.CallLen},
-		"mongo_event.got":       {unsafe.Offsetof(e.Got), probe.CallLen + probe.ErrsLen + 4},
-		"mongo_event.addr":      {unsafe.Offsetof(e.Addr), probe.CallLen + probe.ErrsLen + 8},
-		"mongo_event.reply":     {unsafe.Offsetof(e.Reply), probe.CallLen + probe.ErrsLen + 12},
-		"mongo_event.text":      {unsafe.Offsetof(e.Text), probe.CallLen + probe.ErrsLen + 16},
-		"mongo_event.pool":      {unsafe.Offsetof(e.Pool), probe.CallLen + probe.ErrsLen + 24},
-		"mongo_event.waits":     {unsafe.Offsetof(e.Waits), probe.CallLen + probe.ErrsLen + 20},
-		"mongo_event.waited_ns": {unsafe.Offsetof(e.WaitedNs), probe.CallLen + probe.ErrsLen + 32},
-		"mongo_event.sent":      {unsafe.Offsetof(e.Sent), probe.CallLen + probe.ErrsLen + 44},
-		"mongo_event.request":   {unsafe.Offsetof(e.Request), probe.CallLen + probe.ErrsLen + 48},
-		"mongo_event.end":       {unsafe.Offsetof(e.End), probe.CallLen + probe.ErrsLen + 52},
+		"mongo_event.got":       {unsafe.Offsetof(e.Got), probe.CallLen + 4},
+		"mongo_event.reply":     {unsafe.Offsetof(e.Reply), probe.CallLen + 8},
+		"mongo_event.text":      {unsafe.Offsetof(e.Text), probe.CallLen + 12},
+		"mongo_event.errs":      {unsafe.Offsetof(e.Errs), probe.CallLen + 16},
+		"mongo_event.addr":      {unsafe.Offsetof(e.Addr), probe.CallLen + 20},
+		"mongo_event.pool":      {unsafe.Offsetof(e.Pool), probe.CallLen + 24},
+		"mongo_event.waited_ns": {unsafe.Offsetof(e.WaitedNs), probe.CallLen + 32},
+		"mongo_event.waits":     {unsafe.Offsetof(e.Waits), probe.CallLen + 40},
+		"mongo_event.sent":      {unsafe.Offsetof(e.Sent), probe.CallLen + 48},
+		"mongo_event.request":   {unsafe.Offsetof(e.Request), probe.CallLen + 52},
+		"mongo_event.end":       {unsafe.Offsetof(e.End), probe.CallLen + 56},
 	} {
 		if pair[0] != pair[1] {
 			t.Errorf("%s: %d in C, %d in Go", name, pair[0], pair[1])
@@ -153,7 +153,9 @@ func TestDecode(t *testing.T) {
 		}},
 		"the network": {request: find, edit: func(e *bpfMongoEvent) {
 			e.Call.Flags |= uint32(bpfMgFlagF_FAILED)
-			e.Err.N = 1
+			errs := unsafe.Slice((*byte)(unsafe.Pointer(&bpfTrErrs{N: 1})), probe.ErrsLen)
+			e.Errs.Off, e.Errs.Len = uint16(e.Call.TailLen), probe.ErrsLen
+			e.Call.TailLen += uint32(copy(e.Tail[e.Call.TailLen:], errs))
 		}, name: "find orders", status: codes.Error, desc: "*net.OpError", want: map[string]any{
 			"db.system.name": "mongodb", "db.namespace": "shop", "db.collection.name": "orders", "db.operation.name": "find",
 			"server.address": "db.example", "server.port": int64(27018), "db.query.text": `{find: "orders", filter: {user: ?}}`,

@@ -10,7 +10,8 @@
  * and, attached when user space has met what it cannot read, or not count, compressed:
  *   pack    in (*Connection).CompressWireMessage, at the call of CompressPayload
  *   end     in Operation.decompressWireMessage, the branch after DecompressPayload
- * and in (*pool).checkOut, before and after a caller waits for a connection.
+ * and in (*pool).checkOut, before and after a caller waits for a connection; and at the
+ * beginning of (*connection).connect.
  * A driver's goroutine writes and reads one command at a time, so the goroutine is the
  * key. Taken along are the first bytes of the command and of its reply, as they are on
  * the wire; user space parses them. What lies beyond is only counted (documents).
@@ -21,23 +22,48 @@
  */
 #include "packed.h"
 
-/* The scratch is where an error would be: in a line of memory that is written anyway. */
-static __always_inline void put_addr(struct mg_op *op, __u64 addr)
+/* Read whose connection c is; what is there of the last command's is the same pool's if
+ * known. */
+static __noinline int read_conn(struct mg_op *op, const struct mg_driver *d, __u64 c, __u32 known)
 {
-	struct go_str *s = (struct go_str *)op->ev.err.raw;
+	struct mongo_event *ev = &op->ev;
+	__u64 made_ns = d->made_ns, pool = 0;
+	struct go_str s;
 
-	call_put_gostr(&op->ev.call, op->ev.tail, &op->ev.addr, addr, s, 1, ADDR_MAX);
-	s->ptr = s->len = 0;
+	if (d->pool != OFF_NONE)
+		pool = read_u64(c + d->pool);
+	if (!known || !pool || pool != ev->pool) {
+		ev->addr.off = ev->addr.len = 0;
+		call_put_gostr(&ev->call, ev->tail, &ev->addr, c + d->addr, &s, 1, ADDR_MAX);
+	}
+	ev->pool = pool;
+	ev->conn = c;
+	ev->epoch = ev->call.epoch;
+	ev->made_ns = ev->addr.len ? made_ns : 0;
+	return 0;
+}
+
+/* Whose connection c is. All of a pool have its address, and where a connection or a pool was
+ * none can be made without made_ns: until then what the entry has of its last command holds
+ * if that was of the same connection or pool. */
+static __always_inline void put_conn(struct mg_op *op, const struct mg_driver *d, __u64 c)
+{
+	struct mongo_event *ev = &op->ev;
+	bool known = ev->made_ns && ev->made_ns == d->made_ns && ev->epoch == ev->call.epoch;
+
+	if (!known || ev->conn != c)
+		read_conn(op, d, c, known);
+	ev->call.tail_len = ev->addr.len;
 }
 
 /* Fill an entry from the connection c and what is written to it. 0, or what does not look
  * as expected at the first look at an executable's driver. */
 static __noinline int fill(struct mg_op *op, struct mg_driver *d, __u64 c, __u64 wm, __u64 len)
 {
-	if ((!d->sane || op->plain_id || len > REQUEST_MAX) &&
+	if ((!d->sane || op->ev.plain_id || len > REQUEST_MAX) &&
 	    bpf_probe_read_user(op->head, 32, (void *)wm))
 		count_lost(probe_id, LOST_READ);
-	put_addr(op, c + d->addr);
+	put_conn(op, d, c);
 	if (!d->sane) {
 		if (!is_message(op, len))
 			return CHECK_MESSAGE;
@@ -45,19 +71,12 @@ static __noinline int fill(struct mg_op *op, struct mg_driver *d, __u64 c, __u64
 			return CHECK_ADDRESS;
 		d->sane = 1;
 	}
-	if (d->pool != OFF_NONE)
-		op->ev.pool = read_u64(c + d->pool);
 	op->ev.got = -1;
-	if (op->waits) {
-		op->ev.waits = op->waits;
-		op->ev.waited_ns = op->waited_ns;
-		op->waits = op->waited_ns = 0;
-	}
 	if (is_plain(op))
-		op->ev.call.tail_len = op->plain_tail;
+		op->ev.call.tail_len = op->ev.plain_tail;
 	else
 		take_request(op, wm, len);
-	op->plain_id = 0;
+	op->ev.plain_id = 0;
 	return 0;
 }
 
@@ -143,14 +162,14 @@ static __always_inline int waited(struct pt_regs *ctx, int major)
 		return 0;
 	e = bpf_map_lookup_elem(&mg_exes, &w.proc->exe_id);
 	op = bpf_map_lookup_elem(&mg_ops, &w.key);
-	if (!e || !op || !op->wait_from)
+	if (!e || !op || !op->ev.wait_from)
 		return 0;
-	from = op->wait_from;
-	op->wait_from = 0;
+	from = op->ev.wait_from;
+	op->ev.wait_from = 0;
 	if ((__u32)go_loc_read(ctx, &e->v[major].chosen) != CHOSE_READY)
 		return 0; /* the caller's context was over */
-	op->waits = 1;
-	op->waited_ns = bpf_ktime_get_ns() - from;
+	op->ev.waits = 1;
+	op->ev.waited_ns = bpf_ktime_get_ns() - from;
 	return 0;
 }
 
@@ -232,9 +251,9 @@ int mg_wait(struct pt_regs *ctx)
 	op = next_op(&w, true);
 	if (!op)
 		return 0;
-	op->wait_from = bpf_ktime_get_ns();
+	op->ev.wait_from = bpf_ktime_get_ns();
 	/* Who got a connection would have written a command. */
-	op->waits = op->waited_ns = 0;
+	op->ev.waits = 0;
 	return 0;
 }
 
@@ -249,6 +268,32 @@ SEC("uprobe")
 int mg_waited_v2(struct pt_regs *ctx)
 {
 	return waited(ctx, 1);
+}
+
+static __always_inline int connects(struct pt_regs *ctx, int major)
+{
+	struct mg_exe *e;
+	struct tr_who w;
+
+	if (!who_runs(&w, ctx))
+		return 0;
+	e = bpf_map_lookup_elem(&mg_exes, &w.proc->exe_id);
+	if (e)
+		e->v[major].made_ns = bpf_ktime_get_ns();
+	return 0;
+}
+
+/* func (c *connection) connect(ctx context.Context) error, before it dials */
+SEC("uprobe")
+int mg_connect_v1(struct pt_regs *ctx)
+{
+	return connects(ctx, 0);
+}
+
+SEC("uprobe")
+int mg_connect_v2(struct pt_regs *ctx)
+{
+	return connects(ctx, 1);
 }
 
 /* in func (c *Connection) CompressWireMessage(src, dst []byte) ([]byte, error), at the call of

@@ -22,7 +22,8 @@
 /* Where a string of the tail begins at the latest, and one further. */
 #define REQUEST_CAP (ADDR_MAX + 1)
 #define END_CAP     (REQUEST_CAP + REQUEST_MAX)
-#define REPLY_CAP   (END_CAP + END_MAX) /* or the text of an error */
+#define REPLY_CAP   (END_CAP + END_MAX) /* or an error, and its text behind it */
+#define ERRS_LEN    sizeof(struct tr_errs)
 #define TAIL_MAX    (REPLY_CAP + HEADER_LEN + REPLY_MAX)
 #define MAX_DOCS    1000
 
@@ -52,32 +53,40 @@ enum mg_check {
 
 struct mongo_event {
 	struct tr_call call;
-	struct tr_errs err;
 	__u32 reply_len; /* of the whole message, bytes */
 	__s32 got;       /* like sent, in a reply's batch */
-	struct tr_str addr, reply, text;
-	__u32 waits; /* 1: the goroutine has waited for the connection, waited_ns */
-	__u64 pool;  /* *topology.pool of the connection, 0 if not known */
+	struct tr_str reply, text;
+	struct tr_str errs; /* struct tr_errs */
+	/* From here on nothing is cleared when an entry is used again: it holds for the next
+	 * command, or may have been written before that was compressed. */
+	struct tr_str addr; /* at the tail's beginning */
+	__u64 pool;         /* *topology.pool of the connection, 0 if not known */
 	__u64 waited_ns;
-	/* Of the command; from here on nothing is cleared when an entry is used again,
-	 * because it may have been written before the command was compressed. */
+	__u32 waits; /* 1: the goroutine has waited for the connection, waited_ns */
 	__u32 request_len;
 	/* Documents in a command's sequence, counted only of messages that are longer than
 	 * what is taken along; -1 unknown. */
 	__s32 sent;
 	struct tr_str request, end;
+	/* What follows says nothing to user space. It is here and not behind the tail because
+	 * each further page of memory that a command touches costs some 100 ns.
+	 * The command that the entry has from before it was compressed: its request id, 0 if
+	 * there is none, and where it ends in the tail. */
+	__u32 plain_id, plain_tail;
+	/* Whose addr and pool are there: *topology.connection, as of which tr_proc.epoch and
+	 * mg_driver.made_ns. */
+	__u32 epoch;
+	__u64 made_ns, conn;
+	__u64 wait_from; /* when the wait for a connection has begun, 0 if there is none */
 	__u8 tail[TAIL_MAX];
 };
 
 struct mg_op {
 	struct mongo_event ev;
-	__u8 head[64]; /* scratch: first bytes of a message */
-	/* The command that the entry has from before it was compressed: its request id, 0 if
-	 * there is none, and where it ends in the tail. */
-	__u32 plain_id, plain_tail;
-	/* Of the wait for a connection: when it began; for the next command. */
-	__u64 wait_from, waited_ns;
-	__u32 waits, pad;
+	union { /* scratch */
+		__u8 head[64]; /* first bytes of a message */
+		struct tr_errs errs;
+	};
 };
 
 /* One major version's part. */
@@ -88,6 +97,7 @@ struct mg_driver {
 	__u8 sane;
 	__u8 unpacks; /* the program that sees what was decompressed is there */
 	__u8 pad[2];
+	__u64 made_ns; /* when a connection was made last; 0: none has been seen to be */
 	struct go_loc end[7]; /* bytes, length, capacity, text (2), error (2) */
 	struct go_loc out[5]; /* decompressed bytes, length, capacity, error (2) */
 	struct go_loc chosen; /* of checkOut's select: the index of the case */
@@ -120,12 +130,12 @@ const struct mg_op mg_zero = {};
 
 /* The entry of a command that is written now; NULL when there is no room for it, or it is
  * neither to be recorded nor to be counted. */
-static __noinline struct mg_op *begin(struct tr_who *w, __u64 g, __u64 context)
+static __always_inline struct mg_op *begin(struct tr_who *w, __u64 g, __u64 context)
 {
 	if (!w || !w->proc || !w->ge)
 		return NULL;
 	return call_again(&mg_ops, &mg_zero, w, g, context,
-			  offsetof(struct mongo_event, request_len));
+			  offsetof(struct mongo_event, addr));
 }
 
 static __always_inline struct mg_op *open_op(struct tr_who *w)
@@ -163,16 +173,31 @@ static __always_inline void finish(struct mg_op *op, struct tr_gokey *key)
 	if (!op->ev.call.end_ns)
 		op->ev.call.end_ns = bpf_ktime_get_ns();
 	call_emit(&op->ev.call, MG_COMMAND, offsetof(struct mongo_event, tail), TAIL_MAX);
+	op->ev.waits = 0;
 	call_away(&mg_ops, key, &op->ev.call);
 }
 
 static __noinline int fail(struct mg_op *op, struct tr_goexe *ge, __u64 itab, __u64 data)
 {
-	op->ev.call.flags |= F_FAILED;
-	err_chain(&op->ev.err, ge, op->ev.call.hdr.exe_id, itab, data);
-	if (err_has_text(&op->ev.err))
-		call_put(&op->ev.call, op->ev.tail, &op->ev.text, op->ev.err.raw[0],
-			 op->ev.err.raw[1], REPLY_CAP, TEXT_MAX);
+	struct mongo_event *ev = &op->ev;
+	__u32 off = ev->call.tail_len;
+
+	ev->call.flags |= F_FAILED;
+	__builtin_memset(&op->errs, 0, sizeof(op->errs));
+	err_chain(&op->errs, ge, ev->call.hdr.exe_id, itab, data);
+	if (off >= REPLY_CAP)
+		return 0;
+	/* verifier(all): a bound that it keeps through spills */
+	asm volatile("if %0 <= %1 goto +1; %0 = 0" : "+r"(off) : "i"(REPLY_CAP - 1));
+	/* Not an assignment: the tail is not aligned. */
+	if (bpf_probe_read_kernel(&ev->tail[off], ERRS_LEN, &op->errs))
+		return 0;
+	ev->errs.off = off;
+	ev->errs.len = ERRS_LEN;
+	ev->call.tail_len = off + ERRS_LEN;
+	if (err_has_text(&op->errs))
+		call_put(&ev->call, ev->tail, &ev->text, op->errs.raw[0], op->errs.raw[1],
+			 REPLY_CAP + ERRS_LEN, TEXT_MAX);
 	return 0;
 }
 

@@ -14,7 +14,7 @@
  * was compressed. */
 static __always_inline bool is_plain(const struct mg_op *op)
 {
-	return op->plain_id && u32_at(&op->head[4]) == op->plain_id &&
+	return op->ev.plain_id && u32_at(&op->head[4]) == op->ev.plain_id &&
 	       u32_at(&op->head[12]) == OP_COMPRESSED;
 }
 
@@ -29,14 +29,14 @@ static __noinline int keep_plain(struct mg_op *op, __u64 wm, __u64 len)
 {
 	__u32 id;
 
-	op->plain_id = 0;
+	op->ev.plain_id = 0;
 	if (bpf_probe_read_user(op->head, 32, (void *)wm) || !is_message(op, len))
 		return 0;
 	id = u32_at(&op->head[4]);
 	op->ev.call.tail_len = ADDR_MAX; /* the address comes later, in front */
 	take_request(op, wm, len);
-	op->plain_tail = op->ev.call.tail_len;
-	op->plain_id = id;
+	op->ev.plain_tail = op->ev.call.tail_len;
+	op->ev.plain_id = id;
 	return 0;
 }
 

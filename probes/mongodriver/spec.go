@@ -122,6 +122,9 @@ func (d driver) points() []probe.Point {
 			Site: probe.Site{Kind: probe.CallSite, Funcs: []string{d.module + "/x/mongo/driver/topology.(*Connection).CompressWireMessage"},
 				Callees: []string{d.module + "/x/mongo/driver.CompressPayload"}},
 			Lost: "names of commands of more than a kilobyte that are compressed with zstd"},
+		// Without it each command's address is read anew.
+		{Name: d.group + "_connect", Program: "mg_connect_" + d.group, Group: d.group, Optional: true, Lost: "nothing",
+			Site: probe.Site{Kind: probe.Entry, Funcs: []string{conn + "connect"}, Args: 1}},
 	}
 }
 

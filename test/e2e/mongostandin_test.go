@@ -3,6 +3,7 @@ package e2e
 import (
 	"maps"
 	"net"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -24,6 +25,8 @@ func bsonDoc(kv ...any) bsoncore.Document {
 			b = bsoncore.AppendStringElement(b, key, v)
 		case int:
 			b = bsoncore.AppendInt32Element(b, key, int32(v))
+		case int64:
+			b = bsoncore.AppendInt64Element(b, key, v)
 		case bsoncore.Document:
 			b = bsoncore.AppendDocumentElement(b, key, v)
 		case []bsoncore.Document:
@@ -190,6 +193,55 @@ func checkStandIn(t *testing.T, what string, spans []harness.Span, want []mongoC
 		if diff := cmp.Diff(attrs, texts); diff != "" || s.Name != want[i].name || s.StatusText != want[i].error ||
 			(s.Status == "error") != (want[i].error != "") || s.ParentSpanID != request[0].SpanID {
 			t.Errorf("%s: %v, want %q, error %q, child of its request (-want +got):\n%s", what, s, want[i].name, want[i].error, diff)
+		}
+	}
+}
+
+// TestMongoServers: a goroutine's commands to two servers by turns, over connections that come
+// and go, so that one is where another server's was: each span has the address of the server
+// that has answered, which tells by its rows which one it is.
+func TestMongoServers(t *testing.T) {
+	needs(t)
+	server := startMongo(t)
+	rows := map[string]string{}
+	var addrs []string
+	for _, batch := range [][]bsoncore.Document{{bsonDoc("a", 1)}, {bsonDoc("a", 1), bsonDoc("a", 2)}} {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { ln.Close() })
+		found := bsonDoc("cursor", bsonDoc("firstBatch", batch, "id", int64(0), "ns", "shop.orders"), "ok", 1)
+		s := &standin.StandIn{Mongos: true, Answer: func(name string, _ bsoncore.Document) bsoncore.Document {
+			if name == "find" {
+				return found
+			}
+			return nil
+		}}
+		go s.Serve(ln, server)
+		_, port, _ := net.SplitHostPort(ln.Addr().String())
+		rows[port] = strconv.Itoa(len(batch))
+		addrs = append(addrs, ln.Addr().String())
+	}
+	const n = 2000
+	// Memory of what is gone is used again at once.
+	tg := harness.StartTargetEnv(t, []string{"GOGC=1"}, mongoBuilds[0].Path(t), "-uri", "mongodb://"+strings.Join(addrs, ",")+"/?maxIdleTimeMS=1")
+	agent := harness.Trace(t, tg)
+	mark := agent.Mark()
+	if got := harness.Get(t, tg.URL("/burst?n="+strconv.Itoa(n)+"&c=1&op=findOne")); got != strconv.Itoa(n) {
+		t.Fatalf("%s of %d commands succeeded", got, n)
+	}
+	seen := map[string]int{}
+	for _, s := range mongoSpans(agent.Settle(mark, n+1, tg)) {
+		port := s.Attr("server.port")
+		seen[port]++
+		if s.Attr("db.response.returned_rows") != rows[port] {
+			t.Fatalf("of another server than %s: %v", port, s)
+		}
+	}
+	for port := range rows {
+		if seen[port] < n/4 {
+			t.Errorf("%d commands to %s of %d: %v", seen[port], port, n, seen)
 		}
 	}
 }
