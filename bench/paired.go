@@ -44,7 +44,7 @@ func difference(a, b float64) float64 { return a - b }
 func ratio(a, b float64) float64 { return a / b }
 
 const (
-	latencyRounds = 40
+	latencyRounds = 10
 	sampledRounds = 30
 )
 
@@ -56,7 +56,7 @@ func (b *bench) latency() error {
 		return err
 	}
 	defer c.stop()
-	load := loadSpec{path: "/", conns: 8, rate: fixedRate, duration: b.length}
+	load := loadSpec{path: "/", conns: 8, rate: fixedRate, duration: 5 * b.length}
 	for r := range latencyRounds + 1 {
 		res, err := b.together(c.variants, load)
 		if err != nil {
