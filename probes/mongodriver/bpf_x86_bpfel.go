@@ -35,8 +35,9 @@ type bpfMgExe struct {
 		Addr    uint16
 		Pool    uint16
 		Sane    uint8
-		Unpacks uint8
-		Pad     [2]uint8
+		Decodes uint8
+		Ends    uint8
+		Pad     uint8
 		MadeNs  uint64
 		End     [7]bpfGoLoc
 		Out     [5]bpfGoLoc
@@ -47,9 +48,12 @@ type bpfMgExe struct {
 type bpfMgFlag uint32
 
 const (
-	bpfMgFlagF_NO_REPLY bpfMgFlag = 1
-	bpfMgFlagF_FAILED   bpfMgFlag = 2
-	bpfMgFlagF_PACKED   bpfMgFlag = 4
+	bpfMgFlagF_NO_REPLY  bpfMgFlag = 1
+	bpfMgFlagF_FAILED    bpfMgFlag = 2
+	bpfMgFlagF_PACKED    bpfMgFlag = 4
+	bpfMgFlagF_SPARE_V1  bpfMgFlag = 8
+	bpfMgFlagF_SPARE_V2  bpfMgFlag = 16
+	bpfMgFlagF_NO_HEADER bpfMgFlag = 32
 )
 
 type bpfMgOp struct {
@@ -235,45 +239,47 @@ type bpfTrScope struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	bpfMapMgExes         = "mg_exes"
-	bpfMapMgOps          = "mg_ops"
-	bpfMapTrCtxs         = "tr_ctxs"
-	bpfMapTrErrtypes     = "tr_errtypes"
-	bpfMapTrEvents       = "tr_events"
-	bpfMapTrGoexes       = "tr_goexes"
-	bpfMapTrKins         = "tr_kins"
-	bpfMapTrLost         = "tr_lost"
-	bpfMapTrProcs        = "tr_procs"
-	bpfMapTrScopes       = "tr_scopes"
-	bpfProgMgConnectV1   = "mg_connect_v1"
-	bpfProgMgConnectV2   = "mg_connect_v2"
-	bpfProgMgNoReply     = "mg_no_reply"
-	bpfProgMgPack        = "mg_pack"
-	bpfProgMgReadV1      = "mg_read_v1"
-	bpfProgMgReadV2      = "mg_read_v2"
-	bpfProgMgUnpackV1    = "mg_unpack_v1"
-	bpfProgMgUnpackV2    = "mg_unpack_v2"
-	bpfProgMgWait        = "mg_wait"
-	bpfProgMgWaitedV1    = "mg_waited_v1"
-	bpfProgMgWaitedV2    = "mg_waited_v2"
-	bpfProgMgWriteFailed = "mg_write_failed"
-	bpfProgMgWriteV1     = "mg_write_v1"
-	bpfProgMgWriteV2     = "mg_write_v2"
-	bpfVarCallEntries    = "call_entries"
-	bpfVarCallForgotten  = "call_forgotten"
-	bpfVarCfgCountAll    = "cfg_count_all"
-	bpfVarCfgCountFull   = "cfg_count_full"
-	bpfVarCfgIdSecret    = "cfg_id_secret"
-	bpfVarCfgKeep        = "cfg_keep"
-	bpfVarCfgParentBased = "cfg_parent_based"
-	bpfVarCfgRatioBound  = "cfg_ratio_bound"
-	bpfVarCfgSamplerRoot = "cfg_sampler_root"
-	bpfVarCfgWakeBytes   = "cfg_wake_bytes"
-	bpfVarKeepCheck      = "keep_check"
-	bpfVarKeepFlag       = "keep_flag"
-	bpfVarKeepType       = "keep_type"
-	bpfVarMgZero         = "mg_zero"
-	bpfVarProbeId        = "probe_id"
+	bpfMapMgExes            = "mg_exes"
+	bpfMapMgOps             = "mg_ops"
+	bpfMapTrCtxs            = "tr_ctxs"
+	bpfMapTrErrtypes        = "tr_errtypes"
+	bpfMapTrEvents          = "tr_events"
+	bpfMapTrGoexes          = "tr_goexes"
+	bpfMapTrKins            = "tr_kins"
+	bpfMapTrLost            = "tr_lost"
+	bpfMapTrProcs           = "tr_procs"
+	bpfMapTrScopes          = "tr_scopes"
+	bpfProgMgConnectV1      = "mg_connect_v1"
+	bpfProgMgConnectV2      = "mg_connect_v2"
+	bpfProgMgDecodeV1       = "mg_decode_v1"
+	bpfProgMgDecodeV2       = "mg_decode_v2"
+	bpfProgMgNoReply        = "mg_no_reply"
+	bpfProgMgPack           = "mg_pack"
+	bpfProgMgReadV1         = "mg_read_v1"
+	bpfProgMgReadV2         = "mg_read_v2"
+	bpfProgMgUnpackFailedV1 = "mg_unpack_failed_v1"
+	bpfProgMgUnpackFailedV2 = "mg_unpack_failed_v2"
+	bpfProgMgWait           = "mg_wait"
+	bpfProgMgWaitedV1       = "mg_waited_v1"
+	bpfProgMgWaitedV2       = "mg_waited_v2"
+	bpfProgMgWriteFailed    = "mg_write_failed"
+	bpfProgMgWriteV1        = "mg_write_v1"
+	bpfProgMgWriteV2        = "mg_write_v2"
+	bpfVarCallEntries       = "call_entries"
+	bpfVarCallForgotten     = "call_forgotten"
+	bpfVarCfgCountAll       = "cfg_count_all"
+	bpfVarCfgCountFull      = "cfg_count_full"
+	bpfVarCfgIdSecret       = "cfg_id_secret"
+	bpfVarCfgKeep           = "cfg_keep"
+	bpfVarCfgParentBased    = "cfg_parent_based"
+	bpfVarCfgRatioBound     = "cfg_ratio_bound"
+	bpfVarCfgSamplerRoot    = "cfg_sampler_root"
+	bpfVarCfgWakeBytes      = "cfg_wake_bytes"
+	bpfVarKeepCheck         = "keep_check"
+	bpfVarKeepFlag          = "keep_flag"
+	bpfVarKeepType          = "keep_type"
+	bpfVarMgZero            = "mg_zero"
+	bpfVarProbeId           = "probe_id"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -318,20 +324,22 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
-	MgConnectV1   *ebpf.ProgramSpec `ebpf:"mg_connect_v1"`
-	MgConnectV2   *ebpf.ProgramSpec `ebpf:"mg_connect_v2"`
-	MgNoReply     *ebpf.ProgramSpec `ebpf:"mg_no_reply"`
-	MgPack        *ebpf.ProgramSpec `ebpf:"mg_pack"`
-	MgReadV1      *ebpf.ProgramSpec `ebpf:"mg_read_v1"`
-	MgReadV2      *ebpf.ProgramSpec `ebpf:"mg_read_v2"`
-	MgUnpackV1    *ebpf.ProgramSpec `ebpf:"mg_unpack_v1"`
-	MgUnpackV2    *ebpf.ProgramSpec `ebpf:"mg_unpack_v2"`
-	MgWait        *ebpf.ProgramSpec `ebpf:"mg_wait"`
-	MgWaitedV1    *ebpf.ProgramSpec `ebpf:"mg_waited_v1"`
-	MgWaitedV2    *ebpf.ProgramSpec `ebpf:"mg_waited_v2"`
-	MgWriteFailed *ebpf.ProgramSpec `ebpf:"mg_write_failed"`
-	MgWriteV1     *ebpf.ProgramSpec `ebpf:"mg_write_v1"`
-	MgWriteV2     *ebpf.ProgramSpec `ebpf:"mg_write_v2"`
+	MgConnectV1      *ebpf.ProgramSpec `ebpf:"mg_connect_v1"`
+	MgConnectV2      *ebpf.ProgramSpec `ebpf:"mg_connect_v2"`
+	MgDecodeV1       *ebpf.ProgramSpec `ebpf:"mg_decode_v1"`
+	MgDecodeV2       *ebpf.ProgramSpec `ebpf:"mg_decode_v2"`
+	MgNoReply        *ebpf.ProgramSpec `ebpf:"mg_no_reply"`
+	MgPack           *ebpf.ProgramSpec `ebpf:"mg_pack"`
+	MgReadV1         *ebpf.ProgramSpec `ebpf:"mg_read_v1"`
+	MgReadV2         *ebpf.ProgramSpec `ebpf:"mg_read_v2"`
+	MgUnpackFailedV1 *ebpf.ProgramSpec `ebpf:"mg_unpack_failed_v1"`
+	MgUnpackFailedV2 *ebpf.ProgramSpec `ebpf:"mg_unpack_failed_v2"`
+	MgWait           *ebpf.ProgramSpec `ebpf:"mg_wait"`
+	MgWaitedV1       *ebpf.ProgramSpec `ebpf:"mg_waited_v1"`
+	MgWaitedV2       *ebpf.ProgramSpec `ebpf:"mg_waited_v2"`
+	MgWriteFailed    *ebpf.ProgramSpec `ebpf:"mg_write_failed"`
+	MgWriteV1        *ebpf.ProgramSpec `ebpf:"mg_write_v1"`
+	MgWriteV2        *ebpf.ProgramSpec `ebpf:"mg_write_v2"`
 }
 
 // bpfMapSpecs contains maps before they are loaded into the kernel.
@@ -443,32 +451,36 @@ type bpfVariables struct {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
-	MgConnectV1   *ebpf.Program `ebpf:"mg_connect_v1"`
-	MgConnectV2   *ebpf.Program `ebpf:"mg_connect_v2"`
-	MgNoReply     *ebpf.Program `ebpf:"mg_no_reply"`
-	MgPack        *ebpf.Program `ebpf:"mg_pack"`
-	MgReadV1      *ebpf.Program `ebpf:"mg_read_v1"`
-	MgReadV2      *ebpf.Program `ebpf:"mg_read_v2"`
-	MgUnpackV1    *ebpf.Program `ebpf:"mg_unpack_v1"`
-	MgUnpackV2    *ebpf.Program `ebpf:"mg_unpack_v2"`
-	MgWait        *ebpf.Program `ebpf:"mg_wait"`
-	MgWaitedV1    *ebpf.Program `ebpf:"mg_waited_v1"`
-	MgWaitedV2    *ebpf.Program `ebpf:"mg_waited_v2"`
-	MgWriteFailed *ebpf.Program `ebpf:"mg_write_failed"`
-	MgWriteV1     *ebpf.Program `ebpf:"mg_write_v1"`
-	MgWriteV2     *ebpf.Program `ebpf:"mg_write_v2"`
+	MgConnectV1      *ebpf.Program `ebpf:"mg_connect_v1"`
+	MgConnectV2      *ebpf.Program `ebpf:"mg_connect_v2"`
+	MgDecodeV1       *ebpf.Program `ebpf:"mg_decode_v1"`
+	MgDecodeV2       *ebpf.Program `ebpf:"mg_decode_v2"`
+	MgNoReply        *ebpf.Program `ebpf:"mg_no_reply"`
+	MgPack           *ebpf.Program `ebpf:"mg_pack"`
+	MgReadV1         *ebpf.Program `ebpf:"mg_read_v1"`
+	MgReadV2         *ebpf.Program `ebpf:"mg_read_v2"`
+	MgUnpackFailedV1 *ebpf.Program `ebpf:"mg_unpack_failed_v1"`
+	MgUnpackFailedV2 *ebpf.Program `ebpf:"mg_unpack_failed_v2"`
+	MgWait           *ebpf.Program `ebpf:"mg_wait"`
+	MgWaitedV1       *ebpf.Program `ebpf:"mg_waited_v1"`
+	MgWaitedV2       *ebpf.Program `ebpf:"mg_waited_v2"`
+	MgWriteFailed    *ebpf.Program `ebpf:"mg_write_failed"`
+	MgWriteV1        *ebpf.Program `ebpf:"mg_write_v1"`
+	MgWriteV2        *ebpf.Program `ebpf:"mg_write_v2"`
 }
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.MgConnectV1,
 		p.MgConnectV2,
+		p.MgDecodeV1,
+		p.MgDecodeV2,
 		p.MgNoReply,
 		p.MgPack,
 		p.MgReadV1,
 		p.MgReadV2,
-		p.MgUnpackV1,
-		p.MgUnpackV2,
+		p.MgUnpackFailedV1,
+		p.MgUnpackFailedV2,
 		p.MgWait,
 		p.MgWaitedV1,
 		p.MgWaitedV2,

@@ -37,6 +37,7 @@ type decoder struct {
 	attrs  attrs // of the command in work
 	// When what is compressed, or was, was asked for.
 	packs, unpacks probe.Asking
+	spares         [len(drivers)]probe.Asking // when what is not needed was to be taken off
 
 	duration *telemetry.DurationOf
 }
@@ -44,6 +45,7 @@ type decoder struct {
 func newDecoder(env probe.DecoderEnv, cfg Config) *decoder {
 	return &decoder{
 		env: env, cfg: cfg, parser: mongo.NewParser(cfg.QueryText), peers: map[string]peer{}, packs: probe.Asking{}, unpacks: probe.Asking{},
+		spares:   [len(drivers)]probe.Asking{{}, {}},
 		duration: probe.NewDBDuration(),
 	}
 }
@@ -95,7 +97,19 @@ func (d *decoder) askPlain(exeID uint32, nowNs uint64) {
 // askUnpacked has replies looked at after they have been decompressed.
 func (d *decoder) askUnpacked(exeID uint32, nowNs uint64) {
 	if d.unpacks.Due(exeID, nowNs) {
-		d.env.SetPoint(exeID, true, drivers[0].unpack(), drivers[1].unpack())
+		for _, v := range drivers {
+			d.env.SetPoint(exeID, true, v.decode()...)
+		}
+	}
+}
+
+// spare takes off what ended a command whose end has been seen at decodeResult: nothing but
+// that ends there.
+func (d *decoder) spare(exeID, flags uint32, nowNs uint64) {
+	for i, v := range drivers {
+		if flags&(uint32(bpfMgFlagF_SPARE_V1)<<i) != 0 && d.spares[i].Due(exeID, nowNs) {
+			d.env.SetPoint(exeID, false, v.read())
+		}
 	}
 }
 
@@ -111,6 +125,7 @@ func (d *decoder) command(rec event.Record, r *record, emit func(*telemetry.Oper
 		req = mongo.Request{Command: mongo.Other, Documents: -1}
 	}
 	d.pool(rec, r)
+	d.spare(rec.ExeID, r.Flags, r.EndNs)
 	if req.Monitoring() {
 		return nil
 	}
@@ -135,7 +150,7 @@ func (d *decoder) command(rec event.Record, r *record, emit func(*telemetry.Oper
 		if replyErr != nil {
 			break
 		}
-		if reqErr == nil && reply.ResponseTo != req.RequestID {
+		if reqErr == nil && r.Flags&uint32(bpfMgFlagF_NO_HEADER) == 0 && reply.ResponseTo != req.RequestID {
 			break // the driver takes it for its reply, but it answers another command
 		}
 		if reply.Returned < 0 && req.Command != "bulkWrite" { // its rows are no documents

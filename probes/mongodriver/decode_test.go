@@ -151,6 +151,12 @@ func TestDecode(t *testing.T) {
 			"db.system.name": "mongodb", "db.namespace": "shop", "db.collection.name": "orders", "db.operation.name": "find",
 			"server.address": "db.example", "server.port": int64(27018), "db.query.text": `{find: "orders", filter: {user: ?}}`,
 		}},
+		"a reply whose header is made up": {request: find, reply: message(t, 0, 0, d("cursor", d("firstBatch", bson.A{d("a", 1), d("a", 2)}), "ok", 1.0)),
+			edit: func(e *bpfMongoEvent) { e.Call.Flags |= uint32(bpfMgFlagF_NO_HEADER) }, name: "find orders", want: map[string]any{
+				"db.system.name": "mongodb", "db.namespace": "shop", "db.collection.name": "orders", "db.operation.name": "find",
+				"server.address": "db.example", "server.port": int64(27018), "db.query.text": `{find: "orders", filter: {user: ?}}`,
+				"db.response.returned_rows": int64(2),
+			}},
 		"the network": {request: find, edit: func(e *bpfMongoEvent) {
 			e.Call.Flags |= uint32(bpfMgFlagF_FAILED)
 			errs := unsafe.Slice((*byte)(unsafe.Pointer(&bpfTrErrs{N: 1})), probe.ErrsLen)
@@ -224,10 +230,10 @@ func TestUndecodable(t *testing.T) {
 		request, reply []byte
 		asked          []string
 	}{
-		{"the beginning of a reply", "buildInfo admin", info, packed(ok, 2000), []string{"v1_unpack", "v2_unpack"}},
+		{"the beginning of a reply", "buildInfo admin", info, packed(ok, 2000), []string{"v1_read_failed", "v1_unpack_failed", "v1_decode", "v2_read_failed", "v2_unpack_failed", "v2_decode"}},
 		{"the beginning of a command", "_OTHER", packed(info, 2000), ok, []string{"v1_pack", "v2_pack"}},
-		{"both", "_OTHER", packed(info, 2000), packed(ok, 2000), []string{"v1_pack", "v2_pack", "v1_unpack", "v2_unpack"}},
-		{"a batch and its beginning", "insert o", snappy(insert), snappy(batch), []string{"v1_pack", "v2_pack", "v1_unpack", "v2_unpack"}},
+		{"both", "_OTHER", packed(info, 2000), packed(ok, 2000), []string{"v1_pack", "v2_pack", "v1_read_failed", "v1_unpack_failed", "v1_decode", "v2_read_failed", "v2_unpack_failed", "v2_decode"}},
+		{"a batch and its beginning", "insert o", snappy(insert), snappy(batch), []string{"v1_pack", "v2_pack", "v1_read_failed", "v1_unpack_failed", "v1_decode", "v2_read_failed", "v2_unpack_failed", "v2_decode"}},
 		{"no batch", "buildInfo", snappy(info), snappy(ok), nil},
 		{"broken, but all there", "_OTHER", packed(info, 0), packed(ok, 0), nil},
 	} {
@@ -284,5 +290,32 @@ func TestAllocations(t *testing.T) {
 	})
 	if n > 5 || spans == 0 {
 		t.Errorf("%v allocations a command, want 5 at most; %d spans", n, spans)
+	}
+}
+
+// TestSpare: what a program says it can do without is taken off its executable, of that major
+// version only.
+func TestSpare(t *testing.T) {
+	find := message(t, 7, 0, bson.D{{Key: "find", Value: "orders"}, {Key: "$db", Value: "shop"}})
+	for flag, want := range map[bpfMgFlag]string{bpfMgFlagF_SPARE_V1: "v1_read", bpfMgFlagF_SPARE_V2: "v2_read"} {
+		var off []string
+		env := probe.DecoderEnv{SetPoint: func(_ uint32, on bool, points ...string) {
+			if !on {
+				off = append(off, points...)
+			}
+		}}
+		rec, err := event.Parse(raw(func(e *bpfMongoEvent) { e.Call.Flags |= uint32(flag) }, find, nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := newDecoder(env, Config{})
+		for range 2 { // asked once
+			if err := d.Decode(rec, func(*telemetry.Operation) {}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !slices.Equal(off, []string{want}) {
+			t.Errorf("taken off: %v, want %s", off, want)
+		}
 	}
 }

@@ -12,6 +12,14 @@ static __always_inline __u32 u32_at(const __u8 *b)
 	return b[0] | b[1] << 8 | b[2] << 16 | (__u32)b[3] << 24;
 }
 
+static __always_inline void put_u32(__u8 *b, __u32 v)
+{
+	b[0] = v;
+	b[1] = v >> 8;
+	b[2] = v >> 16;
+	b[3] = v >> 24;
+}
+
 /* How many documents are at p up to end, one behind the other or, keyed, as elements of
  * an array; -1 when it is not documents only, or more than MAX_DOCS. */
 static __noinline int count_docs(__u64 p, __u64 end, __u32 keyed)

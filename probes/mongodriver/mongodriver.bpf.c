@@ -9,7 +9,8 @@
  *   or      in (*Operation).moreToComeRoundTrip, after the write: no reply is wanted
  * and, attached when user space has met what it cannot read, or not count, compressed:
  *   pack    in (*Connection).CompressWireMessage, at the call of CompressPayload
- *   end     in Operation.decompressWireMessage, the branch after DecompressPayload
+ *   end     in Operation.readWireMessage, at the call of decodeResult, for all replies: the
+ *           branch after read is then taken off, and errors have ends of their own
  * and in (*pool).checkOut, before and after a caller waits for a connection; and at the
  * beginning of (*connection).connect.
  * A driver's goroutine writes and reads one command at a time, so the goroutine is the
@@ -95,10 +96,10 @@ static __always_inline int write_start(struct pt_regs *ctx, int major)
 	if (!e)
 		return 0;
 	d = &e->v[major];
-	if (d->unpacks) {
+	if (d->decodes) {
 		op = open_op(&w);
 		if (op && op->ev.call.flags & F_PACKED) {
-			d->unpacks = 0; /* the point is not there any more */
+			d->decodes = 0; /* the point is not there any more */
 			finish(op, &w.key);
 		}
 	}
@@ -136,7 +137,7 @@ static __always_inline int read_end(struct pt_regs *ctx, int major)
 	} else {
 		wm = go_loc_read(ctx, &d->end[0]);
 		len = go_loc_read(ctx, &d->end[1]);
-		if (d->unpacks && len > REPLY_MAX && is_packed(op, wm)) {
+		if (d->decodes && len > REPLY_MAX && is_packed(op, wm)) {
 			op->ev.call.flags |= F_PACKED;
 			op->ev.call.end_ns = bpf_ktime_get_ns();
 			return 0;
@@ -201,7 +202,7 @@ int mg_read_v2(struct pt_regs *ctx)
 	return read_end(ctx, 1);
 }
 
-/* in writeWireMessage, at the call of
+/* in writeWireMessage, and where replies end at decodeResult in readWireMessage, at the call of
  * func transformNetworkError(ctx context.Context, originalError error, used bool) error
  * AX BX ctx, CX DI the error */
 SEC("uprobe")
@@ -314,18 +315,33 @@ int mg_pack(struct pt_regs *ctx)
 	return 0;
 }
 
-/* in func (Operation) decompressWireMessage(wm []byte), after
- * func DecompressPayload(in []byte, opts CompressionOpts) ([]byte, error) */
+/* in func (op Operation) readWireMessage, at the call of
+ * func (op Operation) decodeResult(opcode wiremessage.OpCode, wm []byte) (bsoncore.Document, error)
+ * whose arguments were others: take_decoded */
 SEC("uprobe")
-int mg_unpack_v1(struct pt_regs *ctx)
+int mg_decode_v1(struct pt_regs *ctx)
 {
-	return unpack_end(ctx, 0);
+	return decode_start(ctx, 0);
 }
 
 SEC("uprobe")
-int mg_unpack_v2(struct pt_regs *ctx)
+int mg_decode_v2(struct pt_regs *ctx)
 {
-	return unpack_end(ctx, 1);
+	return decode_start(ctx, 1);
+}
+
+/* in func (Operation) decompressWireMessage, where it goes when there is an error after
+ * func DecompressPayload(in []byte, opts CompressionOpts) ([]byte, error) */
+SEC("uprobe")
+int mg_unpack_failed_v1(struct pt_regs *ctx)
+{
+	return unpack_failed(ctx, 0);
+}
+
+SEC("uprobe")
+int mg_unpack_failed_v2(struct pt_regs *ctx)
+{
+	return unpack_failed(ctx, 1);
 }
 
 char LICENSE[] SEC("license") = "GPL";

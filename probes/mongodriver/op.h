@@ -34,7 +34,6 @@
 #define OP_COMPRESSED 2012
 #define OP_MSG        2013
 #define MSG_BODY      21 /* header, flags, kind 0 */
-#define OPCODE_AT     16 /* in an OP_COMPRESSED the original opcode, behind the header */
 
 enum mongo_event_type {
 	MG_COMMAND = 1,
@@ -44,6 +43,11 @@ enum mg_flag {
 	F_NO_REPLY = 1 << 0, /* the command asks for none */
 	F_FAILED = 1 << 1,   /* err holds the network's error */
 	F_PACKED = 1 << 2,   /* the reply has come and is to be decompressed */
+	/* What was at its end is at all commands' of this major version: v1, v2. */
+	F_SPARE_V1 = 1 << 3,
+	F_SPARE_V2 = 1 << 4,
+	F_NO_HEADER =
+		1 << 5, /* the reply's header is made up: which command it answers is not said */
 };
 
 enum mg_check {
@@ -83,7 +87,7 @@ struct mongo_event {
 
 struct mg_op {
 	struct mongo_event ev;
-	union { /* scratch */
+	union {                /* scratch */
 		__u8 head[64]; /* first bytes of a message */
 		struct tr_errs errs;
 	};
@@ -95,11 +99,12 @@ struct mg_driver {
 	__u16 pool; /* connection.pool, OFF_NONE if not known */
 	/* Set here. */
 	__u8 sane;
-	__u8 unpacks; /* the program that sees what was decompressed is there */
-	__u8 pad[2];
-	__u64 made_ns; /* when a connection was made last; 0: none has been seen to be */
+	__u8 decodes; /* the program that sees what was decompressed is there */
+	__u8 ends;    /* and those for what does not come so far: nothing else is needed */
+	__u8 pad;
+	__u64 made_ns;        /* when a connection was made last; 0: none has been seen to be */
 	struct go_loc end[7]; /* bytes, length, capacity, text (2), error (2) */
-	struct go_loc out[5]; /* decompressed bytes, length, capacity, error (2) */
+	struct go_loc out[5]; /* of DecompressPayload: bytes, length, capacity, error (2) */
 	struct go_loc chosen; /* of checkOut's select: the index of the case */
 };
 
@@ -134,8 +139,7 @@ static __always_inline struct mg_op *begin(struct tr_who *w, __u64 g, __u64 cont
 {
 	if (!w || !w->proc || !w->ge)
 		return NULL;
-	return call_again(&mg_ops, &mg_zero, w, g, context,
-			  offsetof(struct mongo_event, addr));
+	return call_again(&mg_ops, &mg_zero, w, g, context, offsetof(struct mongo_event, addr));
 }
 
 static __always_inline struct mg_op *open_op(struct tr_who *w)

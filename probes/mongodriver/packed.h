@@ -40,9 +40,9 @@ static __noinline int keep_plain(struct mg_op *op, __u64 wm, __u64 len)
 	return 0;
 }
 
-/* The len bytes at p are what the reply whose first bytes are in head has behind its
- * header, decompressed; the header is made as it would be without compression. */
-static __noinline int take_unpacked(struct mg_op *op, __u64 p, __u64 len)
+/* A reply: the len bytes at p, which a header is in front of unless they were decompressed;
+ * then one is made. */
+static __noinline int take_body(struct mg_op *op, __u32 opcode, __u64 p, __u64 len)
 {
 	struct mongo_event *ev = &op->ev;
 	__u32 off = ev->call.tail_len, size = len + HEADER_LEN;
@@ -53,11 +53,13 @@ static __noinline int take_unpacked(struct mg_op *op, __u64 p, __u64 len)
 		return 0;
 	}
 	asm volatile("if %0 <= %1 goto +1; %0 = 0" : "+r"(off) : "i"(REPLY_CAP - 1));
-	b[0] = size;
-	b[1] = size >> 8;
-	b[2] = size >> 16;
-	b[3] = size >> 24;
-	__builtin_memcpy(&b[12], &b[OPCODE_AT], 4);
+	if (bpf_probe_read_user(b, HEADER_LEN, (void *)(p - HEADER_LEN)) || u32_at(b) != size ||
+	    u32_at(&b[12]) != opcode) {
+		__builtin_memset(b, 0, HEADER_LEN);
+		put_u32(b, size);
+		put_u32(&b[12], opcode);
+		ev->call.flags |= F_NO_HEADER;
+	}
 	__builtin_memcpy(&ev->tail[off], b, HEADER_LEN);
 	ev->call.tail_len = off + HEADER_LEN;
 	ev->reply_len = size;
@@ -65,18 +67,47 @@ static __noinline int take_unpacked(struct mg_op *op, __u64 p, __u64 len)
 		return 0;
 	ev->reply.off = off;
 	ev->reply.len += HEADER_LEN;
-	if (len > REPLY_MAX && u32_at(&b[12]) == OP_MSG)
+	if (len > REPLY_MAX && opcode == OP_MSG)
 		ev->got = count_got(op, p, len);
 	return 0;
 }
 
-static __always_inline int unpack_end(struct pt_regs *ctx, int major)
+/* Whether the len bytes at p are a message with its header. */
+static __noinline int is_whole(struct mg_op *op, __u64 p, __u64 len)
+{
+	return len > HEADER_LEN && !bpf_probe_read_user(op->head, HEADER_LEN, (void *)p) &&
+	       u32_at(op->head) == len;
+}
+
+/* The reply among decodeResult's arguments; no pointer is below the largest opcode:
+ *   AX opcode, BX CX DI the bytes behind the header
+ *   AX BX ctx, CX opcode, DI SI R8
+ *   AX BX CX the message, v1 until 1.11.3 */
+static __always_inline void take_decoded(struct mg_op *op, struct pt_regs *ctx)
+{
+	__u64 p = GO_ARG1(ctx), len = GO_ARG2(ctx);
+	__u32 opcode = GO_ARG0(ctx);
+
+	if (GO_ARG0(ctx) > OP_MSG) {
+		if (is_whole(op, GO_ARG0(ctx), GO_ARG1(ctx))) {
+			opcode = u32_at(&op->head[12]);
+			p = GO_ARG0(ctx) + HEADER_LEN;
+			len = GO_ARG1(ctx) - HEADER_LEN;
+		} else {
+			opcode = GO_ARG2(ctx);
+			p = GO_ARG3(ctx);
+			len = go_reg(ctx, 4);
+		}
+	}
+	take_body(op, opcode, p, len);
+}
+
+static __always_inline int decode_start(struct pt_regs *ctx, int major)
 {
 	struct mg_driver *d;
 	struct mg_exe *e;
 	struct mg_op *op;
 	struct tr_who w;
-	__u64 err;
 
 	if (!who_runs(&w, ctx))
 		return 0;
@@ -84,16 +115,33 @@ static __always_inline int unpack_end(struct pt_regs *ctx, int major)
 	if (!e)
 		return 0;
 	d = &e->v[major];
-	if (!d->unpacks)
-		d->unpacks = 1;
+	if (!d->decodes)
+		d->decodes = 1;
 	op = open_op(&w);
-	if (!op || !(op->ev.call.flags & F_PACKED))
+	if (!op)
+		return 0; /* what ends all replies has been there */
+	if (op->ev.call.flags & F_PACKED && d->ends)
+		op->ev.call.flags |= F_SPARE_V1 << major;
+	take_decoded(op, ctx);
+	finish(op, &w.key);
+	return 0;
+}
+
+static __always_inline int unpack_failed(struct pt_regs *ctx, int major)
+{
+	struct mg_driver *d;
+	struct mg_exe *e;
+	struct mg_op *op;
+	struct tr_who w;
+
+	if (!who_runs(&w, ctx))
 		return 0;
-	err = go_loc_read(ctx, &d->out[3]);
-	if (err)
-		fail(op, w.ge, err, go_loc_read(ctx, &d->out[4]));
-	else
-		take_unpacked(op, go_loc_read(ctx, &d->out[0]), go_loc_read(ctx, &d->out[1]));
+	e = bpf_map_lookup_elem(&mg_exes, &w.proc->exe_id);
+	op = open_op(&w);
+	if (!e || !op)
+		return 0;
+	d = &e->v[major];
+	fail(op, w.ge, go_loc_read(ctx, &d->out[3]), go_loc_read(ctx, &d->out[4]));
 	finish(op, &w.key);
 	return 0;
 }

@@ -86,37 +86,50 @@ func (d driver) check(p *probe.Placed) error {
 	if p.Offset(d.addr()) == probe.OffNone {
 		return fmt.Errorf("%w: the offset of %s is not known for this version", probe.ErrRefused, d.addr())
 	}
-	p.Lazy[d.pack()], p.Lazy[d.unpack()] = true, true
+	p.Lazy[d.pack()] = true
+	for _, point := range d.decode() {
+		p.Lazy[point] = true
+	}
 	return nil
 }
 
-// pack and unpack are the points that see what is compressed and has been decompressed. They
+// pack and decode are the points that see what is compressed and has been decompressed. They
 // are attached when there is a message that cannot be read, or counted, without.
-func (d driver) pack() string   { return d.group + "_pack" }
-func (d driver) unpack() string { return d.group + "_unpack" }
+func (d driver) pack() string { return d.group + "_pack" }
+
+// decode begins with the ends of what is not decoded; with all of them, nothing ends at read.
+func (d driver) decode() []string {
+	return []string{d.group + "_read_failed", d.group + "_unpack_failed", d.group + "_decode"}
+}
+
+func (d driver) read() string { return d.group + "_read" }
 
 // points lists starts before ends: the manager attaches from the last to the first.
 func (d driver) points() []probe.Point {
 	conn := d.module + "/x/mongo/driver/topology.(*connection)."
-	write := []string{conn + "writeWireMessage"}
+	write, read := []string{conn + "writeWireMessage"}, []string{conn + "readWireMessage"}
+	transform := []string{d.module + "/x/mongo/driver/topology.transformNetworkError"}
+	op, decode := d.module+"/x/mongo/driver.Operation.", d.decode()
 	return []probe.Point{
 		{Name: d.group + "_write", Program: "mg_write_" + d.group, Group: d.group,
 			Site: probe.Site{Kind: probe.CallSite, Funcs: write, Callees: []string{conn + "write"}}},
-		{Name: d.group + "_read", Program: "mg_read_" + d.group, Group: d.group,
-			Site: probe.Site{Kind: probe.AfterCall, Funcs: []string{conn + "readWireMessage"},
-				Callees: []string{conn + "read"}, Results: readResults}},
+		{Name: d.read(), Program: "mg_read_" + d.group, Group: d.group,
+			Site: probe.Site{Kind: probe.AfterCall, Funcs: read, Callees: []string{conn + "read"}, Results: readResults}},
 		{Name: d.group + "_write_failed", Program: "mg_write_failed", Group: d.group, Optional: true,
-			Site: probe.Site{Kind: probe.CallSite, Funcs: write,
-				Callees: []string{d.module + "/x/mongo/driver/topology.transformNetworkError"}},
-			Lost: "commands that could not be written"},
+			Site: probe.Site{Kind: probe.CallSite, Funcs: write, Callees: transform}, Lost: "commands that could not be written"},
 		{Name: d.group + "_no_reply", Program: "mg_no_reply", Group: d.group, Optional: true,
 			Site: probe.Site{Kind: probe.CallSite, Funcs: []string{d.module + "/x/mongo/driver.(*Operation).moreToComeRoundTrip"},
 				Callees: []string{d.module + "/x/bsonx/bsoncore.AppendInt32Element"}},
 			Lost: "unacknowledged writes"},
 		// Behind the ends that wait for it.
-		{Name: d.unpack(), Program: "mg_unpack_" + d.group, Group: d.group, Optional: true,
-			Site: probe.Site{Kind: probe.AfterCall, Funcs: []string{d.module + "/x/mongo/driver.Operation.decompressWireMessage"},
+		{Name: decode[0], Program: "mg_write_failed", Group: d.group, Optional: true,
+			Site: probe.Site{Kind: probe.CallSite, Funcs: read, Callees: transform}, Lost: "nothing, with one hit more where replies are compressed"},
+		{Name: decode[1], Program: "mg_unpack_failed_" + d.group, Group: d.group, Optional: true,
+			Site: probe.Site{Kind: probe.OnError, Funcs: []string{op + "decompressWireMessage"},
 				Callees: []string{d.module + "/x/mongo/driver.DecompressPayload"}, Results: unpackResults},
+			Lost: "nothing, with one hit more where replies are compressed"},
+		{Name: decode[2], Program: "mg_decode_" + d.group, Group: d.group, Optional: true,
+			Site: probe.Site{Kind: probe.CallSite, Funcs: []string{op + "readWireMessage"}, Callees: []string{op + "decodeResult"}},
 			Lost: "outcomes in replies of more than a kilobyte that are compressed with zstd"},
 		{Name: d.pack(), Program: "mg_pack", Group: d.group, Optional: true,
 			Site: probe.Site{Kind: probe.CallSite, Funcs: []string{d.module + "/x/mongo/driver/topology.(*Connection).CompressWireMessage"},
@@ -148,8 +161,14 @@ func (cfg Config) attachExe(c *ebpf.Collection, p *probe.Placed) error {
 		if p.Groups[d.group] {
 			cfg.learnPools(p, d)
 		}
-		setLocs(v.V[i].End[:], p.Points[d.group+"_read"])
-		setLocs(v.V[i].Out[:], p.Points[d.unpack()])
+		setLocs(v.V[i].End[:], p.Points[d.read()])
+		decode := d.decode()
+		_, readFails := p.Points[decode[0]]
+		unpackFails, ok := p.Points[decode[1]]
+		setLocs(v.V[i].Out[:], unpackFails)
+		if readFails && ok {
+			v.V[i].Ends = 1
+		}
 		chosen := [1]bpfGoLoc{}
 		setLocs(chosen[:], p.Points[d.group+"_waited"])
 		v.V[i].Chosen = chosen[0]

@@ -65,8 +65,10 @@ func startMongo(t *testing.T) string {
 type mongoProxy struct {
 	addr string
 	cut  atomic.Bool
-	gate sync.RWMutex
-	slow atomic.Int64 // nanoseconds by which everything is late
+	// What follows the header of a compressed message from the server is made another.
+	garble atomic.Bool
+	gate   sync.RWMutex
+	slow   atomic.Int64 // nanoseconds by which everything is late
 }
 
 func startMongoProxy(t *testing.T, server string, conf *tls.Config) *mongoProxy {
@@ -99,7 +101,7 @@ func startMongoProxy(t *testing.T, server string, conf *tls.Config) *mongoProxy 
 			}
 			open.Store(client, nil)
 			open.Store(up, nil)
-			wg.Go(func() { _, _ = io.Copy(client, up); client.Close() })
+			wg.Go(func() { _, _ = io.Copy(client, garbler{up, &p.garble}); client.Close() })
 			wg.Go(func() {
 				defer up.Close()
 				defer client.Close()
@@ -120,6 +122,22 @@ func startMongoProxy(t *testing.T, server string, conf *tls.Config) *mongoProxy 
 		}
 	})
 	return p
+}
+
+// garbler reads messages of which each comes in one piece.
+type garbler struct {
+	net.Conn
+	on *atomic.Bool
+}
+
+func (g garbler) Read(b []byte) (int, error) {
+	n, err := g.Conn.Read(b)
+	if g.on.Load() {
+		for i := 25; i < n; i++ {
+			b[i] ^= 0xff
+		}
+	}
+	return n, err
 }
 
 // mongoCase is one call and its spans whole but for the server's address.

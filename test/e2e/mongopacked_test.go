@@ -8,7 +8,9 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"path"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,8 +75,8 @@ type packedBuild struct {
 }
 
 // TestMongoPacked: what is compressed is looked at before, and what has been decompressed
-// after, once there is a message of which that is needed; nothing of it leaves. Programs whose
-// messages are small have the two hits a command that others have. TRACER_PACKED=all: with
+// after, once there is a message of which that is needed, at three hits a command; nothing of it
+// leaves. Programs whose messages are small have the two hits a command that others have. TRACER_PACKED=all: with
 // every driver and Go release of mongoBuilds, and every compressor.
 func TestMongoPacked(t *testing.T) {
 	needs(t)
@@ -88,13 +90,14 @@ func TestMongoPacked(t *testing.T) {
 	}
 	for _, b := range builds {
 		t.Run(strings.TrimPrefix(b.Dir, mongoTargets)+"-"+b.Go+string(b.Mode)+"-"+b.compressor, func(t *testing.T) {
-			addr := startPacked(t, startMongo(t), b.compressor)
-			tg := harness.StartTarget(t, b.Path(t), "-uri", "mongodb://"+addr+"/?compressors="+b.compressor+"&heartbeatFrequencyMS=600000&maxPoolSize=1")
+			proxy := startMongoProxy(t, startPacked(t, startMongo(t), b.compressor), nil)
+			tg := harness.StartTarget(t, b.Path(t), "-uri", "mongodb://"+proxy.addr+"/?compressors="+b.compressor+
+				"&heartbeatFrequencyMS=600000&maxPoolSize=1&retryReads=false&retryWrites=false")
 			agent := harness.Trace(t, tg)
 			harness.Get(t, tg.URL("/burst?n=20&c=1&op=insertOne"))
 			packedHits(t, agent, tg, 2)
 			awaitPlain(t, agent, tg)
-			packedHits(t, agent, tg, 4)
+			packedHits(t, agent, tg, 3)
 			harness.Get(t, tg.URL("/do?op=drop"))
 			agent.Settle(agent.Mark(), 0, tg)
 			for _, c := range packedCases {
@@ -102,12 +105,33 @@ func TestMongoPacked(t *testing.T) {
 				harness.Get(t, tg.URL("/do?op="+c.op))
 				checkPacked(t, c.op, agent.Settle(mark, 2+len(c.more), tg), c.mongoCase)
 			}
+			packedBroken(t, agent, tg, "*", &proxy.garble)
+			packedBroken(t, agent, tg, "connection_*", &proxy.cut)
 			checkCanary(t, agent.Since(0))
 		})
 	}
 }
 
-// awaitPlain makes commands that ask for it until both directions are read.
+// packedBroken: a command whose reply cannot be decompressed, or does not come.
+func packedBroken(t *testing.T, agent *harness.Agent, tg *harness.Target, errorType string, broken *atomic.Bool) {
+	t.Helper()
+	broken.Store(true)
+	defer broken.Store(false)
+	mark := agent.Mark()
+	if got := harness.Get(t, tg.URL("/do?op=findOne")); got == "ok" {
+		t.Fatalf("%s: the call succeeded", errorType)
+	}
+	got := mongoSpans(agent.Settle(mark, 2, tg))
+	if len(got) == 1 {
+		if ok, _ := path.Match(errorType, got[0].Attr("error.type")); ok && got[0].Status == "error" && got[0].Name == "find orders" {
+			return
+		}
+	}
+	t.Errorf("%s: %v", errorType, got)
+}
+
+// awaitPlain makes commands that ask for it until both directions are read, and what ended
+// commands before has been taken off.
 func awaitPlain(t *testing.T, agent *harness.Agent, tg *harness.Target) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; {
@@ -121,11 +145,17 @@ func awaitPlain(t *testing.T, agent *harness.Agent, tg *harness.Target) {
 				t.Errorf("no command has failed: %v", s)
 			}
 		}
-		if counted && answered {
+		before := agent.Runs()
+		harness.Get(t, tg.URL("/do?op=findOne"))
+		spared := true
+		for k := range delta(before, agent.Runs()) {
+			spared = spared && !strings.Contains(k, "mg_read")
+		}
+		if counted && answered && spared {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("command counted: %v, reply counted: %v", counted, answered)
+			t.Fatalf("command counted: %v, reply counted: %v, not read twice: %v", counted, answered, spared)
 		}
 	}
 }
