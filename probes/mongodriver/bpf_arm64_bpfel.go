@@ -108,6 +108,7 @@ type bpfMongoEvent struct {
 	MadeNs    uint64
 	Conn      uint64
 	WaitFrom  uint64
+	Goid      uint64
 	Tail      [2317]uint8
 	_         [3]byte
 }

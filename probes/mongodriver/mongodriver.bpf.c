@@ -13,7 +13,7 @@
  *           branch after read is then taken off, and errors have ends of their own
  * and in (*pool).checkOut, before and after a caller waits for a connection; and at the
  * beginning of (*connection).connect.
- * A driver's goroutine writes and reads one command at a time, so the goroutine is the
+ * A driver's goroutine writes and reads one command at a time, so the goroutine's g is the
  * key. Taken along are the first bytes of the command and of its reply, as they are on
  * the wire; user space parses them. What lies beyond is only counted (documents).
  *
@@ -39,7 +39,6 @@ static __noinline int read_conn(struct mg_op *op, const struct mg_driver *d, __u
 	}
 	ev->pool = pool;
 	ev->conn = c;
-	ev->epoch = ev->call.epoch;
 	ev->made_ns = ev->addr.len ? made_ns : 0;
 	return 0;
 }
@@ -50,7 +49,7 @@ static __noinline int read_conn(struct mg_op *op, const struct mg_driver *d, __u
 static __always_inline void put_conn(struct mg_op *op, const struct mg_driver *d, __u64 c)
 {
 	struct mongo_event *ev = &op->ev;
-	bool known = ev->made_ns && ev->made_ns == d->made_ns && ev->epoch == ev->call.epoch;
+	bool known = ev->made_ns && ev->made_ns == d->made_ns;
 
 	if (!known || ev->conn != c)
 		read_conn(op, d, c, known);
@@ -90,7 +89,7 @@ static __always_inline int write_start(struct pt_regs *ctx, int major)
 	struct tr_who w;
 	__u32 bad;
 
-	if (!who_runs(&w, ctx))
+	if (!who_is(&w, ctx))
 		return 0;
 	e = bpf_map_lookup_elem(&mg_exes, &w.proc->exe_id);
 	if (!e)
@@ -103,7 +102,7 @@ static __always_inline int write_start(struct pt_regs *ctx, int major)
 			finish(op, &w.key);
 		}
 	}
-	op = begin(&w, GO_G(ctx), GO_ARG2(ctx));
+	op = begin(&w, GO_ARG2(ctx));
 	if (!op)
 		return 0;
 	bad = fill(op, d, GO_ARG0(ctx), GO_ARG3(ctx), go_reg(ctx, 4));
@@ -122,7 +121,7 @@ static __always_inline int read_end(struct pt_regs *ctx, int major)
 	struct tr_who w;
 	__u64 wm, len, err;
 
-	if (!who_runs(&w, ctx))
+	if (!who_is(&w, ctx))
 		return 0;
 	op = open_op(&w);
 	if (!op)
@@ -159,7 +158,7 @@ static __always_inline int waited(struct pt_regs *ctx, int major)
 	struct tr_who w;
 	__u64 from;
 
-	if (!who_runs(&w, ctx))
+	if (!who_is(&w, ctx))
 		return 0;
 	e = bpf_map_lookup_elem(&mg_exes, &w.proc->exe_id);
 	op = bpf_map_lookup_elem(&mg_ops, &w.key);
@@ -211,7 +210,7 @@ int mg_write_failed(struct pt_regs *ctx)
 	struct mg_op *op;
 	struct tr_who w;
 
-	if (!who_runs(&w, ctx))
+	if (!who_is(&w, ctx))
 		return 0;
 	op = open_op(&w);
 	if (!op)
@@ -229,7 +228,7 @@ int mg_no_reply(struct pt_regs *ctx)
 	struct mg_op *op;
 	struct tr_who w;
 
-	if (!who_runs(&w, ctx))
+	if (!who_is(&w, ctx))
 		return 0;
 	op = open_op(&w);
 	if (!op)
@@ -247,7 +246,7 @@ int mg_wait(struct pt_regs *ctx)
 	struct mg_op *op;
 	struct tr_who w;
 
-	if (!who_runs(&w, ctx))
+	if (!who_is(&w, ctx))
 		return 0;
 	op = next_op(&w, true);
 	if (!op)
@@ -276,7 +275,7 @@ static __always_inline int connects(struct pt_regs *ctx, int major)
 	struct mg_exe *e;
 	struct tr_who w;
 
-	if (!who_runs(&w, ctx))
+	if (!who_is(&w, ctx))
 		return 0;
 	e = bpf_map_lookup_elem(&mg_exes, &w.proc->exe_id);
 	if (e)
@@ -307,7 +306,7 @@ int mg_pack(struct pt_regs *ctx)
 	struct mg_op *op;
 	struct tr_who w;
 
-	if (!who_runs(&w, ctx))
+	if (!who_is(&w, ctx))
 		return 0;
 	op = next_op(&w, false);
 	if (op)

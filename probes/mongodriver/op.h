@@ -41,13 +41,12 @@ enum mongo_event_type {
 
 enum mg_flag {
 	F_NO_REPLY = 1 << 0, /* the command asks for none */
-	F_FAILED = 1 << 1,   /* err holds the network's error */
+	F_FAILED = 1 << 1,   /* errs holds the network's error */
 	F_PACKED = 1 << 2,   /* the reply has come and is to be decompressed */
-	/* What was at its end is at all commands' of this major version: v1, v2. */
+	/* The end behind read is not needed any more, of this major version. */
 	F_SPARE_V1 = 1 << 3,
 	F_SPARE_V2 = 1 << 4,
-	F_NO_HEADER =
-		1 << 5, /* the reply's header is made up: which command it answers is not said */
+	F_NO_HEADER = 1 << 5, /* the reply's header is made up: whose reply it is is not said */
 };
 
 enum mg_check {
@@ -77,11 +76,11 @@ struct mongo_event {
 	 * The command that the entry has from before it was compressed: its request id, 0 if
 	 * there is none, and where it ends in the tail. */
 	__u32 plain_id, plain_tail;
-	/* Whose addr and pool are there: *topology.connection, as of which tr_proc.epoch and
-	 * mg_driver.made_ns. */
-	__u32 epoch;
+	__u32 epoch; /* tr_proc.epoch of all that is kept */
+	/* Whose addr and pool are there: *topology.connection, as of which mg_driver.made_ns. */
 	__u64 made_ns, conn;
 	__u64 wait_from; /* when the wait for a connection has begun, 0 if there is none */
+	__u64 goid;      /* whose waits and command before compression are there */
 	__u8 tail[TAIL_MAX];
 };
 
@@ -119,10 +118,12 @@ struct {
 	__type(value, struct mg_exe);
 } mg_exes SEC(".maps");
 
-/* Commands in flight. Key: tgid, goid. Inserted when a command is written; closed when
- * its reply is read or the connection fails, and kept for the goroutine's next command,
- * because inserting and deleting are dear, unless the map is half full. Deleted by the
- * agent when the process exits, or when a closed one has not been used for a while. */
+/* Commands in flight. Key: tgid, *runtime.g: a goroutine's id would have to be read, and what
+ * ends a command was preceded by what begins one on any goroutine that a g is for. Inserted when a
+ * command is written; closed when its reply is read or the connection fails, and kept for the
+ * goroutine's next command, because inserting and deleting are dear, unless the map is half full.
+ * Deleted by the agent when the process exits, or when a closed one has not been used for a while.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
@@ -133,13 +134,66 @@ struct {
 /* The template of new entries. */
 const struct mg_op mg_zero = {};
 
-/* The entry of a command that is written now; NULL when there is no room for it, or it is
- * neither to be recorded nor to be counted. */
-static __always_inline struct mg_op *begin(struct tr_who *w, __u64 g, __u64 context)
+/* who_runs, but for the goroutine's id, in whose place is its g. */
+static __noinline int who_is(struct tr_who *w, struct pt_regs *ctx)
 {
+	w->key.tgid = 0;
+	w->key.id = 0;
+	w->proc = watched(&w->key);
+	if (!w->proc)
+		return 0;
+	w->ge = bpf_map_lookup_elem(&tr_goexes, &w->proc->exe_id);
+	w->key.id = GO_G(ctx);
+	return w->ge != NULL;
+}
+
+/* What an entry keeps for a goroutine's next command is for no other goroutine that has the same
+ * g now, and nothing is for another program of the process. */
+static __always_inline void take_over(struct mongo_event *ev, __u64 goid, __u32 epoch)
+{
+	if (ev->epoch != epoch) {
+		ev->epoch = epoch;
+		ev->made_ns = ev->goid = 0;
+	}
+	if (ev->goid != goid) {
+		ev->goid = goid;
+		ev->waits = ev->wait_from = 0;
+		ev->plain_id = 0;
+	}
+}
+
+/* The entry of a command that is written now; NULL when there is no room for it, or it is
+ * neither to be recorded nor to be counted. It is that of the g's last command, if there is
+ * one: call_again. */
+static __noinline struct mg_op *begin(struct tr_who *w, __u64 context)
+{
+	struct mg_op *op;
+	struct tr_call *c;
+
 	if (!w || !w->proc || !w->ge)
 		return NULL;
-	return call_again(&mg_ops, &mg_zero, w, g, context, offsetof(struct mongo_event, addr));
+	op = bpf_map_lookup_elem(&mg_ops, &w->key);
+	if (op) {
+		c = &op->ev.call;
+		if (c->open && c->epoch == w->proc->epoch)
+			count_lost(probe_id, LOST_UNENDED);
+		__builtin_memset(c, 0, offsetof(struct mongo_event, addr));
+		call_fill(c, w);
+	} else {
+		op = call_new(&mg_ops, &mg_zero, w);
+		if (!op)
+			return NULL;
+		c = &op->ev.call;
+		__sync_fetch_and_add(&call_entries, 1);
+	}
+	c->goid = go_id(w->ge, w->key.id);
+	take_over(&op->ev, c->goid, c->epoch);
+	if (!c->goid)
+		call_unsane(c, CALL_CHECK_G);
+	else if (call_trace(c, w->ge, w->key.id, context) || cfg_count_all)
+		return op;
+	call_away(&mg_ops, &w->key, c);
+	return NULL;
 }
 
 static __always_inline struct mg_op *open_op(struct tr_who *w)
@@ -154,21 +208,23 @@ static __noinline struct mg_op *next_op(struct tr_who *w, bool spare)
 {
 	struct mg_op *op;
 
-	if (!w || !w->proc)
+	if (!w || !w->proc || !w->ge)
 		return NULL;
 	op = bpf_map_lookup_elem(&mg_ops, &w->key);
 	if (op)
-		return op;
+		goto out;
 	if (spare && (__s64)(call_entries - call_forgotten) > (__s64)cfg_keep)
 		return NULL;
 	if (bpf_map_update_elem(&mg_ops, &w->key, &mg_zero, BPF_NOEXIST))
 		return NULL; /* what is written will say so */
 	__sync_fetch_and_add(&call_entries, 1);
 	op = bpf_map_lookup_elem(&mg_ops, &w->key);
-	if (op) {
-		call_fill(&op->ev.call, w);
-		op->ev.call.open = 0;
-	}
+	if (!op)
+		return NULL;
+	call_fill(&op->ev.call, w);
+	op->ev.call.open = 0;
+out:
+	take_over(&op->ev, go_id(w->ge, w->key.id), w->proc->epoch);
 	return op;
 }
 

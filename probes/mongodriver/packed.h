@@ -109,7 +109,7 @@ static __always_inline int decode_start(struct pt_regs *ctx, int major)
 	struct mg_op *op;
 	struct tr_who w;
 
-	if (!who_runs(&w, ctx))
+	if (!who_is(&w, ctx))
 		return 0;
 	e = bpf_map_lookup_elem(&mg_exes, &w.proc->exe_id);
 	if (!e)
@@ -134,7 +134,7 @@ static __always_inline int unpack_failed(struct pt_regs *ctx, int major)
 	struct mg_op *op;
 	struct tr_who w;
 
-	if (!who_runs(&w, ctx))
+	if (!who_is(&w, ctx))
 		return 0;
 	e = bpf_map_lookup_elem(&mg_exes, &w.proc->exe_id);
 	op = open_op(&w);
