@@ -51,13 +51,12 @@ struct hdr_scan {
 	__u64 old;  /* hmap: oldbuckets, read after the others */
 	__u64 cur;  /* address of the group in work */
 	__u32 n, n_old, group;
-	__u32 more;   /* groups there are that are not read */
-	__u32 fold;   /* keys that are, or cannot be shown not to be, "traceparent" in any
-			 letter case; they are taken for the canonical one */
-	__u32 seen;   /* keys */
-	__u32 found;  /* slots of at[] that are set */
-	__u64 consts; /* where tr_hdrkeys.addr is in this process */
-	__u64 lens; /* keys that are looked at, by length, as in cfg_hdr_lens; set by the caller */
+	__u32 more;  /* groups there are that are not read */
+	__u32 fold;  /* keys that are, or cannot be shown not to be, "traceparent" in any
+			letter case; they are taken for the canonical one */
+	__u32 seen;  /* keys */
+	__u32 found; /* slots of at[] that are set */
+	__u64 lens;  /* keys that are looked at, by length, as in cfg_hdr_lens; set by the caller */
 	__u64 word[3]; /* scratch */
 	/* A copy of the group: control bytes or tophashes, slots, and of a bucket
 	 * the pointer to its overflow bucket. */
@@ -171,23 +170,23 @@ __noinline int tr_is_traceparent(__u64 ptr)
 		 ((b | lower) ^ 0x746e657261706563ULL /* "ceparent" */));
 }
 
-/* What tr_hdr_slot returns: a slot, or HDR_NONE; HDR_FOLD with it: see hdr_scan.fold;
- * HDR_UNREAD: the key's bytes could not be read. */
-#define HDR_NONE   0xff
-#define HDR_FOLD   0x100
-#define HDR_UNREAD 0x200
+/* What tr_hdr_slot returns: a slot, or HDR_NONE; HDR_FOLD with it: see hdr_scan.fold. */
+#define HDR_NONE 0xff
+#define HDR_FOLD 0x100
 
-/* The words of the key of len bytes at ptr, as a rule has them; not 0 when they could not
- * be read. */
-static __always_inline long hdr_words(__u64 w[3], __u64 ptr, __u64 len)
+/* The words of the key of len bytes at ptr, as a rule has them. */
+static __always_inline void hdr_words(__u64 w[3], __u64 ptr, __u64 len)
 {
 	__u32 n = len;
 
-	if (len > 24)
-		return bpf_probe_read_user(w, 16, (void *)ptr) |
-		       bpf_probe_read_user(&w[2], 8, (void *)(ptr + len - 8));
+	if (len > 24) {
+		bpf_probe_read_user(w, 16, (void *)ptr);
+		bpf_probe_read_user(&w[2], 8, (void *)(ptr + len - 8));
+		return;
+	}
 	asm volatile("%0 &= 31" : "+r"(n));
-	return n <= 24 ? bpf_probe_read_user(w, n, (void *)ptr) : 1;
+	if (n <= 24)
+		bpf_probe_read_user(w, n, (void *)ptr);
 }
 
 /* The slot, below slots, of that of a length's rules that has the words w but for the bits
@@ -211,60 +210,30 @@ __noinline int tr_hdr_slot(__u64 ptr, __u64 len)
 {
 	const volatile struct hdr_rule *r;
 	__u64 w[3] = {};
-	int mark = 0;
+	int fold = 0;
 
 	if (len >= MAX_HDR_LEN)
 		return HDR_NONE;
 	r = cfg_hdrs[len];
 	asm volatile("" : "+r"(r)); /* not computed again from len */
 	if (len == sizeof("traceparent") - 1 && tr_is_traceparent(ptr)) {
-		mark = HDR_FOLD;
+		fold = HDR_FOLD;
 		__builtin_memcpy(w, "Traceparent", sizeof("traceparent") - 1);
-	} else if (hdr_words(w, ptr, len)) {
-		mark = HDR_UNREAD;
+	} else {
+		hdr_words(w, ptr, len);
 	}
-	return mark | hdr_match(r, w, 0, MAX_HDR_SLOTS);
-}
-
-/* Keys that are constants of an executable: net/http has the usual headers' names as such.
- * They cannot change, so where one is says which it is, once its bytes have been read. Of
- * one set of rules: the map that it is in belongs to the probe. */
-struct tr_hdrkeys {
-	__u64 addr; /* of the memory that is never written, link-time */
-	__u64 size; /* below 2^32; 0: unknown */
-	/* Offset of the key, its length in 6 bits, what tr_hdr_slot said in 10; 0: unused.
-	 * One word, since all processors write. */
-	__u64 known[16];
-};
-
-/* tr_hdr_slot of a key that may be in keys; base is where their memory begins in this process.
- * A frame of its own: see ADR 10. */
-static __noinline __u32 hdr_slot(struct tr_hdrkeys *keys, __u64 base, __u64 ptr, __u64 len)
-{
-	__u64 off = ptr - base, id = off << 6 | len, known;
-	volatile __u64 *at = &keys->known[(off ^ off >> 5) & 15];
-	__u32 slot;
-
-	if (off >= keys->size)
-		return tr_hdr_slot(ptr, len);
-	known = *at;
-	if (known >> 10 == id)
-		return known & 0x3ff;
-	slot = tr_hdr_slot(ptr, len);
-	if (!(slot & (HDR_FOLD | HDR_UNREAD)))
-		*at = id << 10 | slot;
-	return slot;
+	return fold | hdr_match(r, w, 0, MAX_HDR_SLOTS);
 }
 
 /* If the key is wanted, note where its value slice is. */
-static __always_inline void take_header(struct hdr_scan *sc, struct tr_hdrkeys *keys, __u64 ptr,
-					__u64 len, __u64 val, __u64 val_len)
+static __always_inline void take_header(struct hdr_scan *sc, __u64 ptr, __u64 len, __u64 val,
+					__u64 val_len)
 {
 	__u32 slot;
 
 	if (len >= MAX_HDR_LEN || !(sc->lens >> len & 1))
 		return;
-	slot = keys ? hdr_slot(keys, sc->consts, ptr, len) : tr_hdr_slot(ptr, len);
+	slot = tr_hdr_slot(ptr, len);
 	sc->fold += slot >> 8 & 1;
 	slot &= 0xff;
 	if (slot >= MAX_HDR_SLOTS)
@@ -290,9 +259,9 @@ static __always_inline __u64 hdr_values(const struct hdr_scan *sc, __u32 slot)
 	return sc->found >> slot & 1 ? sc->at[slot & (MAX_HDR_SLOTS - 1)].len : 0;
 }
 
-/* Find the wanted headers of the map at address map; after scan_reset. keys may be NULL. */
+/* Find the wanted headers of the map at address map; after scan_reset. */
 static __noinline __attribute__((unused)) int scan_headers(struct tr_goexe *ge, struct hdr_scan *sc,
-							   __u64 map, struct tr_hdrkeys *keys)
+							   __u64 map)
 {
 	if (!map || !groups_of(ge, map, sc))
 		return 0;
@@ -333,7 +302,7 @@ static __noinline __attribute__((unused)) int scan_headers(struct tr_goexe *ge, 
 			val_len = slice[1];
 		}
 		sc->seen++;
-		take_header(sc, keys, ptr, len, val, val_len);
+		take_header(sc, ptr, len, val, val_len);
 	}
 	return 0;
 }

@@ -148,28 +148,6 @@ func (e *Exe) LoadVaddr() uint64 {
 	return low
 }
 
-// Constants returns the link-time address and size in bytes of memory that holds read-only
-// data and is never written: what lies before the first writable segment. The size is 0, for
-// none, where that would be 4 GiB or more.
-func (e *Exe) Constants() (addr, size uint64) {
-	low, end := ^uint64(0), uint64(0)
-	written := ^uint64(0)
-	for _, s := range e.im.segs {
-		if s.write {
-			written = min(written, s.vaddr)
-		}
-	}
-	for _, s := range e.im.segs {
-		if !s.write && s.vaddr+s.filesz <= written {
-			low, end = min(low, s.vaddr), max(end, s.vaddr+s.filesz)
-		}
-	}
-	if low >= end || end-low >= 1<<32 {
-		return 0, 0
-	}
-	return low, end - low
-}
-
 // HasDWARF reports whether the executable has debug information of types.
 func (e *Exe) HasDWARF() bool {
 	_, ok := e.im.section(".debug_info")

@@ -35,28 +35,6 @@ func TestOpenFacts(t *testing.T) {
 	})
 }
 
-// TestConstants: what is said never to be written holds .rodata, and no byte of a segment
-// that is writable.
-func TestConstants(t *testing.T) {
-	eachStd(t, func(t *testing.T, e *Exe, arch, version, mode string) {
-		f, err := elf.Open(gobin(t, "std", arch, version, mode))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		addr, size := e.Constants()
-		data := f.Section(".rodata")
-		if data == nil || data.Addr < addr || data.Addr+data.Size > addr+size {
-			t.Errorf("Constants() = %#x, %#x; .rodata is %+v", addr, size, data)
-		}
-		for _, p := range f.Progs {
-			if p.Type == elf.PT_LOAD && p.Flags&elf.PF_W != 0 && p.Vaddr < addr+size && addr < p.Vaddr+p.Memsz {
-				t.Errorf("Constants() = %#x, %#x overlaps a writable segment at %#x", addr, size, p.Vaddr)
-			}
-		}
-	})
-}
-
 // TestLoadVaddr compares with what the kernel says of a running process:
 // field 26 of /proc/PID/stat is mm->start_code.
 func TestLoadVaddr(t *testing.T) {

@@ -204,7 +204,7 @@ static __noinline int server_fill(struct gr_op *op, struct tr_gokey *key, struct
 		op->ev.call.flags |= F_HTTP;
 	md = find_metadata(op, e, ge);
 	scan_reset(&op->scan, cfg_hdr_lens);
-	scan_headers(ge, &op->scan, md, NULL);
+	scan_headers(ge, &op->scan, md);
 	get_traceparent(op);
 	sampling = server_trace(op, ge, e);
 	scope_open(op, key);

@@ -23,7 +23,7 @@ static __noinline int scan_answer(struct nh_op *op, struct nh_scratch *x, __u64 
 	if (map)
 		op->ev.flags |= F_ANSWERED;
 	scan_reset(&x->scan, cfg_hdr_lens | cfg_answer_lens);
-	scan_headers(ge, &x->scan, map, NULL);
+	scan_headers(ge, &x->scan, map);
 	return 0;
 }
 

@@ -166,7 +166,8 @@ static __noinline int client_fill(struct nh_op *op, struct tr_goexe *ge, enum cl
 	}
 	/* One call for both ways, which the verifier follows once: what tells them apart
 	 * afterwards is read from the map. */
-	scan_request(ge, x, e, call_of(op)->hdr, cfg_hdr_lens);
+	scan_reset(&x->scan, cfg_hdr_lens);
+	scan_headers(ge, &x->scan, call_of(op)->hdr);
 	client_trace(op, ge);
 	/* Not sampled: kept all the same, because its decision is handed on, and HTTP/2
 	 * below must not begin anew. */

@@ -105,7 +105,6 @@ func encodeExe(p *probe.Placed) *bpfNhExe {
 	setLocs(v.Xh2.End[:], p.Points["x_client_end"])
 	setCallers(&v.H2.Callers, p, "h2_client_start", "h2_client_end")
 	setCallers(&v.Xh2.Callers, p, "x_client_start", "x_client_end")
-	v.Keys.Addr, v.Keys.Size = p.Exe.Constants()
 	r := &v.Routers
 	r.GinPath, r.Echo4Path, r.Echo5Path = o(ginPath), o(echo4Path), o(echo5Path)
 	r.Chi.Pattern, r.Chi.Patterns = o(chiPattern), o(chiPatterns)

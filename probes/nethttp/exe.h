@@ -6,7 +6,6 @@
 #define NH_EXE_H
 
 #include "../../bpf/lib/goconn.h"
-#include "../../bpf/lib/headers.h"
 
 /* Where a client request keeps what is read of it: *http.Request, or for HTTP/2
  * from Go 1.27 on *internal/http2.ClientRequest. */
@@ -86,7 +85,6 @@ struct nh_exe {
 	struct go_loc match_end[4]; /* handler type, data, pattern pointer, length */
 	struct nh_h2 h2, xh2;
 	struct nh_routers routers;
-	struct tr_hdrkeys keys; /* of requests */
 };
 
 struct {

@@ -48,7 +48,7 @@ static __noinline int proven_absent(struct nh_writer *w, struct tr_goexe *ge, __
 		return 0;
 	}
 	count = sc->word[0];
-	scan_headers(ge, sc, map, NULL);
+	scan_headers(ge, sc, map);
 	if (sc->fold) {
 		count_prop(PROP_KEPT);
 		return 0;

@@ -151,7 +151,7 @@ static __noinline int is_lite(struct nh_op *op, struct nh_scratch *x, const stru
 	    obj_u64(x, e->req_major) != 1)
 		return 0;
 	scan_reset(&x->scan, FIRST_LENS);
-	scan_headers(ge, &x->scan, obj_u64(x, e->req_header), NULL);
+	scan_headers(ge, &x->scan, obj_u64(x, e->req_header));
 	if (x->scan.found || (e->join && said_any(op->peer_port))) {
 		op->direct = DIRECT;
 		return 0;

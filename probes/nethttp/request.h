@@ -7,18 +7,6 @@
 
 #include "lite.h"
 
-/* Look for the headers of lens in a request's map. */
-static __noinline int scan_request(struct tr_goexe *ge, struct nh_scratch *x, struct nh_exe *e,
-				   __u64 map, __u64 lens)
-{
-	if (!ge || !x || !e)
-		return 0;
-	scan_reset(&x->scan, lens);
-	x->scan.consts = x->io.bias + e->keys.addr;
-	scan_headers(ge, &x->scan, map, &e->keys);
-	return 0;
-}
-
 /* Append the values of the configured request headers. */
 static __noinline int put_captured(struct nh_op *op, struct hdr_scan *sc)
 {
@@ -143,7 +131,8 @@ static __noinline int server_details(struct nh_op *op, struct nh_scratch *x, str
 	if (MAY_COUNT) {
 		if (!op->ev.str[S_METHOD].len)
 			put_line(op, x, e);
-		scan_request(ge, x, e, obj_u64(x, e->req_header), cfg_hdr_lens);
+		scan_reset(&x->scan, cfg_hdr_lens);
+		scan_headers(ge, &x->scan, obj_u64(x, e->req_header));
 	}
 	if (!op->ev.str[S_URI].len)
 		put_field(op, x, S_URI, e->req_uri);

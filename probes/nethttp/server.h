@@ -176,7 +176,8 @@ static __noinline int server_fill(struct nh_op *op, struct tr_gokey *key, struct
 
 	if (!e || !server_read(op, x, e))
 		return -1;
-	scan_request(ge, x, e, obj_u64(x, e->req_header), MAY_COUNT ? FIRST_LENS : cfg_hdr_lens);
+	scan_reset(&x->scan, MAY_COUNT ? FIRST_LENS : cfg_hdr_lens);
+	scan_headers(ge, &x->scan, obj_u64(x, e->req_header));
 	get_traceparent(x);
 	if (op->xnet && op->ev.proto_major == 1 && server_upgraded(op, ge))
 		n = op->ev.trace_flags & TRACE_FLAG_SAMPLED;

@@ -47,7 +47,7 @@ static __noinline int asks_websocket(struct tr_who *w, struct ws_exe *e, __u64 a
 	if (!sc)
 		return 0;
 	scan_reset(sc, 1ULL << 7); /* Upgrade */
-	scan_headers(w->ge, sc, read_u64(read_u64(addr + e->res_req) + e->req_header), NULL);
+	scan_headers(w->ge, sc, read_u64(read_u64(addr + e->res_req) + e->req_header));
 	if (hdr_values(sc, 0) == 1 &&
 	    !bpf_probe_read_user(sc->word, STR_SIZE, (void *)sc->at[0].ptr) && sc->word[1] == 9)
 		yes = (read_u64(sc->word[0]) | 0x2020202020202020ULL) ==

@@ -4,9 +4,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -351,72 +348,5 @@ func TestOddMethodFirst(t *testing.T) {
 	}
 	if want := []string{"_OTHER !x", "GET "}; !cmp.Equal(got, want) {
 		t.Errorf("methods of the spans %q, want %q", got, want)
-	}
-}
-
-// TestHeaderNames: each header is taken for itself, though the names of more headers than the
-// programs remember the places of are looked at.
-func TestHeaderNames(t *testing.T) {
-	needs(t)
-	tg := harness.StartTarget(t, harness.Build{Dir: httpmatrix}.Path(t))
-	captured := []string{"Pragma", "Cache-Control", "Accept-Charset", "X-Powered-By", "If-Modified-Since", "Content-Encoding"}
-	file := filepath.Join(t.TempDir(), "agent.yaml")
-	if err := os.WriteFile(file, []byte("propagation: {correlation_headers: ["+strings.Join(captured, ", ")+"]}\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	agent := harness.StartAgent(t, "--config", file, "--pid", strconv.Itoa(tg.PID))
-	agent.WaitInstrumented(tg.PID)
-	conn, err := net.Dial("tcp", tg.HTTP)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	// net/http has all of them as constants; as many letters as one that is wanted
-	names := append([]string{
-		"User-Agent", "Connection", "Set-Cookie", "Content-Id", "Accept", "Cookie", "Server", "Referer", "Content-Type", "X-Imforwards",
-		"Last-Modified", "Accept-Ranges", "If-None-Match", "Accept-Language", "Accept-Encoding", "Content-Language", "Www-Authenticate",
-	}, captured...)
-	const n = 12
-	mark := agent.Mark()
-	var all strings.Builder
-	for i := range n {
-		all.WriteString("GET /plain HTTP/1.1\r\nHost: x\r\n")
-		for k := range 8 { // a map of more is read as well, of these each name is in several
-			name := names[(i*7+k*3)%len(names)]
-			fmt.Fprintf(&all, "%s: %s-%d\r\n", name, strings.ToLower(name), i)
-		}
-		all.WriteString("\r\n")
-	}
-	if _, err := io.WriteString(conn, all.String()); err != nil {
-		t.Fatal(err)
-	}
-	spans := agent.Settle(mark, n, tg)
-	if len(spans) != n {
-		t.Fatalf("%d spans, want %d", len(spans), n)
-	}
-	seen := 0
-	for i, s := range spans {
-		want := map[string]string{}
-		for k := range 8 {
-			switch name := names[(i*7+k*3)%len(names)]; {
-			case name == "User-Agent":
-				want["user_agent.original"] = fmt.Sprintf("user-agent-%d", i)
-			case slices.Contains(captured, name):
-				want["http.request.header."+strings.ToLower(name)] = fmt.Sprintf("[%s-%d]", strings.ToLower(name), i)
-			}
-		}
-		seen += len(want)
-		for _, name := range captured {
-			key := "http.request.header." + strings.ToLower(name)
-			if got := s.Attr(key); got != want[key] {
-				t.Errorf("request %d: %s %q, want %q", i, key, got, want[key])
-			}
-		}
-		if got := s.Attr("user_agent.original"); got != want["user_agent.original"] {
-			t.Errorf("request %d: user agent %q, want %q", i, got, want["user_agent.original"])
-		}
-	}
-	if seen < n {
-		t.Errorf("%d wanted headers sent in %d requests", seen, n)
 	}
 }
