@@ -178,23 +178,22 @@ type bpfGrOp struct {
 		Hand      uint32
 	}
 	Scan struct {
-		_      structs.HostLayout
-		Base   uint64
-		Old    uint64
-		Cur    uint64
-		N      uint32
-		N_old  uint32
-		Group  uint32
-		More   uint32
-		Fold   uint32
-		Seen   uint32
-		Found  uint32
-		_      [4]byte
-		Consts uint64
-		Lens   uint64
-		Word   [3]uint64
-		Copy   [42]uint64
-		At     [32]struct {
+		_     structs.HostLayout
+		Base  uint64
+		Old   uint64
+		Cur   uint64
+		N     uint32
+		N_old uint32
+		Group uint32
+		More  uint32
+		Fold  uint32
+		Seen  uint32
+		Found uint32
+		_     [4]byte
+		Lens  uint64
+		Word  [3]uint64
+		Copy  [42]uint64
+		At    [32]struct {
 			_   structs.HostLayout
 			Ptr uint64
 			Len uint64

@@ -184,23 +184,22 @@ type bpfNhCall struct {
 		Tp   [80]uint8
 		Obj  [528]uint8
 		Scan struct {
-			_      structs.HostLayout
-			Base   uint64
-			Old    uint64
-			Cur    uint64
-			N      uint32
-			N_old  uint32
-			Group  uint32
-			More   uint32
-			Fold   uint32
-			Seen   uint32
-			Found  uint32
-			_      [4]byte
-			Consts uint64
-			Lens   uint64
-			Word   [3]uint64
-			Copy   [42]uint64
-			At     [32]struct {
+			_     structs.HostLayout
+			Base  uint64
+			Old   uint64
+			Cur   uint64
+			N     uint32
+			N_old uint32
+			Group uint32
+			More  uint32
+			Fold  uint32
+			Seen  uint32
+			Found uint32
+			_     [4]byte
+			Lens  uint64
+			Word  [3]uint64
+			Copy  [42]uint64
+			At    [32]struct {
 				_   structs.HostLayout
 				Ptr uint64
 				Len uint64
@@ -360,13 +359,7 @@ type bpfNhExe struct {
 			Patterns uint16
 		}
 	}
-	_    [4]byte
-	Keys struct {
-		_     structs.HostLayout
-		Addr  uint64
-		Size  uint64
-		Known [16]uint64
-	}
+	_ [4]byte
 }
 
 type bpfNhFailed struct {
@@ -544,23 +537,22 @@ type bpfNhScratches struct {
 			Tp   [80]uint8
 			Obj  [528]uint8
 			Scan struct {
-				_      structs.HostLayout
-				Base   uint64
-				Old    uint64
-				Cur    uint64
-				N      uint32
-				N_old  uint32
-				Group  uint32
-				More   uint32
-				Fold   uint32
-				Seen   uint32
-				Found  uint32
-				_      [4]byte
-				Consts uint64
-				Lens   uint64
-				Word   [3]uint64
-				Copy   [42]uint64
-				At     [32]struct {
+				_     structs.HostLayout
+				Base  uint64
+				Old   uint64
+				Cur   uint64
+				N     uint32
+				N_old uint32
+				Group uint32
+				More  uint32
+				Fold  uint32
+				Seen  uint32
+				Found uint32
+				_     [4]byte
+				Lens  uint64
+				Word  [3]uint64
+				Copy  [42]uint64
+				At    [32]struct {
 					_   structs.HostLayout
 					Ptr uint64
 					Len uint64
@@ -646,23 +638,22 @@ type bpfNhWriter struct {
 	Grown uint64
 	Tp    [80]uint8
 	Scan  struct {
-		_      structs.HostLayout
-		Base   uint64
-		Old    uint64
-		Cur    uint64
-		N      uint32
-		N_old  uint32
-		Group  uint32
-		More   uint32
-		Fold   uint32
-		Seen   uint32
-		Found  uint32
-		_      [4]byte
-		Consts uint64
-		Lens   uint64
-		Word   [3]uint64
-		Copy   [42]uint64
-		At     [32]struct {
+		_     structs.HostLayout
+		Base  uint64
+		Old   uint64
+		Cur   uint64
+		N     uint32
+		N_old uint32
+		Group uint32
+		More  uint32
+		Fold  uint32
+		Seen  uint32
+		Found uint32
+		_     [4]byte
+		Lens  uint64
+		Word  [3]uint64
+		Copy  [42]uint64
+		At    [32]struct {
 			_   structs.HostLayout
 			Ptr uint64
 			Len uint64

@@ -432,8 +432,7 @@ static __always_inline void emit(struct nh_op *op, __u8 type)
 	tail += __builtin_offsetof(struct nethttp_event, tail);
 	op->ev.hdr.type = type;
 	op->ev.hdr.len = tail;
-	/* what is not sane has no end */
-	if (event_output_at(&op->ev, tail, op->ev.end_ns ?: bpf_ktime_get_ns()))
+	if (event_output(&op->ev, tail))
 		count_lost(probe_id, LOST_RING_FULL);
 }
 
