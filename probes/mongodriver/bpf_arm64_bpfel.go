@@ -34,9 +34,9 @@ type bpfMgExe struct {
 		_       structs.HostLayout
 		Addr    uint16
 		Pool    uint16
+		Ends    uint8
 		Sane    uint8
 		Decodes uint8
-		Ends    uint8
 		Pad     uint8
 		MadeNs  uint64
 		End     [7]bpfGoLoc

@@ -96,10 +96,10 @@ struct mg_op {
 struct mg_driver {
 	__u16 addr; /* connection.addr */
 	__u16 pool; /* connection.pool, OFF_NONE if not known */
+	__u8 ends;  /* what does not come to decodeResult has ends of its own */
 	/* Set here. */
 	__u8 sane;
-	__u8 decodes; /* the program that sees what was decompressed is there */
-	__u8 ends;    /* and those for what does not come so far: nothing else is needed */
+	__u8 decodes; /* the program at decodeResult is there */
 	__u8 pad;
 	__u64 made_ns;        /* when a connection was made last; 0: none has been seen to be */
 	struct go_loc end[7]; /* bytes, length, capacity, text (2), error (2) */
@@ -118,12 +118,12 @@ struct {
 	__type(value, struct mg_exe);
 } mg_exes SEC(".maps");
 
-/* Commands in flight. Key: tgid, *runtime.g: a goroutine's id would have to be read, and what
- * ends a command was preceded by what begins one on any goroutine that a g is for. Inserted when a
- * command is written; closed when its reply is read or the connection fails, and kept for the
- * goroutine's next command, because inserting and deleting are dear, unless the map is half full.
- * Deleted by the agent when the process exits, or when a closed one has not been used for a while.
- */
+/* Commands in flight. Key: tgid, *runtime.g: the goroutine's id would have to be read. A g is
+ * used again, but whose program reads a reply has written a command before on the same goroutine,
+ * and so begun the entry anew. Inserted when a command is written; closed when its reply is read
+ * or the connection fails, and kept for the g's next command, because inserting and deleting are
+ * dear, unless the map is half full. Deleted by the agent when the process exits, or when a
+ * closed one has not been used for a while. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
@@ -143,8 +143,10 @@ static __noinline int who_is(struct tr_who *w, struct pt_regs *ctx)
 	if (!w->proc)
 		return 0;
 	w->ge = bpf_map_lookup_elem(&tr_goexes, &w->proc->exe_id);
+	if (!w->ge)
+		return 0;
 	w->key.id = GO_G(ctx);
-	return w->ge != NULL;
+	return 1;
 }
 
 /* What an entry keeps for a goroutine's next command is for no other goroutine that has the same
