@@ -27,7 +27,17 @@ func (b *bench) cost() error {
 		return err
 	}
 	defer c.stop()
-	vs := c.variants
+	bare, err := b.server(b.trivial, "cost-traps", nil, to...)
+	if err != nil {
+		return err
+	}
+	defer bare.stop()
+	off, err := b.traps(bare)
+	if err != nil {
+		return err
+	}
+	defer off()
+	vs := append(c.variants, &variant{name: "traps", proc: bare})
 
 	for _, path := range []string{"/", "/call"} { // warm: connections, pages, the agent's first looks
 		if _, err := b.together(vs, loadSpec{path: path, conns: saturating, duration: b.length}); err != nil {
@@ -98,7 +108,7 @@ func idle(agent *proc) (time.Duration, error) {
 }
 
 func (b *bench) reportCost(vs []*variant, spans int, agentCPU, agentIdle time.Duration) {
-	base, agent, sdk := vs[0], vs[1], vs[2]
+	base, agent, sdk, bare := vs[0], vs[1], vs[2], vs[3]
 	cpu := func(v *variant) []float64 { return v.cpu }
 	call := func(v *variant) []float64 { return v.call }
 	rps := func(v *variant) []float64 { return v.rps }
@@ -113,6 +123,8 @@ func (b *bench) reportCost(vs []*variant, spans int, agentCPU, agentIdle time.Du
 		ok: more(cpu, agent).median <= 10 && times(cpu, agent).median <= 1.5})
 	b.report.add(row{what: "the same, request with one outgoing call (server and client span)", must: "-",
 		agent: added(call, agent), sdk: added(call, sdk), base: fmt.Sprintf("%.1f µs", median(base.call)), ok: true})
+	b.report.add(row{what: "CPU that breakpoints alone add to a request: two, where the agent has its, with a program that does nothing", must: "-",
+		agent: added(cpu, bare), sdk: "-", ok: true})
 	b.report.add(row{what: "requests/s at saturation", must: ">= 0.65x",
 		agent: times(rps, agent).text("%.2fx"), sdk: fmt.Sprintf("%.2fx", times(rps, sdk).median),
 		base: fmt.Sprintf("%.0f/s", median(base.rps)), ok: times(rps, agent).median >= 0.65})
