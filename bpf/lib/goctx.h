@@ -270,6 +270,17 @@ __noinline int tr_ctx_registered(__u64 prog, __u64 goid, __u64 ctx, __u64 child,
 	return !s->end_ns || read_u64(s->ctx + CANCELCTX_ERR);
 }
 
+/* Whether p is in the heap's first 64 GiB: where Go places the first arena (mallocinit in
+ * src/runtime/malloc.go, the same in Go 1.18 to 1.27). A type's itab is never there. */
+static __always_inline bool in_go_heap(__u64 p)
+{
+#if defined(__TARGET_ARCH_arm64)
+	return (p >> 32) - 0x40 < 0x10;
+#else
+	return (p >> 32) - 0xc0 < 0x10;
+#endif
+}
+
 /* The parent of a context: the interface that is the first field of every standard type.
  * timer is tr_goexe.timer_ptr. */
 __noinline __u64 tr_ctx_parent(__u64 ctx, __u32 timer)
@@ -278,7 +289,7 @@ __noinline __u64 tr_ctx_parent(__u64 ctx, __u32 timer)
 	 * have the itab of the parent interface. */
 	__u64 first = timer ? read_u64(ctx) : 0;
 
-	return (first >> 32) - 0xc0 < 0x10 ? first : read_u64(ctx + 8);
+	return in_go_heap(first) ? first : read_u64(ctx + 8);
 }
 
 /* Whether ctx is the context own, or comes from it. */

@@ -216,7 +216,7 @@ static __noinline __u64 made_context(struct gr_exe *e, struct tr_goexe *ge, __u6
 		at = data; /* begins with its parent */
 	}
 	/* timerCtx of Go 1.20 begins with a *cancelCtx */
-	if (ge->timer_ptr && read_u64(data) >> 32 == 0xc0)
+	if (ge->timer_ptr && in_go_heap(read_u64(data)))
 		return read_u64(data);
 	return data;
 }

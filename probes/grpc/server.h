@@ -55,7 +55,7 @@ static __noinline __u64 find_metadata(struct gr_op *op, struct gr_exe *e, struct
 		if (e->md_name && (__s32)read_u32(op->w[2] + ge->type_str) == e->md_name) {
 			op->ctx = op->w[1];
 			/* timerCtx of Go 1.20 begins with a *cancelCtx */
-			if (ge->timer_ptr && read_u64(op->ctx) >> 32 == 0xc0)
+			if (ge->timer_ptr && in_go_heap(read_u64(op->ctx)))
 				op->ctx = read_u64(op->ctx);
 			return op->w[5];
 		}
