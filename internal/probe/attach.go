@@ -3,6 +3,7 @@ package probe
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -57,6 +58,8 @@ type Attached struct {
 	off       map[string]bool // specs that were taken off while it ran
 	muted     map[string]bool // specs that nobody wants now
 	changed   map[pointKey]bool
+	failed    map[pointKey]bool // optional points that could not be attached
+	last      map[pointKey]bool // Point.Last
 	// detaching closes the links; set before the first one is made.
 	detaching *detacher
 }
@@ -121,7 +124,32 @@ func (a *Attached) attachPoint(s *Spec, pt Point, prog *ebpf.Program, multi bool
 		return fmt.Errorf("attach %s at %s+0x%x: %w", pt.Program, at.Func, at.Offset, err)
 	}
 	a.links[key] = l
+	a.last[key] = pt.Last
 	return nil
+}
+
+// placed is what is found in the executable for a probe, without what could not be attached.
+func (a *Attached) placed(s *Spec) *Placed {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p := *a.Placed[s.Name]
+	p.Points = maps.Clone(p.Points)
+	maps.DeleteFunc(p.Points, func(name string, _ goexe.Point) bool { return a.failed[pointKey{s.Name, name}] })
+	return &p
+}
+
+// fail notes that an optional point could not be attached.
+func (a *Attached) fail(s *Spec, pt Point) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.failed[pointKey{s.Name, pt.Name}] = true
+}
+
+// retry forgets which of a probe's points could not be attached.
+func (a *Attached) retry(s *Spec) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	maps.DeleteFunc(a.failed, func(k pointKey, _ bool) bool { return k.spec == s.Name })
 }
 
 func uprobe(target *link.Executable, prog *ebpf.Program, offset uint64, multi bool) (link.Link, error) {
@@ -160,9 +188,17 @@ func (a *Attached) detachSpec(s *Spec) (left int, err error) {
 	return left, err
 }
 
-// closeLinks takes off the points that are wanted, all at the same time, and says how many
-// they were: closing a perf-event uprobe waits for an RCU grace period.
+// closeLinks takes off the points that are wanted, all at the same time but for those that
+// are to be last, and says how many they were: closing a perf-event uprobe waits for an RCU
+// grace period.
 func (a *Attached) closeLinks(wanted func(pointKey) bool) (n int, err error) {
+	n, err = a.closeAll(func(k pointKey) bool { return wanted(k) && !a.last[k] })
+	last, lastErr := a.closeAll(wanted)
+	return n + last, errors.Join(err, lastErr)
+}
+
+// closeAll calls wanted with a.mu held.
+func (a *Attached) closeAll(wanted func(pointKey) bool) (n int, err error) {
 	a.mu.Lock()
 	var links []link.Link
 	for k, l := range a.links {

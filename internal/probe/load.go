@@ -286,6 +286,7 @@ func (m *Manager) install(ctx context.Context, a *Attached) error {
 	}
 	a.target = target
 	a.links, a.changed = map[pointKey]link.Link{}, map[pointKey]bool{}
+	a.failed, a.last = map[pointKey]bool{}, map[pointKey]bool{}
 	if err := m.goexes.Put(a.ID, a.runtime); err != nil {
 		return fmt.Errorf("write runtime offsets: %w", err)
 	}
@@ -304,7 +305,7 @@ func (m *Manager) install(ctx context.Context, a *Attached) error {
 		if len(p.Groups) == 0 {
 			continue
 		}
-		if err := s.AttachExe(m.colls[s.Name], p); err != nil {
+		if err := m.tell(a, s); err != nil {
 			p.refuseAll(s, err)
 			continue
 		}
@@ -349,7 +350,10 @@ func (m *Manager) attachGroup(ctx context.Context, a *Attached, s *Spec, g Group
 		}
 		if err != nil && pt.Optional && ctx.Err() == nil {
 			m.log.Warn("attaching an optional point", "point", pt.Name, "lost", pt.Lost, "err", err)
-			continue
+			a.fail(s, pt)
+			if err = m.tell(a, s); err == nil {
+				continue
+			}
 		}
 		if err != nil {
 			for _, d := range done {
@@ -360,6 +364,11 @@ func (m *Manager) attachGroup(ctx context.Context, a *Attached, s *Spec, g Group
 		done = append(done, pt)
 	}
 	return nil
+}
+
+// tell writes what the probe's programs must know of the executable, and of what is attached.
+func (m *Manager) tell(a *Attached, s *Spec) error {
+	return s.AttachExe(m.colls[s.Name], a.placed(s))
 }
 
 func (m *Manager) attachPoint(a *Attached, s *Spec, pt Point) error {

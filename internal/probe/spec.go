@@ -81,6 +81,9 @@ type Point struct {
 	// Optional: the group attaches without it; Lost says what is not seen then.
 	Optional bool
 	Lost     string
+	// Last: what other programs of the group do holds only while this one is there. It is
+	// taken off after them; it is put on before those that are listed before it.
+	Last bool
 	// MinGo and MaxGo bound the Go minor versions (18 = Go 1.18) it is for; 0 = open.
 	MinGo, MaxGo int
 }
@@ -113,7 +116,8 @@ type Spec struct {
 	// Prepare sets what is known at load time, before the programs are loaded.
 	Prepare func(*ebpf.CollectionSpec) error
 	// AttachExe writes what the programs must know of an executable into the
-	// probe's maps, before the first process of it is let in.
+	// probe's maps, before the first process of it is let in, before the probe comes back,
+	// and when a group or an optional point cannot be attached, which Placed is without.
 	AttachExe func(*ebpf.Collection, *Placed) error
 	// DetachExe takes what AttachExe wrote out of maps that are keyed by executable;
 	// nil if overwriting is enough.
