@@ -45,7 +45,8 @@ static __noinline int read_conn(struct mg_op *op, const struct mg_driver *d, __u
 
 /* Whose connection c is. All of a pool have its address, and where a connection or a pool was
  * none can be made without made_ns: until then what the entry has of its last command holds
- * if that was of the same connection or pool. */
+ * if that was of the same connection or pool. The program that sets it is put on before those
+ * of commands and taken off after them. */
 static __always_inline void put_conn(struct mg_op *op, const struct mg_driver *d, __u64 c)
 {
 	struct mongo_event *ev = &op->ev;
@@ -162,13 +163,13 @@ static __always_inline int waited(struct pt_regs *ctx, int major)
 		return 0;
 	e = bpf_map_lookup_elem(&mg_exes, &w.proc->exe_id);
 	op = bpf_map_lookup_elem(&mg_ops, &w.key);
-	if (!e || !op || !op->ev.wait_from)
+	if (!e || !op || op->ev.wait_from <= WAIT_OVER)
 		return 0;
 	from = op->ev.wait_from;
 	op->ev.wait_from = 0;
 	if ((__u32)go_loc_read(ctx, &e->v[major].chosen) != CHOSE_READY)
 		return 0; /* the caller's context was over */
-	op->ev.waits = 1;
+	op->ev.wait_from = WAIT_OVER;
 	op->ev.waited_ns = bpf_ktime_get_ns() - from;
 	return 0;
 }
@@ -251,9 +252,8 @@ int mg_wait(struct pt_regs *ctx)
 	op = next_op(&w, true);
 	if (!op)
 		return 0;
+	/* In place of one before: who got a connection would have written a command. */
 	op->ev.wait_from = bpf_ktime_get_ns();
-	/* Who got a connection would have written a command. */
-	op->ev.waits = 0;
 	return 0;
 }
 

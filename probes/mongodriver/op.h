@@ -35,6 +35,9 @@
 #define OP_MSG        2013
 #define MSG_BODY      21 /* header, flags, kind 0 */
 
+_Static_assert(ERRS_LEN + TEXT_MAX <= HEADER_LEN + REPLY_MAX,
+	       "an error and its text in a reply's place");
+
 enum mongo_event_type {
 	MG_COMMAND = 1,
 };
@@ -54,6 +57,8 @@ enum mg_check {
 	CHECK_ADDRESS = 3, /* connection.addr */
 };
 
+#define WAIT_OVER 1
+
 struct mongo_event {
 	struct tr_call call;
 	__u32 reply_len; /* of the whole message, bytes */
@@ -65,7 +70,7 @@ struct mongo_event {
 	struct tr_str addr; /* at the tail's beginning */
 	__u64 pool;         /* *topology.pool of the connection, 0 if not known */
 	__u64 waited_ns;
-	__u32 waits; /* 1: the goroutine has waited for the connection, waited_ns */
+	__u32 waits; /* 1: the goroutine has waited for the command's connection, waited_ns */
 	__u32 request_len;
 	/* Documents in a command's sequence, counted only of messages that are longer than
 	 * what is taken along; -1 unknown. */
@@ -79,8 +84,10 @@ struct mongo_event {
 	__u32 epoch; /* tr_proc.epoch of all that is kept */
 	/* Whose addr and pool are there: *topology.connection, as of which mg_driver.made_ns. */
 	__u64 made_ns, conn;
-	__u64 wait_from; /* when the wait for a connection has begun, 0 if there is none */
-	__u64 goid;      /* whose waits and command before compression are there */
+	/* When a wait for a connection has begun, 0 if there is none, or WAIT_OVER: it is over,
+	 * and the next command's. */
+	__u64 wait_from;
+	__u64 goid; /* whose wait and command before compression are there */
 	__u8 tail[TAIL_MAX];
 };
 
@@ -101,7 +108,9 @@ struct mg_driver {
 	__u8 sane;
 	__u8 decodes; /* the program at decodeResult is there */
 	__u8 pad;
-	__u64 made_ns;        /* when a connection was made last; 0: none has been seen to be */
+	/* When a connection was made last, or the agent has put a program where they are made;
+	 * 0: none is there. */
+	__u64 made_ns;
 	struct go_loc end[7]; /* bytes, length, capacity, text (2), error (2) */
 	struct go_loc out[5]; /* of DecompressPayload: bytes, length, capacity, error (2) */
 	struct go_loc chosen; /* of checkOut's select: the index of the case */
@@ -159,7 +168,7 @@ static __always_inline void take_over(struct mongo_event *ev, __u64 goid, __u32 
 	}
 	if (ev->goid != goid) {
 		ev->goid = goid;
-		ev->waits = ev->wait_from = 0;
+		ev->wait_from = 0;
 		ev->plain_id = 0;
 	}
 }
@@ -190,6 +199,8 @@ static __noinline struct mg_op *begin(struct tr_who *w, __u64 context)
 	}
 	c->goid = go_id(w->ge, w->key.id);
 	take_over(&op->ev, c->goid, c->epoch);
+	op->ev.waits = op->ev.wait_from == WAIT_OVER;
+	op->ev.wait_from = 0;
 	if (!c->goid)
 		call_unsane(c, CALL_CHECK_G);
 	else if (call_trace(c, w->ge, w->key.id, context) || cfg_count_all)
@@ -235,7 +246,6 @@ static __always_inline void finish(struct mg_op *op, struct tr_gokey *key)
 	if (!op->ev.call.end_ns)
 		op->ev.call.end_ns = bpf_ktime_get_ns();
 	call_emit(&op->ev.call, MG_COMMAND, offsetof(struct mongo_event, tail), TAIL_MAX);
-	op->ev.waits = 0;
 	call_away(&mg_ops, key, &op->ev.call);
 }
 

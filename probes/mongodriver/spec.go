@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/tracer-agent/tracer-agent/internal/dbpool"
 	"github.com/tracer-agent/tracer-agent/internal/goexe"
@@ -102,6 +103,8 @@ func (d driver) decode() []string {
 	return []string{d.group + "_read_failed", d.group + "_unpack_failed", d.group + "_decode"}
 }
 
+func (d driver) connect() string { return d.group + "_connect" }
+
 func (d driver) read() string { return d.group + "_read" }
 
 // points lists starts before ends: the manager attaches from the last to the first.
@@ -135,8 +138,9 @@ func (d driver) points() []probe.Point {
 			Site: probe.Site{Kind: probe.CallSite, Funcs: []string{d.module + "/x/mongo/driver/topology.(*Connection).CompressWireMessage"},
 				Callees: []string{d.module + "/x/mongo/driver.CompressPayload"}},
 			Lost: "names of commands of more than a kilobyte that are compressed with zstd"},
-		// Without it each command's address is read anew.
-		{Name: d.group + "_connect", Program: "mg_connect_" + d.group, Group: d.group, Optional: true, Lost: "nothing",
+		// What is remembered of connections holds as long as this one is there.
+		{Name: d.connect(), Program: "mg_connect_" + d.group, Group: d.group, Optional: true, Last: true,
+			Lost: "nothing, with the address read at each command",
 			Site: probe.Site{Kind: probe.Entry, Funcs: []string{conn + "connect"}, Args: 1}},
 	}
 }
@@ -155,11 +159,24 @@ func (d driver) waitPoints() []probe.Point {
 }
 
 func (cfg Config) attachExe(c *ebpf.Collection, p *probe.Placed) error {
-	var v bpfMgExe
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return fmt.Errorf("read the clock: %w", err)
+	}
+	v := cfg.encodeExe(p, uint64(now.Nano()))
+	return probe.PutExe(c.Maps["mg_exes"], p.ExeID, &v)
+}
+
+// encodeExe makes struct mg_exe. A time is unlike those as of which an entry may have remembered
+// something: nothing of what was before is known.
+func (cfg Config) encodeExe(p *probe.Placed, now uint64) (v bpfMgExe) {
 	for i, d := range drivers {
 		v.V[i].Addr, v.V[i].Pool = p.Offset(d.addr()), p.Offset(d.poolFields()[0])
 		if p.Groups[d.group] {
 			cfg.learnPools(p, d)
+		}
+		if _, ok := p.Points[d.connect()]; ok {
+			v.V[i].MadeNs = now
 		}
 		setLocs(v.V[i].End[:], p.Points[d.read()])
 		decode := d.decode()
@@ -173,7 +190,7 @@ func (cfg Config) attachExe(c *ebpf.Collection, p *probe.Placed) error {
 		setLocs(chosen[:], p.Points[d.group+"_waited"])
 		v.V[i].Chosen = chosen[0]
 	}
-	return probe.PutExe(c.Maps["mg_exes"], p.ExeID, &v)
+	return v
 }
 
 func setLocs(locs []bpfGoLoc, at goexe.Point) {

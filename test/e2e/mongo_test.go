@@ -69,6 +69,12 @@ type mongoProxy struct {
 	garble atomic.Bool
 	gate   sync.RWMutex
 	slow   atomic.Int64 // nanoseconds by which everything is late
+	open   sync.Map     // net.Conn
+}
+
+// drop closes all connections.
+func (p *mongoProxy) drop() {
+	p.open.Range(func(c, _ any) bool { c.(net.Conn).Close(); return true })
 }
 
 func startMongoProxy(t *testing.T, server string, conf *tls.Config) *mongoProxy {
@@ -82,10 +88,9 @@ func startMongoProxy(t *testing.T, server string, conf *tls.Config) *mongoProxy 
 		ln = tls.NewListener(ln, conf)
 	}
 	var wg sync.WaitGroup
-	var open sync.Map
 	t.Cleanup(func() {
 		ln.Close()
-		open.Range(func(c, _ any) bool { c.(net.Conn).Close(); return true })
+		p.drop()
 		wg.Wait()
 	})
 	wg.Go(func() {
@@ -99,8 +104,8 @@ func startMongoProxy(t *testing.T, server string, conf *tls.Config) *mongoProxy 
 				client.Close()
 				continue
 			}
-			open.Store(client, nil)
-			open.Store(up, nil)
+			p.open.Store(client, nil)
+			p.open.Store(up, nil)
 			wg.Go(func() { _, _ = io.Copy(client, garbler{up, &p.garble}); client.Close() })
 			wg.Go(func() {
 				defer up.Close()

@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"fmt"
 	"maps"
 	"net"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -199,7 +201,8 @@ func checkStandIn(t *testing.T, what string, spans []harness.Span, want []mongoC
 
 // TestMongoServers: a goroutine's commands to two servers by turns, over connections that come
 // and go, so that one is where another server's was: each span has the address of the server
-// that has answered, which tells by its rows which one it is.
+// that has answered, which tells by its rows which one it is. Connections come and go, too, while
+// the probe is off.
 func TestMongoServers(t *testing.T) {
 	needs(t)
 	server := startMongo(t)
@@ -223,25 +226,59 @@ func TestMongoServers(t *testing.T) {
 		rows[port] = strconv.Itoa(len(batch))
 		addrs = append(addrs, ln.Addr().String())
 	}
-	const n = 2000
-	// Memory of what is gone is used again at once.
-	tg := harness.StartTargetEnv(t, []string{"GOGC=1"}, mongoBuilds[0].Path(t), "-uri", "mongodb://"+strings.Join(addrs, ",")+"/?maxIdleTimeMS=1")
-	agent := harness.Trace(t, tg)
-	mark := agent.Mark()
-	if got := harness.Get(t, tg.URL("/burst?n="+strconv.Itoa(n)+"&c=1&op=findOne")); got != strconv.Itoa(n) {
-		t.Fatalf("%s of %d commands succeeded", got, n)
+	args := []string{"--config", ""}
+	var targets []*harness.Target
+	for _, b := range mongoBuilds[:3] {
+		// Memory of what is gone is used again at once.
+		tg := harness.StartTargetEnv(t, []string{"GOGC=1"}, b.Path(t), "-uri", "mongodb://"+strings.Join(addrs, ",")+"/?maxIdleTimeMS=1")
+		targets, args = append(targets, tg), append(args, "--pid", strconv.Itoa(tg.PID))
 	}
-	seen := map[string]int{}
-	for _, s := range mongoSpans(agent.Settle(mark, n+1, tg)) {
-		port := s.Attr("server.port")
-		seen[port]++
-		if s.Attr("db.response.returned_rows") != rows[port] {
-			t.Fatalf("of another server than %s: %v", port, s)
+	r := &reloadRig{t: t, file: filepath.Join(t.TempDir(), "agent.yaml")}
+	r.write("enabled: true\n")
+	args[1] = r.file
+	r.Agent = harness.StartAgent(t, args...)
+	// Between two of them connections have become too old; who comes next closes them.
+	const each = 10
+	bursts := func(tg *harness.Target, n int) {
+		t.Helper()
+		for range n {
+			if got := harness.Get(t, tg.URL(fmt.Sprintf("/burst?n=%d&c=4&op=findOne", each))); got != strconv.Itoa(each) {
+				t.Fatalf("%s of %d commands succeeded", got, each)
+			}
 		}
 	}
-	for port := range rows {
-		if seen[port] < n/4 {
-			t.Errorf("%d commands to %s of %d: %v", seen[port], port, n, seen)
+	check := func(i, n int) {
+		t.Helper()
+		mark := r.Mark()
+		bursts(targets[i], n)
+		seen := map[string]int{}
+		for _, s := range mongoSpans(r.Settle(mark, n*(each+1), targets[i])) {
+			port := s.Attr("server.port")
+			seen[port]++
+			if s.Attr("db.response.returned_rows") != rows[port] {
+				t.Errorf("%s: of another server than %s: %v", mongoBuilds[i].Dir, port, s)
+				return
+			}
 		}
+		for port := range rows {
+			if seen[port] < n*each/4 {
+				t.Errorf("%s: %d commands to %s of %d: %v", mongoBuilds[i].Dir, seen[port], port, n*each, seen)
+			}
+		}
+	}
+	for i, tg := range targets {
+		r.WaitInstrumented(tg.PID)
+		check(i, 200)
+	}
+	full := r.Links()
+	r.reload("probes: {mongodriver: false}\n")
+	r.until("detached", withinKill, func() bool { return r.Links() < full })
+	for _, tg := range targets {
+		bursts(tg, 10)
+	}
+	r.reload("probes: {mongodriver: true}\n")
+	r.until("attached again", withinKill, func() bool { return r.Links() == full })
+	for i := range targets {
+		check(i, 30)
 	}
 }

@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -52,7 +54,7 @@ func TestPools(t *testing.T) {
 	for _, b := range []harness.Build{mongoBuilds[1], mongoBuilds[4]} {
 		t.Run("mongo "+b.Dir, func(t *testing.T) {
 			proxy := startMongoProxy(t, startMongo(t), nil)
-			tg := harness.StartTarget(t, b.Path(t), "-uri", "mongodb://"+proxy.addr+"/?maxPoolSize=3&heartbeatFrequencyMS=60000")
+			tg := harness.StartTarget(t, b.Path(t), "-uri", "mongodb://"+proxy.addr+"/?maxPoolSize=3&heartbeatFrequencyMS=60000&retryReads=false")
 			harness.Get(t, tg.URL("/burst?n=60&c=8&op=findOne"))
 			held := false
 			t.Cleanup(func() {
@@ -82,21 +84,99 @@ func TestPools(t *testing.T) {
 			commands := func() int {
 				return sum(scrape(t, prometheusURL(t, agent), "db_client_operation_duration_seconds_count"))
 			}
-			before := commands()
-			get("/do?op=findOne") // whose goroutine has not got a connection the time before
-			for deadline := time.Now().Add(20 * time.Second); commands() == before; time.Sleep(30 * time.Millisecond) {
-				if time.Now().After(deadline) {
-					t.Fatal("the last command is not counted")
+			counted := func(n int) {
+				t.Helper()
+				for deadline := time.Now().Add(20 * time.Second); commands() < n; time.Sleep(30 * time.Millisecond) {
+					if time.Now().After(deadline) {
+						t.Fatalf("%d commands are counted, want %d", commands(), n)
+					}
 				}
 			}
+			before := commands()
+			get("/do?op=findOne") // whose goroutine has not got a connection the time before
+			counted(before + 1)
 			if n := value("_waits_total"); n != c.pending {
 				t.Errorf("%d waits, want %d: of those that got a connection", n, c.pending)
+			}
+			proxy.gate.Lock()
+			held = true
+			in := openConns(t, tg, waiters)
+			for _, conn := range in {
+				conn.ask("/do?op=findOne")
+			}
+			for deadline := time.Now().Add(20 * time.Second); value("_pending_requests") != waiters-c.used; time.Sleep(30 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("%d wait, want %d", value("_pending_requests"), waiters-c.used)
+				}
+			}
+			proxy.drop() // what waits for the pool's connections gets an error
+			for _, conn := range in {
+				conn.answer()
+				conn.Close()
+			}
+			proxy.gate.Unlock()
+			held = false
+			get("/do?op=findOne") // waits for the server to be looked at, and for a connection
+			want := c.pending + 1
+			for _, conn := range openConns(t, tg, 2*waiters) {
+				conn.ask("/do?op=findOne")
+				if got := conn.answer(); got != "ok" {
+					t.Fatalf("%q", got)
+				}
+			}
+			counted(before + 1 + c.used + 1 + 2*waiters)
+			if n := value("_waits_total"); n != want {
+				t.Errorf("%d waits, want %d: of goroutines that did wait, not of those that have their g now", n, want)
 			}
 			proxy.gate.Lock()
 			held = true
 			checkCrowd(t, tg, agent, value)
 		})
 	}
+}
+
+// waiters is how many wait for a connection in vain.
+const waiters = 20
+
+// oneConn is a connection to a target: a goroutine of its server's.
+type oneConn struct {
+	net.Conn
+	t  *testing.T
+	in *bufio.Reader
+}
+
+func openConns(t *testing.T, tg *harness.Target, n int) (conns []oneConn) {
+	t.Helper()
+	for range n {
+		c, err := net.Dial("tcp", tg.HTTP)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		conns = append(conns, oneConn{c, t, bufio.NewReader(c)})
+	}
+	return conns
+}
+
+func (c oneConn) ask(path string) {
+	c.t.Helper()
+	if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", path); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c oneConn) answer() string {
+	c.t.Helper()
+	resp, err := http.ReadResponse(c.in, nil)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return string(b)
 }
 
 // checkCrowd: callers that wait in thousands do not take the room of commands under way.
