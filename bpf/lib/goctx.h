@@ -66,7 +66,7 @@ struct {
 
 struct tr_gokey {
 	__u64 tgid;
-	__u64 id; /* goroutine id, or context pointer */
+	__u64 id; /* goroutine id, or a pointer: to its g, to a context */
 };
 
 struct tr_scope {

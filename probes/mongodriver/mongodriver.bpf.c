@@ -96,13 +96,6 @@ static __always_inline int write_start(struct pt_regs *ctx, int major)
 	if (!e)
 		return 0;
 	d = &e->v[major];
-	if (d->decodes) {
-		op = open_op(&w);
-		if (op && op->ev.call.flags & F_PACKED) {
-			d->decodes = 0; /* the point is not there any more */
-			finish(op, &w.key);
-		}
-	}
 	op = begin(&w, GO_ARG2(ctx));
 	if (!op)
 		return 0;

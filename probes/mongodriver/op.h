@@ -224,8 +224,16 @@ static __noinline struct mg_op *next_op(struct tr_who *w, bool spare)
 	if (!w || !w->proc || !w->ge)
 		return NULL;
 	op = bpf_map_lookup_elem(&mg_ops, &w->key);
-	if (op)
+	if (op) {
+		struct tr_call *c = &op->ev.call;
+
+		/* The g's last command has not come to its end: nothing of this one is its. */
+		if (c->open && c->epoch == w->proc->epoch)
+			count_lost(probe_id, LOST_UNENDED);
+		c->open = 0;
+		c->epoch = w->proc->epoch;
 		goto out;
+	}
 	if (spare && (__s64)(call_entries - call_forgotten) > (__s64)cfg_keep)
 		return NULL;
 	if (bpf_map_update_elem(&mg_ops, &w->key, &mg_zero, BPF_NOEXIST))

@@ -88,7 +88,7 @@ static __always_inline void take_decoded(struct mg_op *op, struct pt_regs *ctx)
 	__u64 p = GO_ARG1(ctx), len = GO_ARG2(ctx);
 	__u32 opcode = GO_ARG0(ctx);
 
-	if (GO_ARG0(ctx) > OP_MSG) {
+	if (opcode > OP_MSG) {
 		if (is_whole(op, GO_ARG0(ctx), GO_ARG1(ctx))) {
 			opcode = u32_at(&op->head[12]);
 			p = GO_ARG0(ctx) + HEADER_LEN;
