@@ -54,7 +54,7 @@ func TestPools(t *testing.T) {
 	for _, b := range []harness.Build{mongoBuilds[1], mongoBuilds[4]} {
 		t.Run("mongo "+b.Dir, func(t *testing.T) {
 			proxy := startMongoProxy(t, startMongo(t), nil)
-			tg := harness.StartTarget(t, b.Path(t), "-uri", "mongodb://"+proxy.addr+"/?maxPoolSize=3&heartbeatFrequencyMS=60000&retryReads=false")
+			tg := harness.StartTargetEnv(t, []string{"DYING=1"}, b.Path(t), "-uri", "mongodb://"+proxy.addr+"/?maxPoolSize=3&heartbeatFrequencyMS=60000&retryReads=false")
 			harness.Get(t, tg.URL("/burst?n=60&c=8&op=findOne"))
 			held := false
 			t.Cleanup(func() {
@@ -98,40 +98,87 @@ func TestPools(t *testing.T) {
 			if n := value("_waits_total"); n != c.pending {
 				t.Errorf("%d waits, want %d: of those that got a connection", n, c.pending)
 			}
-			proxy.gate.Lock()
-			held = true
-			in := openConns(t, tg, waiters)
-			for _, conn := range in {
-				conn.ask("/do?op=findOne")
-			}
-			for deadline := time.Now().Add(20 * time.Second); value("_pending_requests") != waiters-c.used; time.Sleep(30 * time.Millisecond) {
-				if time.Now().After(deadline) {
-					t.Fatalf("%d wait, want %d", value("_pending_requests"), waiters-c.used)
+			gate := func(shut bool) {
+				if held = shut; shut {
+					proxy.gate.Lock()
+				} else {
+					proxy.gate.Unlock()
 				}
 			}
-			proxy.drop() // what waits for the pool's connections gets an error
-			for _, conn := range in {
-				conn.answer()
-				conn.Close()
-			}
-			proxy.gate.Unlock()
-			held = false
-			get("/do?op=findOne") // waits for the server to be looked at, and for a connection
-			want := c.pending + 1
-			for _, conn := range openConns(t, tg, 2*waiters) {
-				conn.ask("/do?op=findOne")
-				if got := conn.answer(); got != "ok" {
-					t.Fatalf("%q", got)
-				}
-			}
-			counted(before + 1 + c.used + 1 + 2*waiters)
-			if n := value("_waits_total"); n != want {
-				t.Errorf("%d waits, want %d: of goroutines that did wait, not of those that have their g now", n, want)
-			}
-			proxy.gate.Lock()
-			held = true
+			checkWaits(t, tg, c, proxy, gate, value, func(n int) { counted(before + 1 + n) })
+			gate(true)
 			checkCrowd(t, tg, agent, value)
 		})
+	}
+}
+
+// checkWaits: a wait is of the command that is written next by the goroutine that has waited.
+// Who waits in vain has no command, and another goroutine may have its g then; and a command
+// whose end is not seen does not leave its wait to the next one.
+func checkWaits(t *testing.T, tg *harness.Target, c poolCase, proxy *mongoProxy, gate func(shut bool), value func(string, ...string) int, counted func(int)) {
+	t.Helper()
+	const find = "/do?op=findOne"
+	until := func(what string, n int, texts ...string) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); value(what, texts...) != n; time.Sleep(30 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s%v: %d, want %d", what, texts, value(what, texts...), n)
+			}
+		}
+	}
+	gate(true)
+	in := openConns(t, tg, waiters)
+	for _, conn := range in {
+		conn.ask(find)
+	}
+	until("_pending_requests", waiters-c.used)
+	proxy.drop() // what waits for the pool's connections gets an error
+	for _, conn := range in {
+		conn.answer()
+		conn.Close()
+	}
+	gate(false)
+	commands, waits := c.used, c.pending
+	ok := func(conn oneConn) {
+		t.Helper()
+		if got := conn.answer(); got != "ok" {
+			t.Fatalf("%q", got)
+		}
+		commands++
+	}
+	for _, conn := range openConns(t, tg, 2*waiters) { // the first waits for a connection
+		conn.ask(find)
+		ok(conn)
+	}
+	waits++
+	counted(commands)
+	if n := value("_waits_total"); n != waits {
+		t.Errorf("%d waits, want %d: of goroutines that did wait, not of those that have their g now", n, waits)
+	}
+	harness.Get(t, tg.URL("/burst?n=60&c=8&op=findOne")) // there are as many connections as may be
+	commands += 60
+	counted(commands)
+	waits = value("_waits_total")
+	gate(true)
+	in = openConns(t, tg, c.used+1)
+	for _, conn := range in[1:] {
+		conn.ask(find)
+	}
+	until("s", c.used, `state="used"`)
+	in[0].ask("/do?op=die")
+	until("_pending_requests", 1)
+	gate(false)
+	for _, conn := range in[1:] {
+		ok(conn)
+	}
+	if got := in[0].answer(); got != "error: dying" {
+		t.Fatalf("%q", got)
+	}
+	in[0].ask(find)
+	ok(in[0])
+	counted(commands)
+	if n := value("_waits_total"); n != waits {
+		t.Errorf("%d waits, want %d: a command without an end has left its wait to the next one", n, waits)
 	}
 }
 

@@ -97,6 +97,7 @@ var ops = map[string]operation{
 		cur, err := c.db.Collection("big").Find(ctx, bson.D{}, batch(60))
 		return drain(ctx, cur, err)
 	},
+	"die": die,
 	"findOne": func(ctx context.Context, c *client, n int) error {
 		err := c.db.Collection("orders").FindOne(ctx, one("n", n)).Err()
 		if err == mongo.ErrNoDocuments {
