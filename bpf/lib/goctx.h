@@ -270,15 +270,16 @@ __noinline int tr_ctx_registered(__u64 prog, __u64 goid, __u64 ctx, __u64 child,
 	return !s->end_ns || read_u64(s->ctx + CANCELCTX_ERR);
 }
 
-/* Whether p is in the heap's first 64 GiB: where Go places the first arena (mallocinit in
- * src/runtime/malloc.go, the same in Go 1.18 to 1.27). A type's itab is never there. */
+/* Whether p is in the heap's first 64 GiB, up to Go 1.25: where the first arena is placed
+ * (mallocinit in src/runtime/malloc.go; with -race as on amd64). A type's itab is never
+ * there. */
 static __always_inline bool in_go_heap(__u64 p)
 {
 #if defined(__TARGET_ARCH_arm64)
-	return (p >> 32) - 0x40 < 0x10;
-#else
-	return (p >> 32) - 0xc0 < 0x10;
+	if ((p >> 32) - 0x40 < 0x10)
+		return true;
 #endif
+	return (p >> 32) - 0xc0 < 0x10;
 }
 
 /* The parent of a context: the interface that is the first field of every standard type.

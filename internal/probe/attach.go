@@ -3,7 +3,6 @@ package probe
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -58,8 +57,7 @@ type Attached struct {
 	off       map[string]bool // specs that were taken off while it ran
 	muted     map[string]bool // specs that nobody wants now
 	changed   map[pointKey]bool
-	failed    map[pointKey]bool // optional points that could not be attached
-	last      map[pointKey]bool // Point.Last
+	needed    map[pointKey]bool // Point.Needed
 	// detaching closes the links; set before the first one is made.
 	detaching *detacher
 }
@@ -124,32 +122,8 @@ func (a *Attached) attachPoint(s *Spec, pt Point, prog *ebpf.Program, multi bool
 		return fmt.Errorf("attach %s at %s+0x%x: %w", pt.Program, at.Func, at.Offset, err)
 	}
 	a.links[key] = l
-	a.last[key] = pt.Last
+	a.needed[key] = pt.Needed
 	return nil
-}
-
-// placed is what is found in the executable for a probe, without what could not be attached.
-func (a *Attached) placed(s *Spec) *Placed {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	p := *a.Placed[s.Name]
-	p.Points = maps.Clone(p.Points)
-	maps.DeleteFunc(p.Points, func(name string, _ goexe.Point) bool { return a.failed[pointKey{s.Name, name}] })
-	return &p
-}
-
-// fail notes that an optional point could not be attached.
-func (a *Attached) fail(s *Spec, pt Point) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.failed[pointKey{s.Name, pt.Name}] = true
-}
-
-// retry forgets which of a probe's points could not be attached.
-func (a *Attached) retry(s *Spec) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	maps.DeleteFunc(a.failed, func(k pointKey, _ bool) bool { return k.spec == s.Name })
 }
 
 func uprobe(target *link.Executable, prog *ebpf.Program, offset uint64, multi bool) (link.Link, error) {
@@ -189,12 +163,12 @@ func (a *Attached) detachSpec(s *Spec) (left int, err error) {
 }
 
 // closeLinks takes off the points that are wanted, all at the same time but for those that
-// are to be last, and says how many they were: closing a perf-event uprobe waits for an RCU
-// grace period.
+// others need, which are last, and says how many they were: closing a perf-event uprobe waits
+// for an RCU grace period.
 func (a *Attached) closeLinks(wanted func(pointKey) bool) (n int, err error) {
-	n, err = a.closeAll(func(k pointKey) bool { return wanted(k) && !a.last[k] })
-	last, lastErr := a.closeAll(wanted)
-	return n + last, errors.Join(err, lastErr)
+	n, err = a.closeAll(func(k pointKey) bool { return wanted(k) && !a.needed[k] })
+	needed, neededErr := a.closeAll(wanted)
+	return n + needed, errors.Join(err, neededErr)
 }
 
 // closeAll calls wanted with a.mu held.

@@ -3,7 +3,6 @@ package probe
 import (
 	"errors"
 	"log/slog"
-	"slices"
 	"sync"
 	"testing"
 
@@ -27,7 +26,7 @@ func (l notedLink) Close() error {
 // TestCloseLinksLast: what others count on is taken off when they are off.
 func TestCloseLinksLast(t *testing.T) {
 	for range 20 { // a map's order
-		a := &Attached{detaching: newDetacher(), links: map[pointKey]link.Link{}, last: map[pointKey]bool{{"x", "guard"}: true}}
+		a := &Attached{detaching: newDetacher(), links: map[pointKey]link.Link{}, needed: map[pointKey]bool{{"x", "guard"}: true}}
 		var mu sync.Mutex
 		var order []string
 		for _, name := range []string{"guard", "a", "b", "c"} {
@@ -45,45 +44,24 @@ func TestCloseLinksLast(t *testing.T) {
 	}
 }
 
-// TestTellOptional: the programs are told anew what is there when the probe comes back, and
-// when an optional point does not.
-func TestTellOptional(t *testing.T) {
+// TestNeeded: a group does not attach without a point that its others need, though it is an
+// optional one, and is not left half attached.
+func TestNeeded(t *testing.T) {
 	exe, err := goexe.Open("/proc/self/exe")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer exe.Close()
-	var told [][]string
-	s := &Spec{
-		Name:   "x",
-		Points: []Point{{Name: "guard", Program: "p", Group: "g", Optional: true}},
-		Groups: []Group{{Name: "g"}},
-		AttachExe: func(_ *ebpf.Collection, p *Placed) error {
-			names := []string{}
-			for name := range p.Points {
-				names = append(names, name)
-			}
-			slices.Sort(names)
-			told = append(told, names)
-			return nil
-		},
+	s := &Spec{Name: "x", Points: []Point{{Name: "guard", Program: "p", Group: "g", Optional: true}}, Groups: []Group{{Name: "g"}}}
+	refused := errors.New("refused by the verifier")
+	m := &Manager{log: slog.New(slog.DiscardHandler), colls: map[string]*ebpf.Collection{"x": {}}, loadErrs: map[string]error{"x p": refused}}
+	a := &Attached{Exe: exe, links: map[pointKey]link.Link{}, needed: map[pointKey]bool{},
+		Placed: map[string]*Placed{"x": {Groups: map[string]bool{"g": true}, Points: map[string]goexe.Point{"guard": {}}}}}
+	if err := m.attachGroup(t.Context(), a, s, s.Groups[0]); err != nil {
+		t.Errorf("a point that nobody needs: %v", err)
 	}
-	m := &Manager{
-		opts: ManagerOptions{Specs: []*Spec{s}}, log: slog.New(slog.DiscardHandler), colls: map[string]*ebpf.Collection{"x": {}},
-		loadErrs: map[string]error{"x p": errors.New("refused by the verifier")},
-	}
-	a := &Attached{Exe: exe, links: map[pointKey]link.Link{}, failed: map[pointKey]bool{}, last: map[pointKey]bool{},
-		Placed: map[string]*Placed{"x": {Groups: map[string]bool{"g": true}, Points: map[string]goexe.Point{"guard": {}, "other": {}}}}}
-	for round := range 2 {
-		told = nil
-		if err := m.attachAgain(a, s); err != nil {
-			t.Fatal(err)
-		}
-		if len(told) != 2 || !slices.Equal(told[0], []string{"guard", "other"}) || !slices.Equal(told[1], []string{"other"}) {
-			t.Errorf("round %d: told of %v, want of both and then of what is left", round, told)
-		}
-	}
-	if len(a.Placed["x"].Points) != 2 {
-		t.Error("what was found has changed")
+	s.Points[0].Needed = true
+	if err := m.attachGroup(t.Context(), a, s, s.Groups[0]); !errors.Is(err, refused) {
+		t.Errorf("a point that others need: %v, want %v", err, refused)
 	}
 }

@@ -57,7 +57,7 @@ func (m *Manager) attachWrites(ctx context.Context, a *Attached) {
 			continue
 		}
 		maps.Copy(p.Groups, held[s.Name])
-		if err := m.tell(a, s); err != nil {
+		if err := s.AttachExe(m.colls[s.Name], p); err != nil {
 			for name := range held[s.Name] {
 				delete(p.Groups, name)
 				p.Refused[name] = err
@@ -81,7 +81,7 @@ func (m *Manager) attachOrRefuse(ctx context.Context, a *Attached, s *Spec, g Gr
 		p.Refused[g.Name] = err
 		delete(p.Groups, g.Name)
 		// The other groups' programs must not count on this one's.
-		if werr := m.tell(a, s); werr != nil {
+		if werr := s.AttachExe(m.colls[s.Name], p); werr != nil {
 			m.log.Warn("telling a probe what is attached", "probe", s.Name, "exe", a.Ref.Path, "err", werr)
 		}
 	}

@@ -285,8 +285,7 @@ func (m *Manager) install(ctx context.Context, a *Attached) error {
 		return err
 	}
 	a.target = target
-	a.links, a.changed = map[pointKey]link.Link{}, map[pointKey]bool{}
-	a.failed, a.last = map[pointKey]bool{}, map[pointKey]bool{}
+	a.links, a.changed, a.needed = map[pointKey]link.Link{}, map[pointKey]bool{}, map[pointKey]bool{}
 	if err := m.goexes.Put(a.ID, a.runtime); err != nil {
 		return fmt.Errorf("write runtime offsets: %w", err)
 	}
@@ -305,7 +304,7 @@ func (m *Manager) install(ctx context.Context, a *Attached) error {
 		if len(p.Groups) == 0 {
 			continue
 		}
-		if err := m.tell(a, s); err != nil {
+		if err := s.AttachExe(m.colls[s.Name], p); err != nil {
 			p.refuseAll(s, err)
 			continue
 		}
@@ -348,15 +347,12 @@ func (m *Manager) attachGroup(ctx context.Context, a *Attached, s *Spec, g Group
 		if err == nil {
 			err = m.attachPoint(a, s, pt)
 		}
-		if err != nil && pt.Optional && ctx.Err() == nil {
+		if err != nil && pt.Optional && !pt.Needed && ctx.Err() == nil {
 			m.log.Warn("attaching an optional point", "point", pt.Name, "lost", pt.Lost, "err", err)
-			a.fail(s, pt)
-			if err = m.tell(a, s); err == nil {
-				continue
-			}
+			continue
 		}
 		if err != nil {
-			for _, d := range done {
+			for _, d := range slices.Backward(done) {
 				err = errors.Join(err, a.detachPoint(s.Name, d.Name))
 			}
 			return err
@@ -364,11 +360,6 @@ func (m *Manager) attachGroup(ctx context.Context, a *Attached, s *Spec, g Group
 		done = append(done, pt)
 	}
 	return nil
-}
-
-// tell writes what the probe's programs must know of the executable, and of what is attached.
-func (m *Manager) tell(a *Attached, s *Spec) error {
-	return s.AttachExe(m.colls[s.Name], a.placed(s))
 }
 
 func (m *Manager) attachPoint(a *Attached, s *Spec, pt Point) error {

@@ -50,13 +50,6 @@ func (m *Manager) attachAgain(a *Attached, s *Spec) error {
 	// Here, and not where nothing changes: it waits while a program is verified.
 	defer m.releaseParsed()
 	var errs []error
-	a.retry(s)
-	if len(a.Placed[s.Name].Groups) > 0 {
-		// What programs have remembered was true while they were there.
-		if err := m.tell(a, s); err != nil {
-			return err
-		}
-	}
 	writes := s.writeGroups()
 	// First what writes: the others' programs count on it, and are told if it cannot be.
 	for _, g := range s.Groups {

@@ -81,9 +81,10 @@ type Point struct {
 	// Optional: the group attaches without it; Lost says what is not seen then.
 	Optional bool
 	Lost     string
-	// Last: what other programs of the group do holds only while this one is there. It is
-	// taken off after them; it is put on before those that are listed before it.
-	Last bool
+	// Needed: what other programs of the group do, once it is found in an executable, holds
+	// only while this one is there. The group does not attach without it; it is taken off
+	// after the others, and put on before those that are listed before it.
+	Needed bool
 	// MinGo and MaxGo bound the Go minor versions (18 = Go 1.18) it is for; 0 = open.
 	MinGo, MaxGo int
 }
@@ -116,8 +117,7 @@ type Spec struct {
 	// Prepare sets what is known at load time, before the programs are loaded.
 	Prepare func(*ebpf.CollectionSpec) error
 	// AttachExe writes what the programs must know of an executable into the
-	// probe's maps, before the first process of it is let in, before the probe comes back,
-	// and when a group or an optional point cannot be attached, which Placed is without.
+	// probe's maps, before the first process of it is let in.
 	AttachExe func(*ebpf.Collection, *Placed) error
 	// DetachExe takes what AttachExe wrote out of maps that are keyed by executable;
 	// nil if overwriting is enough.

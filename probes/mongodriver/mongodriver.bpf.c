@@ -18,7 +18,9 @@
  * the wire; user space parses them. What lies beyond is only counted (documents).
  *
  * Lost by design: the number of documents past MAX_DOCS; waits that no command of the
- * goroutine's follows, and those that more goroutines at a time begin than are kept.
+ * goroutine's follows, those of commands that are not recorded, and those that more goroutines
+ * at a time begin than are kept. A wait after which nothing is written is the goroutine's next
+ * command's.
  * Minimum kernel: 5.10. Maps: mg_ops, mg_exes; tr_*.
  */
 #include "packed.h"

@@ -125,9 +125,9 @@ func (d driver) points() []probe.Point {
 				Callees: []string{d.module + "/x/bsonx/bsoncore.AppendInt32Element"}},
 			Lost: "unacknowledged writes"},
 		// Behind the ends that wait for it.
-		{Name: decode[0], Program: "mg_write_failed", Group: d.group, Optional: true,
+		{Name: decode[0], Program: "mg_write_failed", Group: d.group, Optional: true, Needed: true,
 			Site: probe.Site{Kind: probe.CallSite, Funcs: read, Callees: transform}, Lost: "nothing, with one hit more where replies are compressed"},
-		{Name: decode[1], Program: "mg_unpack_failed_" + d.group, Group: d.group, Optional: true,
+		{Name: decode[1], Program: "mg_unpack_failed_" + d.group, Group: d.group, Optional: true, Needed: true,
 			Site: probe.Site{Kind: probe.OnError, Funcs: []string{op + "decompressWireMessage"},
 				Callees: []string{d.module + "/x/mongo/driver.DecompressPayload"}, Results: unpackResults},
 			Lost: "nothing, with one hit more where replies are compressed"},
@@ -139,7 +139,7 @@ func (d driver) points() []probe.Point {
 				Callees: []string{d.module + "/x/mongo/driver.CompressPayload"}},
 			Lost: "names of commands of more than a kilobyte that are compressed with zstd"},
 		// What is remembered of connections holds as long as this one is there.
-		{Name: d.connect(), Program: "mg_connect_" + d.group, Group: d.group, Optional: true, Last: true,
+		{Name: d.connect(), Program: "mg_connect_" + d.group, Group: d.group, Optional: true, Needed: true,
 			Lost: "nothing, with the address read at each command",
 			Site: probe.Site{Kind: probe.Entry, Funcs: []string{conn + "connect"}, Args: 1}},
 	}

@@ -23,7 +23,7 @@ func TestMadeFromTheStart(t *testing.T) {
 			return slices.IndexFunc(points, func(pt probe.Point) bool { return pt.Name == name })
 		}
 		connect := at(d.connect())
-		if connect < 0 || connect < at(d.group+"_write") || !points[connect].Last {
+		if connect < 0 || connect < at(d.group+"_write") || !points[connect].Needed {
 			t.Errorf("%s is not put on before, and taken off after, what counts on it", d.connect())
 		}
 	}
