@@ -1,9 +1,7 @@
 package main
 
 import (
-	"debug/elf"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os/exec"
 	"strconv"
@@ -11,6 +9,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
+
+	"github.com/tracer-agent/tracer-agent/internal/goexe"
 )
 
 // traps puts a program that does nothing where the agent would begin and end a request of p:
@@ -22,9 +22,18 @@ func (b *bench) traps(p *proc) (off func(), err error) {
 		return nil, err
 	}
 	path := fmt.Sprintf("/proc/%d/exe", p.pid())
-	offsets, err := fileOffsets(path, addrs)
+	parsed, err := goexe.Open(path)
 	if err != nil {
 		return nil, err
+	}
+	defer parsed.Close()
+	var offsets []uint64
+	for _, a := range addrs {
+		at, err := parsed.FileOffset(a)
+		if err != nil {
+			return nil, err
+		}
+		offsets = append(offsets, at)
 	}
 	nothing, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Type: ebpf.Kprobe, AttachType: ebpf.AttachTraceUprobeMulti, License: "GPL",
@@ -84,25 +93,4 @@ func (b *bench) requestPoints(p *proc) ([]uint64, error) {
 		return nil, fmt.Errorf("check names %d points of a request, want 2", len(addrs))
 	}
 	return addrs, nil
-}
-
-// fileOffsets is where link-time addresses are in an executable's file.
-func fileOffsets(path string, addrs []uint64) ([]uint64, error) {
-	f, err := elf.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	var offsets []uint64
-	for _, a := range addrs {
-		for _, s := range f.Progs {
-			if s.Type == elf.PT_LOAD && a-s.Vaddr < s.Filesz {
-				offsets = append(offsets, a-s.Vaddr+s.Off)
-			}
-		}
-	}
-	if len(offsets) != len(addrs) {
-		return nil, errors.New("an address is in no segment, or in two")
-	}
-	return offsets, nil
 }

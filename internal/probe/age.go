@@ -5,8 +5,6 @@ import (
 	"encoding/binary"
 	"math"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -31,9 +29,8 @@ func (m *Manager) age(ctx context.Context) {
 			return
 		case <-t.C:
 		}
-		var now unix.Timespec
-		if unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) == nil {
-			m.dropOld(uint64(now.Nano()))
+		if now, err := KtimeNs(); err == nil {
+			m.dropOld(now)
 		}
 	}
 }

@@ -14,7 +14,6 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
 
 	"github.com/tracer-agent/tracer-agent/internal/discover"
 	"github.com/tracer-agent/tracer-agent/internal/event"
@@ -403,11 +402,11 @@ func (m *Manager) AddProcess(key telemetry.ProcessKey, startCode uint64, a *Atta
 	if err := m.procs.Lookup(uint32(key.PID), &old); err == nil && old.StartNs == v.StartNs && old.ExeID == v.ExeID {
 		v.Epoch = old.Epoch // the kernel let it in at exec; it may have begun requests
 	} else {
-		var now unix.Timespec
-		if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		now, err := KtimeNs()
+		if err != nil {
 			return fmt.Errorf("watch process %d: read the clock: %w", key.PID, err)
 		}
-		v.Epoch = uint32(now.Nano() >> 20)
+		v.Epoch = uint32(now >> 20)
 	}
 	if err := m.procs.Put(uint32(key.PID), v); err != nil {
 		return fmt.Errorf("watch process %d: %w", key.PID, err)

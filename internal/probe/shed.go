@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 
 	"github.com/tracer-agent/tracer-agent/internal/goexe"
 	"github.com/tracer-agent/tracer-agent/internal/selfmetrics"
@@ -146,12 +145,12 @@ func (m *Manager) watchedPIDs() []uint32 {
 // newEpoch begins a new epoch for every process of an executable, as an exec does, and
 // forgets what is in flight from before.
 func (m *Manager) newEpoch(exeID uint32) {
-	var now unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) != nil {
+	now, err := KtimeNs()
+	if err != nil {
 		return
 	}
 	for pid, v := range m.pidsOf(exeID) {
-		v.Epoch = max(uint32(now.Nano()>>20), v.Epoch+1)
+		v.Epoch = max(uint32(now>>20), v.Epoch+1)
 		// Not one that has ended meanwhile: it would stay.
 		if m.procs.Update(pid, v, ebpf.UpdateExist) != nil {
 			continue

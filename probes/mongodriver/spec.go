@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 
 	"github.com/tracer-agent/tracer-agent/internal/dbpool"
 	"github.com/tracer-agent/tracer-agent/internal/goexe"
@@ -159,11 +158,11 @@ func (d driver) waitPoints() []probe.Point {
 }
 
 func (cfg Config) attachExe(c *ebpf.Collection, p *probe.Placed) error {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+	now, err := probe.KtimeNs()
+	if err != nil {
 		return fmt.Errorf("read the clock: %w", err)
 	}
-	v := cfg.encodeExe(p, uint64(now.Nano()))
+	v := cfg.encodeExe(p, now)
 	return probe.PutExe(c.Maps["mg_exes"], p.ExeID, &v)
 }
 

@@ -81,7 +81,7 @@ type packedBuild struct {
 func TestMongoPacked(t *testing.T) {
 	needs(t)
 	harness.CountRuns(t)
-	builds := []packedBuild{{mongoBuilds[0], "zstd"}, {mongoBuilds[1], "zstd"}, {mongoBuilds[2], "snappy"}}
+	builds := []packedBuild{{mongoBuilds[0], "zstd"}, {mongoBuilds[1], "zstd"}, {mongoBuilds[0], "snappy"}, {mongoBuilds[2], "snappy"}}
 	if os.Getenv("TRACER_PACKED") == "all" {
 		builds = nil
 		for _, b := range mongoBuilds {
